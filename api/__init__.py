@@ -1,0 +1,1 @@
+"""The HTTP face: a FastAPI application over ``tuner.service``, and the dashboard."""

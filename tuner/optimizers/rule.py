@@ -1,0 +1,157 @@
+"""The form of an optimizer: names, ranges and two pure functions.
+
+A rule is written once. With 0-d coefficients it is one model's optimizer (``tuner.optimizers.torch``
+makes it a ``torch.optim.Optimizer``); with coefficients shaped ``[K, 1, ...]`` it is the optimizer of a
+population of K trials, whose hyperparameters are vectors (``tuner.training``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from tuner.errors import InvalidInput
+
+Dims = tuple[int, ...]
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """General knowledge of where good values lie, for the default search (``SEARCH``).
+
+    ``center`` is in the hyperparameter's own unit. ``spread`` is one standard deviation: in decades
+    where the hyperparameter is searched on a log scale, else in the unit of the search range
+    (0..1). ``of`` says which transform the log is taken of: ``1 - value`` for decay rates.
+    """
+
+    center: float
+    spread: float
+    source: str
+    of: Literal["value", "complement"] = "value"
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """One hyperparameter of a rule: its default, its legal range, and where to search.
+
+    Args:
+        default: The value an ordinary optimizer takes when none is given.
+        low: The least legal value; ``open_low`` excludes it.
+        high: The greatest legal value; ``open_high`` excludes it.
+        search: The default search range, or None where it is not searched by default.
+        log: Whether the search is on a log scale.
+        complement: Whether the log scale is that of ``1 - value`` (decay rates).
+        prior: General knowledge of good values, with its source.
+        doc: What it does, in a few words.
+    """
+
+    default: float
+    low: float = float("-inf")
+    high: float = float("inf")
+    open_low: bool = False
+    open_high: bool = False
+    search: tuple[float, float] | None = None
+    log: bool = False
+    complement: bool = False
+    prior: Prior | None = None
+    doc: str = ""
+
+    def check(self, name: str, value: float) -> None:
+        """Raises InvalidInput, naming ``name`` and the legal range, unless ``value`` is legal."""
+        legal = (value > self.low if self.open_low else value >= self.low) and (
+            value < self.high if self.open_high else value <= self.high
+        )
+        if not legal:  # NaN fails both comparisons
+            left, right = "(["[not self.open_low], ")]"[not self.open_high]
+            raise InvalidInput(name, f"{value!r} is outside {left}{self.low}, {self.high}{right}")
+
+
+class Rule(ABC):
+    """An optimizer as data. Instances hold no numbers of a run: state and coefficients are arguments.
+
+    ``granularity`` says what one call of :meth:`update` needs to see:
+
+    - ``element``: each coordinate by itself; any view will do, best one flat ``[K, P]`` buffer;
+    - ``tensor``: one parameter tensor at a time, with its shape (norms, matrix factors);
+    - ``model``: all coordinates of a model at once as ``[K, P]``, since it reduces over the model.
+    """
+
+    name: ClassVar[str]
+    granularity: ClassVar[Literal["element", "tensor", "model"]] = "element"
+    hyper: ClassVar[Mapping[str, Hyper]]
+    state: ClassVar[tuple[str, ...]] = ()
+    """Names of the state tensors that :meth:`init` makes, in order."""
+    needs: ClassVar[Literal["", "gnb", "hutchinson"]] = ""
+    """What :meth:`refresh` wants every ``hessian_every`` steps: a sampled-label gradient or Hv*v."""
+    hessian_every: ClassVar[int] = 10
+    eval_mode: ClassVar[bool] = False
+    """Whether the weights to evaluate differ from those trained (see :meth:`eval_params`)."""
+
+    def init(self, p: Tensor, dims: Dims) -> dict[str, Tensor]:
+        """Fresh state for ``p``, by name. Every state tensor keeps the leading (slot) axes of ``p``.
+
+        Args:
+            p: ``[*lead, *shape]``, where ``lead`` is ``()`` or ``(K,)``.
+            dims: The negative axes of ``shape``, never empty (a 0-d parameter is passed as ``[1]``).
+        """
+        return {name: torch.zeros_like(p) for name in self.state}
+
+    @abstractmethod
+    def coefficients(self, h: Tensors, step: Tensor) -> dict[str, Tensor]:
+        """All that depends on hyperparameters and step alone, such as bias corrections.
+
+        Tiny, in float64, outside the kernel (with ``beta**t`` inside, a compiled kernel is 5x
+        slower). Broadcasts over any shape, so that a whole round's ``[steps, K]`` is one call.
+
+        Args:
+            h: Hyperparameters by name, float64; ``lr`` (and ``momentum``) already scheduled.
+            step: int64, counted from 0, broadcastable with the values of ``h``.
+        """
+
+    @abstractmethod
+    def update(
+        self, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mathematics: new parameters and new state. Pure, never in place.
+
+        Args:
+            p: Parameters ``[*lead, *shape]``.
+            g: Their gradient, same shape (mean over the batch).
+            state: As made by :meth:`init`.
+            c: Coefficients in ``p``'s dtype, 0-d or ``[K, 1, ...]`` with ``p``'s number of axes.
+            dims: The negative axes of ``shape``, for reductions.
+        """
+
+    def refresh(self, state: Tensors, estimate: Tensor, c: Tensors) -> dict[str, Tensor]:
+        """New state from a curvature estimate; only rules that say so in ``needs`` have it."""
+        raise NotImplementedError(f"{self.name} takes no curvature estimate")
+
+    def eval_params(self, p: Tensor, state: Tensors, c: Tensors) -> Tensor:
+        """The weights to evaluate and ship; ``p`` itself unless ``eval_mode``."""
+        return p
+
+    def state_bytes_per_parameter(self, itemsize: int = 4) -> float:
+        """Bytes of optimizer state per parameter, counted on a 256 x 256 matrix."""
+        p = torch.empty(256, 256, device="meta")
+        if self.granularity == "model":
+            p = p.flatten()
+        state = self.init(p, (-2, -1)[-p.ndim :])
+        return sum(s.numel() for s in state.values()) * itemsize / p.numel()
+
+    def check(self, values: Mapping[str, float], prefix: str = "") -> None:
+        """Refuses unknown names and illegal values, by name.
+
+        Raises:
+            InvalidInput: One value is unknown or outside its range.
+        """
+        for name, value in values.items():
+            if name not in self.hyper:
+                known = ", ".join(self.hyper)
+                raise InvalidInput(f"{prefix}{name}", f"{self.name} has no such setting; it has {known}")
+            self.hyper[name].check(f"{prefix}{name}", value)
