@@ -1,7 +1,7 @@
 """Every error this package raises on purpose: one tree, a stable code each, typed facts.
 
-The domain knows no HTTP. ``api/problems.py`` maps each class to a status in one table, and the command
-line prints ``str(error)``; a test walks this tree, so that no class lacks a row.
+The domain knows no HTTP. ``api/problems.py`` maps each class to a status in one table, and the
+command line prints ``str(error)``; a test walks this tree, so that no class lacks a row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one list of everything that can be named in a study: optimizers, schedules, tasks, and so on.
 
-A room declares a :class:`Registry` in its ``__init__`` and each file of the room adds one entry with
-``@register``. Packages outside join through an entry point group of the same name, such as
+A room declares a :class:`Registry` in its ``__init__`` and each file of the room adds one entry
+with ``@register``. Packages outside join through an entry point group of the same name, such as
 ``tuner.optimizers``. The API, the dashboard, the command line and the contract tests all read it.
 """
 
@@ -23,7 +23,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: What an entry is called in messages, such as ``optimizer``.
-        package: The room whose modules are imported to fill the registry; also the entry point group.
+        package: The room whose modules fill the registry; also the entry point group.
     """
 
     def __init__(self, kind: str, package: str) -> None:

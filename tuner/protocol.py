@@ -1,0 +1,163 @@
+"""The words a worker and the service exchange, the same over HTTP and inside one process.
+
+A worker speaks to a *gateway* with five calls; one implementation is the HTTP client, the other
+calls ``tuner.service``. One request a round carries all slots' measurements up, and the stops and
+refills down.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Scalar = str | int | float | bool | None
+Config = dict[str, Scalar | list[Any]]
+
+
+class Message(BaseModel):
+    """A value on the wire; unknown fields are refused, NaN and infinity travel as they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class WorkerHello(Message):
+    """Who a worker is when it registers."""
+
+    name: str = Field(max_length=255, examples=["gpu-3"])
+    device: dict[str, Any] = Field(default_factory=dict, description="kind, name, memory")
+    tasks: list[str] = Field(min_length=1, description="Tasks it can train.", examples=[["digits"]])
+    slots: int = Field(default=1, ge=1, le=65536, description="Trials it can hold at once.")
+
+
+class Registration(Message):
+    """The server's answer: the id to use, and how long a lease lives without a sign of life."""
+
+    worker_id: int
+    lease_seconds: float
+    heartbeat_seconds: float
+
+
+class Checkpoint(Message):
+    """Where the state of a trial was saved, and of which step it is."""
+
+    uri: str
+    step: int = Field(ge=0)
+
+
+class Leased(Message):
+    """A trial handed to a worker, with all that training it takes."""
+
+    trial_id: int
+    study_id: int
+    number: int
+    attempt: int
+    token: str = Field(description="Every later write about this trial carries it.")
+    task: str
+    task_params: dict[str, Any] = Field(default_factory=dict)
+    config: Config = Field(description="Constants of the space and suggested values together.")
+    seed: int = Field(description="Initialisation and dropout.")
+    data_seed: int = Field(description="The order of the data: the study's seed.")
+    start: int = Field(ge=0, description="Step to resume after; 0 starts from scratch.")
+    until: int = Field(ge=1, description="Step at which the service decides next.")
+    max_step: int = Field(ge=1, description="Steps of a full training.")
+    epochs_per_step: float = Field(default=1.0, gt=0)
+    checkpoint: Checkpoint | None = Field(default=None, description="State to start from, if any.")
+    metrics: list[str] = Field(description="What reports must carry.")
+
+
+class LeaseRequest(Message):
+    """Asks for up to ``k`` trials; ``prefer`` names the study whose population has room."""
+
+    k: int = Field(ge=1, le=65536)
+    prefer: int | None = None
+
+
+class Measured(Message):
+    """The numbers of one evaluation of one trial."""
+
+    step: int = Field(ge=1, description="Evaluation periods completed, from 1.")
+    metrics: dict[str, float | None] = Field(examples=[{"val_loss": 0.31, "val_accuracy": 0.91}])
+    samples: int | None = Field(default=None, ge=0, description="Training samples seen so far.")
+    seconds: float | None = Field(default=None, ge=0, description="Device seconds of this attempt.")
+
+
+class SlotReport(Message):
+    """All there is to say of one leased trial after a round."""
+
+    trial_id: int
+    token: str
+    measurements: list[Measured] = Field(default_factory=list)
+    outcome: Literal["", "complete", "fail", "returned"] = ""
+    """``returned`` hands the trial back unfinished (shutdown); it waits for another worker."""
+    reason: str | None = Field(default=None, description="diverged, oom, or an error's text.")
+    checkpoint: Checkpoint | None = None
+
+
+class Report(Message):
+    """One request a round: every slot's news, and how many trials to send back."""
+
+    slots: list[SlotReport]
+    refill: int = Field(default=0, ge=0, description="Trials wanted for slots now free.")
+    prefer: int | None = None
+    status: dict[str, Any] = Field(default_factory=dict, description="engine, samples/s, memory")
+
+
+class SlotVerdict(Message):
+    """What to do with one reported trial."""
+
+    trial_id: int
+    action: Literal["continue", "pause", "stop", "finish", "lost"]
+    """``lost``: the lease was not this worker's any more; drop the slot, report nothing of it."""
+    until: int = 0
+    reason: str | None = None
+
+
+class ReportAnswer(Message):
+    """The verdicts, in the order of the report, and new trials for the slots that are now free."""
+
+    verdicts: list[SlotVerdict]
+    leased: list[Leased]
+    drain: bool = Field(
+        default=False, description="Take no more trials: someone drains this worker."
+    )
+
+
+class LeaseAnswer(Message):
+    """Trials now held by the worker; none when nothing waits."""
+
+    leased: list[Leased]
+    drain: bool = False
+
+
+class Heartbeat(Message):
+    """A sign of life that renews the leases it names."""
+
+    held: dict[int, str] = Field(default_factory=dict, description="Trial id to lease token.")
+    status: dict[str, Any] = Field(default_factory=dict)
+
+
+class HeartbeatAnswer(Message):
+    """Trials to drop: their lease is lost, or their study was cancelled or stopped them."""
+
+    drop: list[int] = Field(default_factory=list)
+    drain: bool = False
+
+
+class Gateway(Protocol):
+    """How a worker reaches the service. Every call may raise ``Unavailable``; it is then repeated."""
+
+    def register(self, hello: WorkerHello) -> Registration:
+        """Introduces the worker."""
+
+    def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+        """Takes up to ``request.k`` trials."""
+
+    def report(self, worker_id: int, report: Report) -> ReportAnswer:
+        """Delivers a round's news; safe to repeat."""
+
+    def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+        """Renews leases."""
+
+    def leave(self, worker_id: int) -> None:
+        """Says goodbye; what it still held waits for others."""

@@ -1,0 +1,254 @@
+"""The tables, typed. A study here is an Optuna study too: see ``tuner.storage.optuna``.
+
+Parameters, distributions and attributes of a trial are JSON columns of its one row, so that a claim
+of 64 trials is one statement. Each change of a trial takes the next ``revision`` of its study;
+readers ask for what changed since the last one they saw.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# SQLite numbers only an INTEGER PRIMARY KEY by itself; PostgreSQL wants 64 bits.
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+
+STUDY_STATES = ("queued", "running", "paused", "stopping", "completed", "cancelled", "failed")
+TRIAL_STATES = ("waiting", "running", "complete", "pruned", "fail")
+FINISHED_TRIAL_STATES = ("complete", "pruned", "fail")
+FINISHED_STUDY_STATES = ("completed", "cancelled", "failed")
+ORIGINS = ("sampled", "enqueued", "retried", "asked", "optuna")
+WORKER_STATES = ("active", "draining", "gone")
+
+
+def one_of(column: str, values: tuple[str, ...]) -> str:
+    """The SQL of a check that ``column`` holds one of ``values``."""
+    return f"{column} IN ({', '.join(repr(v) for v in values)})"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite keeps it without a zone, so the zone is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuses naive times: they mean a different moment on every machine."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Puts UTC back where the database dropped it."""
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """The declarative root, with a name for every constraint so that migrations can drop them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  (SQLAlchemy's own declaration)
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(),
+        list[Any]: JSON(),
+        list[str]: JSON(),
+    }
+
+
+class Study(Base):
+    """What a user asked for, and how far it is. ``spec`` is the accepted study file."""
+
+    __tablename__ = "studies"
+    __table_args__ = (CheckConstraint(one_of("state", STUDY_STATES), name="state"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    state: Mapped[str] = mapped_column(String(16), default="queued", index=True)
+    spec: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """The study file as accepted; empty for a study that Optuna made through our storage."""
+    directions: Mapped[list[str]]
+    owner: Mapped[str | None] = mapped_column(String(255))
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    priority: Mapped[int] = mapped_column(default=0)
+    max_concurrent: Mapped[int | None]
+    revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Counts changes of its trials; the row's lock also puts suggestions of one study in order."""
+    next_number: Mapped[int] = mapped_column(default=0)
+    device_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    active_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    """Wall seconds in state running, up to ``active_since``; a budget of seconds counts these."""
+    active_since: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    system_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Trial(Base):
+    """One configuration on its way through training. Finished rows never change again."""
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        UniqueConstraint("study_id", "number"),
+        CheckConstraint(one_of("state", TRIAL_STATES), name="state"),
+        CheckConstraint(one_of("origin", ORIGINS), name="origin"),
+        CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease_whole"),
+        CheckConstraint("lease_token IS NULL OR state = 'running'", name="lease_running"),
+        CheckConstraint("NOT paused OR (state = 'running' AND lease_token IS NULL)", name="paused"),
+        Index("ix_trials_study_id_revision", "study_id", "revision"),
+        Index("ix_trials_study_id_state", "study_id", "state"),
+        Index("ix_trials_lease_expires_at", "lease_expires_at"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    params: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Suggested values only; constants of the space join them in the trial's config."""
+    distributions: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    values: Mapped[list[Any] | None]
+    """One number per objective; infinities as the strings ``inf`` and ``-inf``."""
+    constraint: Mapped[float | None]
+    seed: Mapped[int] = mapped_column(BigInteger, default=0)
+    origin: Mapped[str] = mapped_column(String(16), default="sampled")
+    attempt: Mapped[int] = mapped_column(default=1)
+    worker_id: Mapped[int | None] = mapped_column(ForeignKey("workers.id", ondelete="SET NULL"))
+    """The present holder, or the last one."""
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None]
+    paused: Mapped[bool] = mapped_column(default=False)
+    step: Mapped[int] = mapped_column(default=0)
+    """Evaluation periods reported so far."""
+    until: Mapped[int] = mapped_column(default=0)
+    """The step at which the search decides about it next."""
+    checkpoint: Mapped[dict[str, Any] | None]
+    """Where its last saved state is: ``{"uri", "step", "attempt"}``."""
+    note: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """The search's own memory of why it suggested this (``Suggestion.note``)."""
+    reason: Mapped[str | None] = mapped_column(Text)
+    revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    system_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    device_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Measurement(Base):
+    """What one attempt of a trial reported at one step; the same report twice is one row."""
+
+    __tablename__ = "measurements"
+
+    trial_id: Mapped[int] = mapped_column(
+        ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True
+    )
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[float | None]
+    """The first objective; NULL when it was not finite (``metrics`` says what it was)."""
+    samples: Mapped[int | None] = mapped_column(BigInteger)
+    seconds: Mapped[float | None]
+    """Device seconds of this attempt so far."""
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """All reported numbers; those not finite as the strings ``nan``, ``inf``, ``-inf``."""
+    created_at: Mapped[datetime]
+
+
+class Worker(Base):
+    """A process that trains on one device, and when it was last heard of."""
+
+    __tablename__ = "workers"
+    __table_args__ = (CheckConstraint(one_of("state", WORKER_STATES), name="state"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255))
+    state: Mapped[str] = mapped_column(String(16), default="active", index=True)
+    device: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Kind, name, memory in bytes, threads, host, pid, package versions."""
+    tasks: Mapped[list[str]] = mapped_column(default=list)
+    """Task names it can train; a study waits until some worker has its task."""
+    slots: Mapped[int] = mapped_column(default=1)
+    status: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Its last word: slots in use, samples per second, memory, engine and why."""
+    registered_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+
+
+class Dataset(Base):
+    """An uploaded file, kept once per checksum."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    format: Mapped[str] = mapped_column(String(16))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    owner: Mapped[str | None] = mapped_column(String(255))
+    created_at: Mapped[datetime]
+
+
+class Token(Base):
+    """An access token, kept only as a hash."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """What happened, in order, by whom: the audit trail, and what dashboards listen to."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_study_id_id", "study_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
+    trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"))
+    worker_id: Mapped[int | None] = mapped_column(ForeignKey("workers.id", ondelete="SET NULL"))
+    kind: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str | None] = mapped_column(String(255))
+    data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime]

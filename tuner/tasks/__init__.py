@@ -1,0 +1,46 @@
+"""Tasks: what a study trains. Each file adds one; outside packages join by entry point.
+
+A server lists and a worker trains only tasks of this registry: a REST client can name a task, never
+bring code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from tuner.registry import Registry
+from tuner.tasks.task import Arrays, Config, Samples, Setting, Splits, Task
+
+registry: Registry[type[Task]] = Registry("task", "tuner.tasks")
+
+T = TypeVar("T", bound=type[Task])
+
+
+def register(name: str) -> Callable[[T], T]:
+    """Adds a task class under ``name``."""
+
+    def decorate(task: T) -> T:
+        task.name = name
+        registry.add(name, task)
+        return task
+
+    return decorate
+
+
+def get(name: str, field: str = "task.name") -> type[Task]:
+    """The task class of that name; raises ``UnknownName`` listing those there are."""
+    return registry.get(name, field)
+
+
+__all__ = [
+    "Arrays",
+    "Config",
+    "Samples",
+    "Setting",
+    "Splits",
+    "Task",
+    "get",
+    "register",
+    "registry",
+]

@@ -1,0 +1,120 @@
+"""The form of a task: data, model, loss and metrics, in plain PyTorch.
+
+A task knows nothing of trials, populations or servers. Its model is any ``nn.Module``; the
+population engine stacks it over trials with ``torch.func`` where the model allows, and loops over
+trials where not. Loss and metrics are *per sample*, so that any mix of batch sizes and a last
+partial batch are exact.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Samples held in memory: ``x[i]`` is an input, ``y[i]`` its target.
+
+    Args:
+        x: Inputs ``[n, ...]``.
+        y: Targets ``[n, ...]``.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"{len(self.x)} inputs but {len(self.y)} targets")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+Samples = Arrays | Dataset[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a task. ``valid`` decides; ``test`` is looked at only when a study is over."""
+
+    train: Samples
+    valid: Samples
+    test: Samples | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A ``model.*`` (or other) hyperparameter that a task understands beyond the common ones.
+
+    Args:
+        default: Its value when a study does not name it.
+        doc: What it does, in a few words.
+        search: A default range for ``space: auto``, in the study file's form, or None.
+        low: The least legal value of a number.
+        high: The greatest legal value of a number.
+        choices: The legal values of anything else.
+    """
+
+    default: Any
+    doc: str
+    search: Mapping[str, Any] | None = None
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = field(default=())
+
+
+class Task(ABC):
+    """What to train. Construct it with its parameters, such as ``Tabular(path=..., target=...)``.
+
+    A subclass sets ``settings`` for the hyperparameters its model reads (``model.hidden``), and
+    implements four methods. All of them must be deterministic: randomness comes from the seeds that
+    the engine sets before :meth:`model` is called.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    settings: ClassVar[Mapping[str, Setting]] = {}
+    objective: ClassVar[tuple[str, str]] = ("val_loss", "minimize")
+    """The metric and direction a study takes when it names none."""
+    ghost_batch_norm: ClassVar[bool] = False
+    """Whether BatchNorm over the micro-batch instead of the batch is welcome."""
+
+    @abstractmethod
+    def data(self) -> Splits:
+        """The samples; called once per worker. Must not depend on a trial's config."""
+
+    @abstractmethod
+    def model(self, config: Config) -> nn.Module:
+        """A freshly initialised model. Reads ``model.*`` and ``dropout`` from ``config``."""
+
+    @abstractmethod
+    def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:
+        """Training loss of each sample, ``[m]``, from the model's output and targets ``[m, ...]``.
+
+        Numbers in ``config`` (such as ``label_smoothing``) arrive as 0-d tensors in a population,
+        so use them in arithmetic, never in a Python ``if``.
+        """
+
+    def metrics(self, output: Any, target: Tensor) -> dict[str, Tensor]:
+        """Metrics of each sample, ``[m]`` each, averaged over the validation set.
+
+        ``val_loss`` (the loss without label smoothing) and ``train_loss`` are there without asking.
+        A metric ``accuracy`` is reported as ``val_accuracy``.
+        """
+        return {}
+
+    def metric_names(self) -> list[str]:
+        """All metrics a study may name as objective or constraint."""
+        return ["val_loss", "train_loss", *(f"val_{name}" for name in self.extra_metrics)]
+
+    extra_metrics: ClassVar[tuple[str, ...]] = ()
+    """The keys that :meth:`metrics` returns."""
