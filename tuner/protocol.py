@@ -145,7 +145,7 @@ class HeartbeatAnswer(Message):
 
 
 class Gateway(Protocol):
-    """How a worker reaches the service. Every call may raise ``Unavailable``; it is then repeated."""
+    """What the service says to a worker's sign of life."""
 
     def register(self, hello: WorkerHello) -> Registration:
         """Introduces the worker."""
