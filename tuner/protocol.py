@@ -145,7 +145,10 @@ class HeartbeatAnswer(Message):
 
 
 class Gateway(Protocol):
-    """What the service says to a worker's sign of life."""
+    """How a worker reaches the service.
+
+    Every call may raise ``Unavailable``; all are safe to repeat.
+    """
 
     def register(self, hello: WorkerHello) -> Registration:
         """Introduces the worker."""
