@@ -1,0 +1,92 @@
+"""The settings of a sampler or a pruner, declared: type, default, legal range, and what it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuner.errors import InvalidInput
+
+Kind = Literal["int", "float", "bool", "choice"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting.
+
+    Args:
+        default: Taken when the study names none. None: chosen from the study, as ``doc`` says.
+        kind: What a value must be; ``choice``: one of ``choices``.
+        low: The least legal value; ``open_low`` excludes it.
+        high: The greatest legal value; ``open_high`` excludes it.
+        choices: The legal values of a ``choice``.
+        doc: What it does, in one sentence.
+    """
+
+    default: Any
+    kind: Kind
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    choices: tuple[str, ...] = ()
+    doc: str = ""
+
+    def read(self, value: object, field: str) -> Any:
+        """``value`` in its own type.
+
+        Raises:
+            InvalidInput: It has another type or lies outside the range; names ``field``.
+        """
+        if value is None and self.default is None:
+            return None
+        if self.kind == "bool":
+            if not isinstance(value, bool):
+                raise InvalidInput(field, f"{value!r} is not true or false")
+            return value
+        if self.kind == "choice":
+            if value not in self.choices:
+                raise InvalidInput(field, f"{value!r} is none of {', '.join(self.choices)}")
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            noun = "a whole number" if self.kind == "int" else "a number"
+            raise InvalidInput(field, f"{value!r} is not {noun}")
+        if self.kind == "int" and value != int(value if math.isfinite(value) else 0.5):
+            raise InvalidInput(field, f"{value!r} is not a whole number")
+        below = value <= self.low if self.open_low else value < self.low
+        above = value >= self.high if self.open_high else value > self.high
+        if below or above or not math.isfinite(value):
+            left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+            raise InvalidInput(field, f"{value!r} is outside {left}{self.low}, {self.high}{right}")
+        return int(value) if self.kind == "int" else float(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the catalogue shows it; an open end is left out."""
+        out: dict[str, Any] = {"type": self.kind, "default": self.default, "description": self.doc}
+        if math.isfinite(self.low):
+            out["exclusive_minimum" if self.open_low else "minimum"] = self.low
+        if math.isfinite(self.high):
+            out["exclusive_maximum" if self.open_high else "maximum"] = self.high
+        if self.choices:
+            out["choices"] = list(self.choices)
+        return out
+
+
+def read_options(
+    declared: Mapping[str, Option], given: Mapping[str, object], prefix: str, owner: str
+) -> dict[str, Any]:
+    """Every declared setting with its value, given or default.
+
+    Raises:
+        InvalidInput: A setting is unknown or its value illegal; names ``prefix.setting``.
+    """
+    for name in given:
+        if name not in declared:
+            known = ", ".join(declared) or "none"
+            raise InvalidInput(f"{prefix}.{name}", f"{owner} has no such setting; it has: {known}")
+    return {
+        name: option.read(given[name], f"{prefix}.{name}") if name in given else option.default
+        for name, option in declared.items()
+    }

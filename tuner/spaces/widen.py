@@ -1,0 +1,103 @@
+"""Widening a space while its study lives, so that every earlier trial stays a point of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tuner.errors import InvalidInput
+from tuner.spaces.parameters import (
+    Categorical,
+    Constant,
+    Float,
+    Int,
+    Parameter,
+    Scalar,
+    Searched,
+)
+from tuner.spaces.space import Space
+
+
+def widen(old: Space, new: Space, prefix: str = "space") -> Space:
+    """``new`` as the later, larger form of ``old``, in which every earlier trial is valid.
+
+    Ranges may grow, choices may be added, a constant may become a range that holds it, and a new
+    parameter may join when it says, as ``default``, what earlier trials ran with. Choices keep
+    their earlier order, new ones last.
+
+    Raises:
+        InvalidInput: Some earlier trial would not be a point of ``new``; names the parameter.
+    """
+    merged: dict[str, Parameter] = {}
+    for name, before in old.parameters.items():
+        if name not in new.parameters:
+            raise InvalidInput(f"{prefix}.{name}", "is missing: earlier trials have it")
+        merged[name] = _widened(before, new.parameters[name], f"{prefix}.{name}")
+    for name, added in new.parameters.items():
+        if name in merged:
+            continue
+        if not isinstance(added, Constant) and added.default is None and _was_reachable(added, old):
+            raise InvalidInput(
+                f"{prefix}.{name}.default", "is missing: what did earlier trials run with?"
+            )
+        merged[name] = added
+    return Space({name: merged[name] for name in new.parameters}, new.priors or old.priors)
+
+
+def _was_reachable(added: Searched, old: Space) -> bool:
+    """Whether an earlier trial can meet the condition of a parameter that did not exist then."""
+    return all(
+        parent not in old.parameters or any(v in old.parameters[parent] for v in wanted)
+        for parent, wanted in added.when.items()
+    )
+
+
+def _widened(old: Parameter, new: Parameter, field: str) -> Parameter:
+    if dict(old.when) != dict(new.when):
+        raise InvalidInput(f"{field}.when", "cannot change while the study lives")
+    if isinstance(old, Constant):
+        return _from_constant(old, new, field)
+    if isinstance(old, Categorical) and isinstance(new, Categorical):
+        for choice in old.choices:
+            if choice not in new:
+                raise InvalidInput(f"{field}.choices", f"lacks {choice!r}, which trials have")
+        extra = tuple(c for c in new.choices if c not in old)
+        return replace(new, choices=old.choices + extra, default=_kept(old, new))
+    if isinstance(old, Float) and isinstance(new, Float):
+        _check_range(old, new, field)
+        return replace(new, default=_kept(old, new))  # type: ignore[arg-type]  # both floats
+    if isinstance(old, Int) and isinstance(new, Int):
+        _check_range(old, new, field)
+        return replace(new, default=_kept(old, new))  # type: ignore[arg-type]  # both ints
+    raise InvalidInput(f"{field}.type", "cannot change while the study lives")
+
+
+def _from_constant(old: Constant, new: Parameter, field: str) -> Parameter:
+    if isinstance(new, Constant):
+        if new.value not in old:
+            raise InvalidInput(field, f"was the constant {old.value!r} in earlier trials")
+        return new
+    if old.value is None:
+        raise InvalidInput(field, "was null in earlier trials, which a range cannot widen")
+    if old.value not in new:
+        raise InvalidInput(field, f"does not hold {old.value!r}, which earlier trials have")
+    return replace(new, default=old.value)  # type: ignore[arg-type]  # a value of the new one
+
+
+def _check_range(old: Float | Int, new: Float | Int, field: str) -> None:
+    if old.log != new.log:
+        raise InvalidInput(f"{field}.log", "cannot change while the study lives")
+    if new.low > old.low:
+        raise InvalidInput(f"{field}.low", f"{new.low!r} leaves out values from {old.low!r}")
+    if new.high < old.high:
+        raise InvalidInput(f"{field}.high", f"{new.high!r} leaves out values to {old.high!r}")
+    if new.step is not None and (
+        old.step is None
+        or old.low not in new
+        or (old.low != old.high and old.low + old.step not in new)
+    ):
+        raise InvalidInput(f"{field}.step", f"{new.step!r} leaves out earlier values")
+
+
+def _kept(old: Searched, new: Searched) -> Scalar:
+    """The default of the earlier space holds: trials before it were read with that value."""
+    return old.default if old.default is not None else new.default
