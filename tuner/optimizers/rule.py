@@ -1,8 +1,9 @@
 """The form of an optimizer: names, ranges and two pure functions.
 
-A rule is written once. With 0-d coefficients it is one model's optimizer (``tuner.optimizers.torch``
-makes it a ``torch.optim.Optimizer``); with coefficients shaped ``[K, 1, ...]`` it is the optimizer of a
-population of K trials, whose hyperparameters are vectors (``tuner.training``).
+A rule is written once. With 0-d coefficients it is one model's optimizer
+(``tuner.optimizers.torch`` makes it a ``torch.optim.Optimizer``); with coefficients shaped
+``[K, 1, ...]`` it is that of a population of K trials, whose hyperparameters are vectors
+(``tuner.training``).
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Hyper:
 
 
 class Rule(ABC):
-    """An optimizer as data. Instances hold no numbers of a run: state and coefficients are arguments.
+    """An optimizer as data. Instances hold no numbers of a run; those are arguments.
 
     ``granularity`` says what one call of :meth:`update` needs to see:
 
@@ -85,20 +86,32 @@ class Rule(ABC):
     name: ClassVar[str]
     granularity: ClassVar[Literal["element", "tensor", "model"]] = "element"
     hyper: ClassVar[Mapping[str, Hyper]]
-    state: ClassVar[tuple[str, ...]] = ()
-    """Names of the state tensors that :meth:`init` makes, in order."""
+    """Per class; a subclass that differs in defaults alone (a preset) overrides only this."""
+    state: tuple[str, ...] = ()
+    """Names of the state tensors that :meth:`init` makes, in order; an option may add to them."""
+    summary: ClassVar[str] = ""
+    """One sentence for a list of optimizers."""
+    when: ClassVar[str] = ""
+    """When to use it, for the same list."""
+    formula: ClassVar[str] = ""
+    """The step in one line of plain text; the docstring has it in full."""
+    reference: ClassVar[tuple[str, int, str]] = ("", 0, "")
+    """Title, year, address."""
     needs: ClassVar[Literal["", "gnb", "hutchinson"]] = ""
-    """What :meth:`refresh` wants every ``hessian_every`` steps: a sampled-label gradient or Hv*v."""
+    """What :meth:`refresh` wants every ``hessian_every`` steps."""
     hessian_every: ClassVar[int] = 10
     eval_mode: ClassVar[bool] = False
     """Whether the weights to evaluate differ from those trained (see :meth:`eval_params`)."""
 
     def init(self, p: Tensor, dims: Dims) -> dict[str, Tensor]:
-        """Fresh state for ``p``, by name. Every state tensor keeps the leading (slot) axes of ``p``.
+        """Fresh state for ``p``, by name; each tensor keeps the leading (slot) axes of ``p``.
 
         Args:
             p: ``[*lead, *shape]``, where ``lead`` is ``()`` or ``(K,)``.
-            dims: The negative axes of ``shape``, never empty (a 0-d parameter is passed as ``[1]``).
+            dims: The negative axes of ``shape``, never empty (a 0-d parameter comes as ``[1]``).
+
+        A buffer is shaped as ``p``, or, where one number a slot will do, ``[*lead, 1, ...]`` with
+        ``p``'s number of axes; matrix rules also keep factors ``[*lead, n, n]``.
         """
         return {name: torch.zeros_like(p) for name in self.state}
 
@@ -129,12 +142,25 @@ class Rule(ABC):
         """
 
     def refresh(self, state: Tensors, estimate: Tensor, c: Tensors) -> dict[str, Tensor]:
-        """New state from a curvature estimate; only rules that say so in ``needs`` have it."""
+        """New state from a curvature estimate; only rules that say so in ``needs`` have it.
+
+        Args:
+            state: As made by :meth:`init`.
+            estimate: Of the Hessian's diagonal, shaped as the parameters: ``B * ghat**2`` for
+                ``gnb``, where ghat is the gradient of the mean loss of a batch of B under labels
+                drawn from the model; ``v * (H v)`` for ``hutchinson``, with v of random signs.
+            c: Coefficients as in :meth:`update`.
+        """
         raise NotImplementedError(f"{self.name} takes no curvature estimate")
 
     def eval_params(self, p: Tensor, state: Tensors, c: Tensors) -> Tensor:
         """The weights to evaluate and ship; ``p`` itself unless ``eval_mode``."""
         return p
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells two forms of one rule apart: the class and its constructor's options."""
+        return (type(self), *sorted(vars(self).items()))
 
     def state_bytes_per_parameter(self, itemsize: int = 4) -> float:
         """Bytes of optimizer state per parameter, counted on a 256 x 256 matrix."""
@@ -153,5 +179,7 @@ class Rule(ABC):
         for name, value in values.items():
             if name not in self.hyper:
                 known = ", ".join(self.hyper)
-                raise InvalidInput(f"{prefix}{name}", f"{self.name} has no such setting; it has {known}")
+                raise InvalidInput(
+                    f"{prefix}{name}", f"{self.name} has no such setting; it has {known}"
+                )
             self.hyper[name].check(f"{prefix}{name}", value)

@@ -1,0 +1,247 @@
+"""Runs a rule in place: chunked so that temporaries stay in cache, or compiled into one pass.
+
+Eager PyTorch streams every temporary of a formula through memory. Cut into pieces that fit the
+second-level cache, the same operations run out of cache; compiled, they are one loop. Neither
+changes the mathematics, which stays in :meth:`tuner.optimizers.rule.Rule.update`.
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuner.optimizers.rule import Dims, Rule, Tensors
+
+log = logging.getLogger(__name__)
+
+CHUNK = 32_768
+"""Elements a thread works on at a time: float32 temporaries of 128 KiB, a handful of them in L2."""
+COMPILED_FROM = 2_048
+"""Below this many elements a compiled call costs more in guards than it saves."""
+
+_HALF = (torch.bfloat16, torch.float16)
+_Kernel = Callable[[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None], None]
+_compiled: dict[tuple[object, ...], _Kernel] = {}
+_broken: set[str] = set()
+"""Device types on which no compiler worked in this process."""
+
+
+def apply_(
+    rule: Rule,
+    p: Tensor,
+    g: Tensor,
+    state: Tensors,
+    c: Tensors,
+    dims: Dims,
+    *,
+    mask: Tensor | None = None,
+    compiled: bool = False,
+) -> None:
+    """One step of ``rule``, written into ``p`` and the tensors of ``state`` in place.
+
+    Args:
+        rule: The formula.
+        p: Parameters: a view of a flat ``[K, P]`` (or ``[P]``) buffer, rows cut at will, for
+            granularity ``element`` and ``model``; ``[K, *shape]`` (or ``[*shape]``) for ``tensor``.
+        g: Gradient, shaped as ``p``; never written.
+        state: Buffers by name, as made by ``rule.init``; may be float32 where ``p`` is 16 bits.
+        c: Coefficients by name, ``[K, 1, ...]`` or 0-d; for 16-bit parameters give them in
+            float32, in which such parameters are updated before they are rounded back.
+        dims: The negative axes of ``shape``.
+        mask: bool ``[K]``: the slots that step now. The others keep their bits, NaN or not.
+        compiled: Whether to run one compiled pass (element and model rules). Falls back to the
+            eager form, once and with a log line, where no compiler works.
+    """
+    if p.numel() == 0:
+        return
+    if mask is not None:
+        mask = mask.reshape(-1, *(1 for _ in dims))
+    if rule.granularity == "tensor":
+        _step(rule, p, g, state, c, dims, mask)
+        return
+    if compiled and p.numel() >= COMPILED_FROM and p.device.type not in _broken:
+        _apply_compiled(rule, p, g, state, c, dims, mask)
+    else:
+        _apply_eager(rule, p, g, state, c, dims, mask)
+
+
+def coefficient_table(
+    rule: Rule, hyper: Tensors, step: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Coefficients for many steps at once, each broadcast to the shape of ``step``.
+
+    Args:
+        rule: The formula.
+        hyper: Hyperparameters by name, float64, broadcastable with ``step``.
+        step: int64, such as ``[S, K]``.
+        dtype: That of the parameters; 16-bit ones get float32 coefficients.
+        device: Where the coefficients are needed.
+
+    Returns:
+        Contiguous tensors shaped as ``step``, all cut from one transfer to ``device``.
+    """
+    table = rule.coefficients(hyper, step)
+    rows = [value.to(torch.float64).expand(step.shape) for value in table.values()]
+    stacked = torch.stack(rows).to(device=device, dtype=working_dtype(dtype))
+    return dict(zip(table, stacked.unbind(), strict=True))
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which parameters of ``dtype`` are updated: float32 for 16-bit ones."""
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def _step(
+    rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
+) -> None:
+    """One whole step: compute wide, keep masked slots, write back."""
+    for name, new in _updated(rule, p, g, state, c, dims, mask).items():
+        (p if name == "" else state[name]).copy_(new)
+
+
+def _updated(
+    rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
+) -> dict[str, Tensor]:
+    """New tensors by state name, the parameters under the empty name."""
+    work = working_dtype(p.dtype)
+    wide = {name: s.to(work) for name, s in state.items()}
+    wide_c = {name: value.to(work) for name, value in c.items()}
+    new_p, new = rule.update(p.to(work), g.to(work), wide, wide_c, dims)
+    new = {"": new_p, **new}
+    if mask is not None:
+        old = {"": p, **state}
+        for name, value in new.items():
+            kept = mask.reshape(-1, *(1,) * (value.ndim - 1))
+            new[name] = torch.where(kept, value, old[name].to(value.dtype))
+    return new
+
+
+def _apply_eager(
+    rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
+) -> None:
+    budget = CHUNK * torch.get_num_threads()
+    whole = rule.granularity == "model" or p.device.type != "cpu" or len(dims) != 1
+    if whole or p.numel() <= budget:
+        _step(rule, p, g, state, c, dims, mask)
+        return
+    width = p.shape[-1]
+    columns = min(width, budget)
+    if p.ndim == 1:
+        row_cuts: Sequence[slice | None] = (None,)
+    else:
+        rows = max(1, budget // columns)
+        row_cuts = [slice(k, k + rows) for k in range(0, p.shape[0], rows)]
+    for cut in row_cuts:
+        _apply_rows(rule, *_rows(cut, p, g, state, c, mask), dims=dims, columns=columns)
+
+
+def _rows(
+    cut: slice | None, p: Tensor, g: Tensor, state: Tensors, c: Tensors, mask: Tensor | None
+) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+    """The same arguments for some of the slots."""
+    if cut is None:
+        return p, g, dict(state), dict(c), mask
+    return (
+        p[cut],
+        g[cut],
+        {name: s[cut] for name, s in state.items()},
+        {name: value[cut] if value.ndim else value for name, value in c.items()},
+        None if mask is None else mask[cut],
+    )
+
+
+def _apply_rows(
+    rule: Rule,
+    p: Tensor,
+    g: Tensor,
+    state: Tensors,
+    c: Tensors,
+    mask: Tensor | None,
+    *,
+    dims: Dims,
+    columns: int,
+) -> None:
+    """Chunks along the last axis; state of one number a slot is written after the last chunk."""
+    width = p.shape[-1]
+    wide = {name for name, s in state.items() if s.shape[-1] == width}
+    new: dict[str, Tensor] = {}
+    for start in range(0, width, columns):
+        cut = (..., slice(start, start + columns))
+        here = {name: s[cut] if name in wide else s for name, s in state.items()}
+        new = _updated(rule, p[cut], g[cut], here, c, dims, mask)
+        p[cut].copy_(new[""])
+        for name in wide:
+            here[name].copy_(new[name])
+    for name in state.keys() - wide:
+        state[name].copy_(new[name])
+
+
+def _apply_compiled(
+    rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
+) -> None:
+    if p.ndim == 2 and p.shape[0] == 1 and mask is None:
+        # A size of 1 is a constant to the compiler: one slot shares the kernel of a single model.
+        p, g = p[0], g[0]
+        state = {name: s[0] for name, s in state.items()}
+        c = {name: value.reshape(()) for name, value in c.items()}
+    key = (
+        rule.key,
+        p.ndim,
+        p.device.type,
+        p.dtype,
+        g.dtype,
+        mask is None,
+        *((s.dtype, s.shape[-1] == p.shape[-1]) for s in state.values()),
+        *((value.dtype, value.ndim) for value in c.values()),
+    )
+    kernel = _compiled.get(key)
+    if kernel is not None:
+        kernel(p, g, tuple(state.values()), tuple(c.values()), mask)
+        return
+    kernel = _compile(rule, tuple(state), tuple(c), dims)
+    try:
+        kernel(p, g, tuple(state.values()), tuple(c.values()), mask)
+    except Exception as error:  # any backend's own kind; it is raised before anything is written
+        _broken.add(p.device.type)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        log.warning("no compiler for %s on %s, running eager: %s", rule.name, p.device.type, reason)
+        _apply_eager(rule, p, g, state, c, dims, mask)
+    else:
+        _compiled[key] = kernel
+
+
+def _compile(rule: Rule, states: tuple[str, ...], names: tuple[str, ...], dims: Dims) -> _Kernel:
+    """A kernel over all sizes, compiled at its first call."""
+
+    def kernel(
+        p: Tensor,
+        g: Tensor,
+        state: tuple[Tensor, ...],
+        c: tuple[Tensor, ...],
+        mask: Tensor | None,
+    ) -> None:
+        _step(
+            rule,
+            p,
+            g,
+            dict(zip(states, state, strict=True)),
+            dict(zip(names, c, strict=True)),
+            dims,
+            mask,
+        )
+
+    # Dynamo counts recompilations by code object, so each kernel gets one of its own.
+    own: Any = types.FunctionType(
+        kernel.__code__.replace(co_name=f"{rule.name}_kernel"),
+        kernel.__globals__,
+        f"{rule.name}_kernel",
+        None,
+        kernel.__closure__,
+    )
+    compiled: _Kernel = torch.compile(own, fullgraph=True, dynamic=True)
+    return compiled

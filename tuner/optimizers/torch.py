@@ -1,0 +1,397 @@
+"""The ordinary face of a rule: a ``torch.optim.Optimizer`` with groups, closures and a state dict.
+
+A rule that looks at each coordinate by itself does not care where one tensor ends and the next
+begins, so small tensors are gathered into one flat buffer and stepped at once; large ones step
+where they lie. State of the small ones is flat too; ``optimizer.state[p]`` holds views of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar, cast, overload
+
+import torch
+from torch import Tensor
+
+from tuner.errors import InvalidInput
+from tuner.optimizers.kernels import apply_, coefficient_table, working_dtype
+from tuner.optimizers.rule import Dims, Rule
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+TABLE_STEPS = 64
+"""Coefficients are computed for this many steps at once while the settings stay the same."""
+
+
+@dataclass
+class _Batch:
+    """Parameters of one group that step together, and their state as the rule wants it."""
+
+    params: list[Tensor]
+    entries: list[dict[str, Any]]
+    state: dict[str, Tensor]
+    flat: Tensor | None = None
+    """Scratch ``[P]`` for gathered parameters; None where a single tensor is stepped in place."""
+    flat_grad: Tensor | None = None
+    flat_views: tuple[Tensor, ...] = ()
+    grad_views: tuple[Tensor, ...] = ()
+
+    def gather(self) -> tuple[Tensor, Dims]:
+        """The parameters as one tensor, and the axes of its shape."""
+        if self.flat is not None:
+            torch._foreach_copy_(self.flat_views, self.params)
+            return self.flat, (-1,)
+        return _in_place(self.params[0])
+
+    def gather_grads(self) -> Tensor:
+        """The gradients, shaped as :meth:`gather` shapes the parameters."""
+        grads = [cast(Tensor, p.grad) for p in self.params]
+        if self.flat_grad is not None:
+            torch._foreach_copy_(self.grad_views, grads)
+            return self.flat_grad
+        shape = _in_place(self.params[0])[0].shape
+        return grads[0].reshape(shape)
+
+    def scatter(self) -> None:
+        """Writes gathered parameters back."""
+        if self.flat is not None:
+            torch._foreach_copy_(self.params, self.flat_views)
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """A rule as an ordinary optimizer; ``tuner.optimizers.AdamW`` and its like derive from it.
+
+    Each parameter counts its own steps, as in torch: one without a gradient is left alone. State of
+    16-bit parameters is float32, and the step is computed in float32 and rounded once at its end.
+    Rules that reduce over the model (Prodigy) do so over a parameter group.
+
+    Args:
+        params: Parameters, groups (dicts with settings of their own), or named parameters.
+        maximize: Whether to climb instead of descend. May differ between groups.
+        compiled: Whether element-wise rules run as one compiled pass, where a compiler works.
+        **settings: Hyperparameters by their names in ``rule.hyper``, and options of the rule.
+
+    Raises:
+        InvalidInput: A setting is unknown or illegal, or a parameter is complex.
+    """
+
+    rule_class: ClassVar[type[Rule]]
+
+    def __init__(
+        self, params: Params, *, maximize: bool = False, compiled: bool = False, **settings: Any
+    ) -> None:
+        accepted = inspect.signature(self.rule_class).parameters
+        self.rule = self.rule_class(**{k: v for k, v in settings.items() if k in accepted})
+        hyper = {k: v for k, v in settings.items() if k not in accepted}
+        self.compiled = compiled
+        self.training = True
+        self._reset()
+        defaults: dict[str, Any] = {name: h.default for name, h in self.rule.hyper.items()}
+        self._check(hyper)
+        super().__init__(params, defaults | hyper | {"maximize": maximize})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters with settings of their own, checked as those of the constructor."""
+        self._check({k: v for k, v in param_group.items() if k in self.rule.hyper})
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if p.is_complex():
+                raise InvalidInput("params", "complex parameters are not supported")
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of every parameter that has a gradient.
+
+        Args:
+            closure: Computes the loss anew, with gradients; its value is returned.
+        """
+        if not self.training:
+            raise RuntimeError("call train() before step(): the weights are those of eval()")
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for index, group in enumerate(self.param_groups):
+            for batch in self._batches(index, group):
+                p, dims = batch.gather()
+                g = batch.gather_grads()
+                if group["maximize"]:
+                    g = -g
+                c = self._coefficients(index, group, batch.entries[0]["step"], p)
+                apply_(self.rule, p, g, batch.state, c, dims, compiled=self.compiled)
+                batch.scatter()
+                for entry in batch.entries:
+                    entry["step"] += 1
+        return loss
+
+    @torch.no_grad()
+    def update_hessian(
+        self, estimates: Sequence[Tensor] | None = None, *, batch_size: int = 1
+    ) -> None:
+        """Takes in a curvature estimate; call it every ``rule.hessian_every`` steps or so.
+
+        Args:
+            estimates: Of the Hessian's diagonal, one per parameter in order of the groups, such as
+                :func:`hutchinson` gives. None, for the Gauss-Newton-Bartlett rule: taken from the
+                present gradients, those of the mean loss under labels drawn from the model.
+            batch_size: Samples (tokens) that mean was taken over; only without ``estimates``.
+
+        Raises:
+            InvalidInput: The rule takes no estimate, or a Hutchinson rule is given none.
+        """
+        if not self.rule.needs:
+            raise InvalidInput("estimates", f"{self.rule.name} takes no curvature estimate")
+        if estimates is None and self.rule.needs != "gnb":
+            raise InvalidInput("estimates", f"{self.rule.name} needs them; see hutchinson()")
+        everything = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        if estimates is not None and len(estimates) != len(everything):
+            raise InvalidInput(
+                "estimates", f"{len(estimates)} estimates for {len(everything)} parameters"
+            )
+        given = dict(zip(everything, estimates or (), strict=False))
+        for index, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                if estimates is None and p.grad is None:
+                    continue
+                estimate = given[p] if estimates is not None else batch_size * p.grad.square()
+                entry = self._entry(p)
+                flat = {name: self._flat(p, name, entry[name]) for name in self.rule.state}
+                c = self._coefficients(index, group, entry["step"], p)
+                work = working_dtype(p.dtype)
+                for name, new in self.rule.refresh(flat, estimate.reshape(-1).to(work), c).items():
+                    flat[name].copy_(new)
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Puts the weights to evaluate and ship into the parameters; :meth:`train` takes them out.
+
+        Without effect for rules whose trained weights are those to evaluate.
+        """
+        if not self.training or not self.rule.eval_mode:
+            return
+        self.training = False
+        for index, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                entry = self.state.get(p)
+                if not entry:
+                    continue
+                entry["train_params"] = p.detach().clone()
+                flat = {name: self._flat(p, name, entry[name]) for name in self.rule.state}
+                c = self._coefficients(index, group, entry["step"], p)
+                shown = self.rule.eval_params(p.reshape(-1).to(working_dtype(p.dtype)), flat, c)
+                p.copy_(shown.view(p.shape))
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Puts the trained weights back, bit for bit."""
+        self.training = True
+        for p in chain.from_iterable(group["params"] for group in self.param_groups):
+            if "train_params" in self.state.get(p, {}):
+                p.copy_(self.state[p].pop("train_params"))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a state dict, as copies; float32 state of 16-bit parameters stays float32."""
+        super().load_state_dict(state_dict)
+        self._reset()
+        saved_ids = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+        own = chain.from_iterable(g["params"] for g in self.param_groups)
+        for key, p in zip(saved_ids, own, strict=True):
+            for name, value in state_dict["state"].get(key, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[p][name] = value.to(p.device, copy=True)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+        self.training = not any("train_params" in entry for entry in self.state.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {"rule": self.rule, "compiled": self.compiled, "training": self.training}
+        base: dict[str, Any] = super().__getstate__()
+        return base | kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forgets what is only derived from state and settings."""
+        self._layouts: dict[int, tuple[tuple[int, ...], list[_Batch]]] = {}
+        self._tables: dict[tuple[int, torch.dtype, torch.device], _Table] = {}
+
+    def _check(self, hyper: Mapping[str, Any]) -> None:
+        self.rule.check({name: float(value) for name, value in hyper.items()})
+
+    def _coefficients(
+        self, index: int, group: Mapping[str, Any], step: int, p: Tensor
+    ) -> dict[str, Tensor]:
+        key = (index, p.dtype, p.device)
+        if key not in self._tables:
+            self._tables[key] = _Table(self.rule, p.dtype, p.device)
+        return self._tables[key].row(tuple(float(group[name]) for name in self.rule.hyper), step)
+
+    def _entry(self, p: Tensor) -> dict[str, Any]:
+        """The state of ``p``, made at first use; its tensors are shaped as ``p`` where they can."""
+        entry: dict[str, Any] = self.state[p]
+        if "step" not in entry:
+            view, dims = (
+                _in_place(p) if self.rule.granularity == "tensor" else (p.reshape(-1), (-1,))
+            )
+            fresh = self.rule.init(view.detach().to(working_dtype(p.dtype)), dims)
+            entry["step"] = 0
+            for name, s in fresh.items():
+                entry[name] = s.view(p.shape) if s.shape == view.shape else s
+        return entry
+
+    def _flat(self, p: Tensor, name: str, value: Tensor) -> Tensor:
+        """One state tensor as the rule sees it on a flat parameter."""
+        return value.view(-1) if name in _wide(self.rule) else value
+
+    def _batches(self, index: int, group: Mapping[str, Any]) -> list[_Batch]:
+        """The group's parameters with gradients, batched; made anew when that set changes."""
+        params = [p for p in group["params"] if p.grad is not None]
+        key = tuple(map(id, params))
+        known, batches = self._layouts.get(index, ((), []))
+        if key == known and all(
+            self.state.get(p) is entry
+            for batch in batches
+            for p, entry in zip(batch.params, batch.entries, strict=True)
+        ):
+            return batches
+        together: dict[object, list[Tensor]] = {}
+        for p in params:
+            if cast(Tensor, p.grad).layout != torch.strided:
+                raise InvalidInput("params", "sparse gradients are not supported")
+            alone = self.rule.granularity == "tensor" or (
+                self.rule.granularity == "element" and p.numel() >= _bucket_below(p.device)
+            )
+            step = self._entry(p)["step"]
+            together.setdefault(id(p) if alone else (p.dtype, p.device, step), []).append(p)
+        batches = [self._batch(members) for members in together.values()]
+        self._layouts[index] = (key, batches)
+        return batches
+
+    def _batch(self, params: list[Tensor]) -> _Batch:
+        entries = [self._entry(p) for p in params]
+        first = params[0]
+        if self.rule.granularity == "tensor":
+            return _Batch(params, entries, {name: entries[0][name] for name in self.rule.state})
+        if len(params) == 1 and first.is_contiguous():
+            state = {n: self._flat(first, n, entries[0][n]) for n in self.rule.state}
+            return _Batch(params, entries, state)
+        state = {}
+        for name in self.rule.state:
+            if name not in _wide(self.rule):
+                state[name] = entries[0][name]
+                for entry in entries:
+                    entry[name] = state[name]
+                continue
+            state[name] = torch.cat([entry[name].reshape(-1) for entry in entries])
+            for entry, view in zip(entries, _shaped(state[name], params), strict=True):
+                entry[name] = view
+        flat = torch.empty(sum(p.numel() for p in params), dtype=first.dtype, device=first.device)
+        flat_grad = torch.empty_like(flat)
+        return _Batch(
+            params,
+            entries,
+            state,
+            flat,
+            flat_grad,
+            _shaped(flat, params),
+            _shaped(flat_grad, params),
+        )
+
+
+class _Table:
+    """Coefficients of one group, ahead of need while its settings do not change."""
+
+    def __init__(self, rule: Rule, dtype: torch.dtype, device: torch.device) -> None:
+        self.rule, self.dtype, self.device = rule, dtype, device
+        self.hyper: tuple[float, ...] = ()
+        self.start = 0
+        self.rows: list[dict[str, Tensor]] = []
+
+    def row(self, hyper: tuple[float, ...], step: int) -> dict[str, Tensor]:
+        same = hyper == self.hyper
+        if not (same and self.start <= step < self.start + len(self.rows)):
+            count = TABLE_STEPS if same else 1  # a scheduled rate changes at every step
+            steps = torch.arange(step, step + count)
+            values = torch.tensor(hyper, dtype=torch.float64).unbind()
+            named = dict(zip(self.rule.hyper, values, strict=True))
+            table = coefficient_table(self.rule, named, steps, self.dtype, self.device)
+            columns = {name: column.unbind() for name, column in table.items()}
+            self.rows = [{n: column[i] for n, column in columns.items()} for i in range(count)]
+            self.hyper, self.start = hyper, step
+        return self.rows[step - self.start]
+
+
+@functools.cache
+def face(rule: type[Rule]) -> type[RuleOptimizer]:
+    """The ordinary optimizer class of a rule, under the rule's own class name."""
+    doc = (
+        f"{rule.summary}\n\nThe ordinary face of ``{rule.name}``: see its rule for the equations.\n"
+    )
+    members = {"rule_class": rule, "__doc__": doc, "__module__": "tuner.optimizers"}
+    return type(rule.__name__, (RuleOptimizer,), members)
+
+
+def hutchinson(
+    loss: Tensor, params: Sequence[Tensor], generator: torch.Generator | None = None
+) -> list[Tensor]:
+    """``v * (H v)`` with random signs v: an unbiased estimate of the Hessian's diagonal.
+
+    Args:
+        loss: Scalar, with its graph.
+        params: With respect to which; those the loss does not depend on get zeros.
+        generator: Draws the signs, on the parameters' device.
+    """
+    grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+    used = [(g, p) for g, p in zip(grads, params, strict=True) if g is not None and g.requires_grad]
+    signs = [
+        torch.randint(0, 2, g.shape, generator=generator, device=g.device, dtype=g.dtype) * 2 - 1
+        for g, _ in used
+    ]
+    products = torch.autograd.grad(
+        [g for g, _ in used], [p for _, p in used], signs, allow_unused=True
+    )
+    found = {
+        id(p): torch.zeros_like(p) if hv is None else v * hv
+        for (_, p), v, hv in zip(used, signs, products, strict=True)
+    }
+    return [found.get(id(p), torch.zeros_like(p)) for p in params]
+
+
+def _in_place(p: Tensor) -> tuple[Tensor, Dims]:
+    """A view of ``p`` with at least one axis, and all its axes."""
+    view = p.view(1) if p.ndim == 0 else p
+    return view, tuple(range(-view.ndim, 0))
+
+
+def _shaped(flat: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Views of a flat buffer, shaped as the parameters."""
+    pieces = torch.split(flat, [p.numel() for p in params])
+    return tuple(v.view(p.shape) for v, p in zip(pieces, params, strict=True))
+
+
+def _bucket_below(device: torch.device) -> int:
+    """Elements below which a tensor is gathered: what its launch costs is then more than a copy."""
+    return 65_536 if device.type == "cpu" else 1_048_576
+
+
+@functools.cache
+def _wide_names(rule: type[Rule], key: tuple[object, ...], probe: Rule) -> frozenset[str]:
+    fresh = probe.init(torch.zeros(2), (-1,))
+    return frozenset(name for name, s in fresh.items() if s.numel() == 2)
+
+
+def _wide(rule: Rule) -> frozenset[str]:
+    """Names of the state that has one number a coordinate."""
+    return _wide_names(type(rule), rule.key, rule)
