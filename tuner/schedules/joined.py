@@ -1,0 +1,126 @@
+"""Composition: one schedule after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from tuner.errors import InvalidInput
+from tuner.schedules import register, registry
+from tuner.schedules.schedule import Option, Schedule, Tensors, number
+
+MOST = 16
+
+
+def _parts(value: Any, field: str) -> list[dict[str, Any]]:
+    """A list of mappings, each with ``schedule``, ``share`` and that schedule's settings."""
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MOST:
+        raise InvalidInput(field, f"a list of 1 to {MOST} parts is needed")
+    parts: list[dict[str, Any]] = []
+    for i, part in enumerate(value):
+        at = f"{field}.{i}"
+        if not isinstance(part, Mapping) or "schedule" not in part:
+            raise InvalidInput(at, "a part is a mapping that names its schedule")
+        kind = registry.get(part["schedule"], f"{at}.schedule")
+        if kind.stateful or kind is Joined:
+            raise InvalidInput(f"{at}.schedule", f"{kind.name} cannot be a part")
+        share = number(part.get("share", 1.0), f"{at}.share")
+        if not 0.0 < share < float("inf"):
+            raise InvalidInput(f"{at}.share", f"{share!r} is not a positive number")
+        rest = {name: v for name, v in part.items() if name not in ("schedule", "share")}
+        split(kind, rest, f"{at}.")
+        parts.append({"schedule": kind.name, "share": share, **rest})
+    return parts
+
+
+def split(
+    kind: type[Schedule], values: Mapping[str, Any], prefix: str
+) -> tuple[Schedule, dict[str, float]]:
+    """A schedule and its numeric settings, from one mapping that holds options and numbers.
+
+    Raises:
+        InvalidInput: Something is unknown or illegal; by name, after ``prefix``.
+    """
+    options = {name: v for name, v in values.items() if name in kind.options}
+    for name, value in options.items():
+        kind.options[name].read(value, f"{prefix}{name}")
+    schedule = kind(**options)
+    rest = {name: v for name, v in values.items() if name not in kind.options}
+    return schedule, schedule.check(rest, prefix)
+
+
+@register("joined")
+class Joined(Schedule):
+    """Each part runs for its ``share`` of the steps after the warm-up, on a clock of its own.
+
+    The curve has no jumps between its parts: each multiplies on from the value where the one before
+    ended. With ``continuous: false`` every part starts at its own value, as in torch's
+    ``SequentialLR`` and optax's ``join_schedules``. A part that starts from 0 cannot be scaled, and
+    is taken as it is.
+
+    Example:
+        ``parts: [{schedule: constant, share: 3}, {schedule: linear, final: 0.1, share: 1}]``
+    """
+
+    summary = "Several schedules one after another."
+    formula = "m_1(t) for the first share of the steps, then m_1(end) m_2(t) / m_2(0), ..."
+    jumps = True
+    options: ClassVar[Mapping[str, Option]] = {
+        "parts": Option(
+            [
+                {"schedule": "constant", "share": 1.0},
+                {"schedule": "cosine", "share": 1.0, "final": 0.1},
+                {"schedule": "linear", "share": 1.0},
+            ],
+            "the parts in order: schedule, share, and its settings",
+            parse=_parts,
+        ),
+        "continuous": Option(
+            True, "whether each part starts where the one before ended", (True, False)
+        ),
+    }
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.parts: list[tuple[Schedule, dict[str, float], float]] = []
+        total = sum(part["share"] for part in self.chosen["parts"])
+        for i, part in enumerate(self.chosen["parts"]):
+            rest = {name: v for name, v in part.items() if name not in ("schedule", "share")}
+            schedule, settings = split(registry.get(part["schedule"]), rest, f"schedule.parts.{i}.")
+            self.parts.append((schedule, settings, part["share"] / total))
+
+    @override
+    def multiplier(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor:
+        context = {**h, "warmup_steps": torch.zeros_like(h["warmup_steps"])}
+        start = torch.zeros_like(T)
+        level = torch.ones_like(T)
+        result = torch.ones_like(t * T)
+        for i, (schedule, settings, share) in enumerate(self.parts):
+            length = share * T
+            own = {name: torch.tensor(v, dtype=torch.float64) for name, v in settings.items()}
+            own = {**context, **own}
+            local = t - start if i == len(self.parts) - 1 else (t - start).minimum(length)
+            value = schedule.multiplier(local.clamp(min=0.0), length, own)
+            if self.chosen["continuous"] and i:
+                first = schedule.multiplier(torch.zeros_like(T), length, own)
+                level = torch.where(first > 0.0, level / first.clamp(min=1e-300), 1.0)
+            result = torch.where(t >= start, level * value, result)
+            if self.chosen["continuous"]:
+                level = level * schedule.multiplier(length, length, own)
+            start = start + length
+        return result
+
+    @override
+    def reach(self, T: int, h: Mapping[str, float], prefix: str) -> None:
+        context = {**h, "warmup_steps": 0.0}
+        for i, (schedule, settings, share) in enumerate(self.parts):
+            steps = int(share * T)
+            if steps < 1:
+                raise InvalidInput(
+                    f"{prefix}parts.{i}.share", f"no step of {T} is left to this part"
+                )
+            schedule.reach(steps, {**context, **settings}, f"{prefix}parts.{i}.")

@@ -1,0 +1,132 @@
+"""The ordinary face: a schedule as a ``torch.optim.lr_scheduler.LRScheduler``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as torch_schedules
+from typing_extensions import override
+
+from tuner.errors import InvalidInput
+from tuner.schedules import registry, warmup
+from tuner.schedules.joined import split
+from tuner.schedules.plateau import Plateau, PlateauState
+from tuner.schedules.schedule import CONTEXT, Tensors
+
+
+class LRScheduler(torch_schedules.LRScheduler):
+    """Any schedule of the registry, for any ``torch.optim.Optimizer``.
+
+    Call :meth:`step` after every optimizer step, as with torch's own. A schedule that sets the
+    momentum too (``one_cycle``) writes to ``momentum``, ``beta1`` or ``betas[0]``, whichever a
+    group has. For ``plateau``, call :meth:`observe` with the metric after each evaluation as well.
+
+    Args:
+        optimizer: The optimizer; the ``lr`` of each of its groups is what is multiplied.
+        schedule: A name, such as ``cosine``.
+        total_steps: All optimizer steps, warm-up included.
+        warmup_steps: Those of the warm-up.
+        warmup_shape: A name in ``tuner.schedules.warmup.SHAPES``.
+        steps_per_epoch: For settings in epochs.
+        last_epoch: The last step taken, to resume without a ``state_dict``; -1 to begin.
+        **settings: The schedule's own, such as ``final=0.1``.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.4)
+        >>> scheduler = LRScheduler(optimizer, "linear", total_steps=4)
+        >>> for _ in range(3):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> scheduler.get_last_lr()
+        [0.1]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedule: str = "constant",
+        *,
+        total_steps: int,
+        warmup_steps: int = 0,
+        warmup_shape: str = "linear",
+        steps_per_epoch: float = 1.0,
+        last_epoch: int = -1,
+        **settings: Any,
+    ) -> None:
+        if not 0 <= warmup_steps < total_steps:
+            raise InvalidInput(
+                "warmup_steps", f"{warmup_steps} steps leave none of {total_steps} to the schedule"
+            )
+        if warmup_shape not in warmup.SHAPES:
+            known = ", ".join(warmup.SHAPES)
+            raise InvalidInput("warmup_shape", f"{warmup_shape!r} is none of {known}")
+        self._schedule, self._settings = split(registry.get(schedule), settings, "")
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        self.warmup_shape = warmup_shape
+        self.steps_per_epoch = float(steps_per_epoch)
+        self.plateau: dict[str, Tensor] | None = None
+        super().__init__(optimizer, last_epoch)
+
+    @override
+    def get_lr(self) -> list[float | Tensor]:
+        """The rate of each group at step ``last_epoch``; sets the momentum where scheduled."""
+        h = self._hyper()
+        step = torch.tensor(float(self.last_epoch), dtype=torch.float64)
+        T = torch.tensor(float(self.total_steps - self.warmup_steps), dtype=torch.float64)
+        t = (step - self.warmup_steps).clamp(min=0.0)
+        factor = warmup.factor(self.warmup_shape, step, h["warmup_steps"])
+        momentum = self._schedule.momentum(t, T, h)
+        if momentum is not None:
+            for group in self.optimizer.param_groups:
+                _set_momentum(group, float(momentum))
+        multiplier = (self._schedule.multiplier(t, T, h) * factor).expand(len(self.base_lrs))
+        return [float(b) * float(m) for b, m in zip(self.base_lrs, multiplier, strict=True)]
+
+    def observe(self, metric: float) -> None:
+        """Tells ``plateau`` a new value of its metric; a cut acts from the next :meth:`step` on."""
+        if not isinstance(self._schedule, Plateau):
+            raise InvalidInput("schedule", f"{self._schedule.name} follows no metric")
+        value = torch.tensor(float(metric), dtype=torch.float64).expand(len(self.base_lrs))
+        self.plateau = self._schedule.observe(self._state(), value, self._hyper()).to_dict()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors only, so that ``torch.load`` reads it with ``weights_only``."""
+        state = super().state_dict()
+        del state["_schedule"]
+        return {**state, "schedule": [self._schedule.name, self._schedule.chosen]}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores :meth:`state_dict`, schedule and settings included."""
+        state = dict(state_dict)
+        name, chosen = state.pop("schedule")
+        self._schedule = registry.get(name)(**chosen)
+        super().load_state_dict(state)
+
+    def _state(self) -> PlateauState:
+        if self.plateau is None:
+            return PlateauState.fresh((len(self.base_lrs),))
+        return PlateauState.from_dict(self.plateau)
+
+    def _hyper(self) -> Tensors:
+        values = {**CONTEXT, **self._settings, "warmup_steps": float(self.warmup_steps)}
+        values["steps_per_epoch"] = self.steps_per_epoch
+        h = {name: torch.tensor(v, dtype=torch.float64) for name, v in values.items()}
+        h["lr0"] = torch.tensor([float(lr) for lr in self.base_lrs], dtype=torch.float64)
+        h["plateau"] = self._state().factor
+        return h
+
+
+def _set_momentum(group: dict[str, Any], momentum: float) -> None:
+    if "betas" in group:
+        group["betas"] = (momentum, *group["betas"][1:])
+    elif "beta1" in group:
+        group["beta1"] = momentum
+    elif "momentum" in group:
+        group["momentum"] = momentum
