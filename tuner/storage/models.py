@@ -15,7 +15,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
-    Float,
     ForeignKey,
     Index,
     Integer,
@@ -30,6 +29,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite numbers only an INTEGER PRIMARY KEY by itself; PostgreSQL wants 64 bits.
 BigId = BigInteger().with_variant(Integer(), "sqlite")
+
+# SQLite gives the highest id out again once its row is deleted. Readers that remember ids, such as
+# caches of trials and "events after", would take the new row for the old one.
+NEVER_REUSED = {"sqlite_autoincrement": True}
 
 STUDY_STATES = ("queued", "running", "paused", "stopping", "completed", "cancelled", "failed")
 TRIAL_STATES = ("waiting", "running", "complete", "pruned", "fail")
@@ -79,9 +82,10 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {  # noqa: RUF012  (SQLAlchemy's own declaration)
         datetime: UtcDateTime(),
-        dict[str, Any]: JSON(),
-        list[Any]: JSON(),
-        list[str]: JSON(),
+        # An absent value is NULL in SQL too, not the JSON word null that IS NULL does not find.
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
     }
 
 
@@ -89,7 +93,10 @@ class Study(Base):
     """What a user asked for, and how far it is. ``spec`` is the accepted study file."""
 
     __tablename__ = "studies"
-    __table_args__ = (CheckConstraint(one_of("state", STUDY_STATES), name="state"),)
+    __table_args__ = (
+        CheckConstraint(one_of("state", STUDY_STATES), name="state"),
+        NEVER_REUSED,
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(255), unique=True)
@@ -104,8 +111,8 @@ class Study(Base):
     revision: Mapped[int] = mapped_column(BigInteger, default=0)
     """Counts changes of its trials; the row's lock also puts suggestions of one study in order."""
     next_number: Mapped[int] = mapped_column(default=0)
-    device_seconds: Mapped[float] = mapped_column(Float, default=0.0)
-    active_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    device_seconds: Mapped[float] = mapped_column(default=0.0)
+    active_seconds: Mapped[float] = mapped_column(default=0.0)
     """Wall seconds in state running, up to ``active_since``; a budget of seconds counts these."""
     active_since: Mapped[datetime | None]
     reason: Mapped[str | None] = mapped_column(Text)
@@ -130,6 +137,8 @@ class Trial(Base):
         Index("ix_trials_study_id_revision", "study_id", "revision"),
         Index("ix_trials_study_id_state", "study_id", "state"),
         Index("ix_trials_lease_expires_at", "lease_expires_at"),
+        Index("ix_trials_worker_id", "worker_id"),
+        NEVER_REUSED,
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -162,7 +171,7 @@ class Trial(Base):
     revision: Mapped[int] = mapped_column(BigInteger, default=0)
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     system_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    device_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    device_seconds: Mapped[float] = mapped_column(default=0.0)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -172,6 +181,8 @@ class Measurement(Base):
     """What one attempt of a trial reported at one step; the same report twice is one row."""
 
     __tablename__ = "measurements"
+    # Kept in the order of the key, so that a curve is one stretch of the file.
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  (SQLAlchemy's own declaration)
 
     trial_id: Mapped[int] = mapped_column(
         ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True
@@ -192,7 +203,10 @@ class Worker(Base):
     """A process that trains on one device, and when it was last heard of."""
 
     __tablename__ = "workers"
-    __table_args__ = (CheckConstraint(one_of("state", WORKER_STATES), name="state"),)
+    __table_args__ = (
+        CheckConstraint(one_of("state", WORKER_STATES), name="state"),
+        NEVER_REUSED,
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(255))
@@ -239,15 +253,18 @@ class Token(Base):
 
 
 class Event(Base):
-    """What happened, in order, by whom: the audit trail, and what dashboards listen to."""
+    """What happened, in order, by whom: the audit trail, and what dashboards listen to.
+
+    The ids are no foreign keys: the trail outlives what it tells of, and ids are never reused.
+    """
 
     __tablename__ = "events"
-    __table_args__ = (Index("ix_events_study_id_id", "study_id", "id"),)
+    __table_args__ = (Index("ix_events_study_id_id", "study_id", "id"), NEVER_REUSED)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    study_id: Mapped[int | None] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
-    trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"))
-    worker_id: Mapped[int | None] = mapped_column(ForeignKey("workers.id", ondelete="SET NULL"))
+    study_id: Mapped[int | None]
+    trial_id: Mapped[int | None] = mapped_column(BigInteger)
+    worker_id: Mapped[int | None]
     kind: Mapped[str] = mapped_column(String(64))
     actor: Mapped[str | None] = mapped_column(String(255))
     data: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -1,0 +1,288 @@
+"""Transactions, refusals and translated errors, on both databases."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, ProgrammingError, StatementError
+
+from tuner.errors import Conflict, InvalidInput, Unavailable
+from tuner.storage import engine
+from tuner.storage.engine import Database, dump_json, parse_url
+from tuner.storage.models import Measurement, Study, Trial
+
+# Overrides the fixture, so that what holds for one database is asked of no other.
+only_sqlite = pytest.mark.parametrize("dialect", ["sqlite"])
+only_postgresql = pytest.mark.parametrize("dialect", ["postgresql"])
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def study(name: str = "digits", **columns: object) -> Study:
+    return Study(name=name, directions=["minimize"], created_at=NOW, **columns)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file:shared?mode=memory&uri=true",
+        "mysql://root@localhost/tuner",
+        "tuner.sqlite",
+        "",
+    ],
+)
+def test_an_unusable_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_url(url)
+    assert caught.value.field == "database_url"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_goes_through_psycopg(scheme: str) -> None:
+    assert parse_url(f"{scheme}://u@h/d").drivername == "postgresql+psycopg"
+
+
+def test_the_password_is_not_shown() -> None:
+    assert "secret" not in repr(Database("postgresql://u:secret@localhost/d"))
+
+
+def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/a/b/tuner.sqlite")
+    with database.write() as session:
+        session.execute(text("CREATE TABLE t (x INTEGER)"))
+    assert (tmp_path / "a" / "b" / "tuner.sqlite").stat().st_size > 0
+    database.dispose()
+
+
+def test_what_a_write_leaves_is_committed(database: Database) -> None:
+    with database.write() as session:
+        session.add(study())
+    with database.session() as session:
+        assert session.scalar(select(Study.name)) == "digits"
+
+
+def test_what_raises_is_rolled_back(database: Database) -> None:
+    def half_done() -> None:
+        with database.write() as session:
+            session.add(study())
+            session.flush()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        half_done()
+    with database.session() as session:
+        assert session.scalar(select(func.count(Study.id))) == 0
+
+
+def test_a_reading_session_refuses_to_write(database: Database) -> None:
+    with pytest.raises(DBAPIError), database.session() as session:
+        session.execute(insert(Study).values(name="x", directions=[], created_at=NOW))
+    with database.write() as session:  # and the next one may write again
+        session.add(study())
+
+
+@only_sqlite  # PostgreSQL reads at READ COMMITTED: each statement sees its own moment
+def test_a_reading_session_sees_one_moment_on_sqlite(database: Database) -> None:
+    with database.session() as reading:
+        assert reading.scalar(select(func.count(Study.id))) == 0
+        with database.write() as session:
+            session.add(study())
+        assert reading.scalar(select(func.count(Study.id))) == 0
+
+
+@only_sqlite  # pragmas are SQLite's
+def test_sqlite_is_set_up_as_intended(database: Database) -> None:
+    with database.session() as session:
+        pragmas = {
+            name: session.scalar(text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {
+        "journal_mode": "wal",
+        "synchronous": 1,
+        "foreign_keys": 1,
+        "busy_timeout": engine.BUSY_TIMEOUT_SECONDS * 1000,
+    }
+
+
+def test_a_breach_of_a_constraint_is_a_conflict(database: Database) -> None:
+    with database.write() as session:
+        session.add(study())
+    with pytest.raises(Conflict) as caught, database.write() as session:
+        session.add(study())
+    assert "name" in str(caught.value.facts["constraint"])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"state": "failed"},
+        {"origin": "thin air"},
+        {"study_id": 999},
+        {"number": 0},
+        {"lease_token": "t"},
+        {"lease_token": "t", "lease_expires_at": NOW},
+        {"paused": True},
+    ],
+    ids=str,
+)
+def test_the_database_keeps_the_invariants_of_a_trial(
+    database: Database, columns: dict[str, object]
+) -> None:
+    with database.write() as session:
+        session.add(study(id=1))
+        session.flush()
+        session.add(Trial(study_id=1, number=0, created_at=NOW))
+    with pytest.raises(Conflict), database.write() as session:
+        session.add(Trial(**({"study_id": 1, "number": 1, "created_at": NOW} | columns)))
+
+
+def test_deleting_a_study_takes_all_that_is_its_own(database: Database) -> None:
+    with database.write() as session:
+        session.add(study(id=1))
+        session.flush()
+        session.add(Trial(id=1, study_id=1, number=0, created_at=NOW))
+        session.flush()
+        session.add(Measurement(trial_id=1, attempt=1, step=1, metrics={}, created_at=NOW))
+    with database.write() as session:
+        session.delete(session.get_one(Study, 1))
+    with database.session() as session:
+        assert session.scalar(select(func.count()).select_from(Measurement)) == 0
+
+
+def test_the_id_of_a_deleted_study_is_not_given_out_again(database: Database) -> None:
+    ids = []
+    for _ in range(2):
+        with database.write() as session:
+            made = study()
+            session.add(made)
+            session.flush()
+            ids.append(made.id)
+            session.delete(made)
+    assert ids[1] > ids[0]
+
+
+def test_times_come_back_aware_and_equal(database: Database) -> None:
+    elsewhere = NOW.astimezone(timezone(timedelta(hours=5)))
+    with database.write() as session:
+        session.add(study(started_at=elsewhere))
+    with database.session() as session:
+        stored = session.scalars(select(Study)).one()
+        assert stored.started_at == NOW
+        assert stored.started_at is not None
+        assert stored.started_at.tzinfo is not None
+
+
+def test_a_time_without_a_zone_is_refused(database: Database) -> None:
+    with pytest.raises(StatementError, match="without a zone"), database.write() as session:
+        session.add(study(started_at=NOW.replace(tzinfo=None)))
+
+
+def test_an_absent_json_value_is_null_in_sql(database: Database) -> None:
+    with database.write() as session:
+        session.add(study(id=1))
+        session.flush()
+        session.add(Trial(study_id=1, number=0, values=None, checkpoint=None, created_at=NOW))
+    with database.session() as session:
+        found = session.scalars(
+            select(Trial.number).where(Trial.values.is_(None), Trial.checkpoint.is_(None))
+        )
+        assert found.all() == [0]
+
+
+def test_numbers_that_are_not_finite_can_be_stored(database: Database) -> None:
+    metrics = {"loss": float("nan"), "nested": [float("inf"), {"x": float("-inf")}], "ok": 0.5}
+    with database.write() as session:
+        session.add(study(user_attrs=metrics))
+    with database.session() as session:
+        stored = session.scalars(select(Study.user_attrs)).one()
+    assert stored == {"loss": "nan", "nested": ["inf", {"x": "-inf"}], "ok": 0.5}
+
+
+def test_json_is_standard() -> None:
+    assert json.loads(dump_json({"a": (1, float("inf"))})) == {"a": [1, "inf"]}
+    with pytest.raises(TypeError):
+        dump_json({"a": object()})
+
+
+@only_postgresql  # SQLite takes any text
+def test_a_value_that_no_column_takes_is_invalid_input(database: Database) -> None:
+    with pytest.raises(InvalidInput), database.write() as session:
+        session.add(study(name="nul\x00byte"))
+
+
+def test_a_mistake_in_a_query_is_not_dressed_up(database: Database, dialect: str) -> None:
+    with pytest.raises(DBAPIError) as caught, database.session() as session:
+        session.execute(text("SELECT * FROM nowhere"))
+    if dialect == "postgresql":
+        assert isinstance(caught.value, ProgrammingError)
+
+
+def test_an_unreachable_server_is_unavailable() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/nowhere")
+    with pytest.raises(Unavailable), database.session() as session:
+        session.execute(text("SELECT 1"))
+
+
+def test_an_unusable_file_is_unavailable(tmp_path: Path) -> None:
+    folder = tmp_path / "tuner.sqlite"
+    folder.mkdir()
+    database = Database(f"sqlite:///{folder}")
+    with pytest.raises(Unavailable), database.session() as session:
+        session.execute(text("SELECT 1"))
+
+
+@only_sqlite  # on PostgreSQL two transactions of one thread do not exclude each other
+def test_a_write_inside_a_write_is_refused(database: Database) -> None:
+    with (
+        database.write(),
+        pytest.raises(RuntimeError, match="write\\(\\) inside"),
+        database.write(),
+    ):
+        pass
+    with database.write() as session:  # the lock is free again
+        session.add(study())
+
+
+@only_sqlite  # PostgreSQL locks rows
+def test_another_process_that_holds_the_lock_makes_it_unavailable(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.05)
+    first, second = Database(database_url), Database(database_url)
+    with first.write(), pytest.raises(Unavailable), second.write():
+        pytest.fail("two writers at once")
+    first.dispose()
+    second.dispose()
+
+
+def test_concurrent_writers_lose_no_update(database: Database) -> None:
+    """Read, then write, from 8 threads: on SQLite only BEGIN IMMEDIATE lets every one through."""
+    with database.write() as session:
+        session.add(study(id=1))
+    errors: list[BaseException] = []
+
+    def count() -> None:
+        try:
+            for _ in range(20):
+                with database.write() as session:
+                    row = session.scalars(select(Study).with_for_update()).one()
+                    session.execute(update(Study).values(next_number=row.next_number + 1))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with database.session() as session:
+        assert session.scalar(select(Study.next_number)) == 160

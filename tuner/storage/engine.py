@@ -1,0 +1,264 @@
+"""The connection to the database: how it is opened, how transactions begin, what errors become.
+
+SQLite runs in WAL mode, so readers never wait for a writer; a transaction that will write begins
+IMMEDIATE, because one that reads first and writes later can only fail when another wrote between.
+PostgreSQL is spoken to through psycopg 3. Nothing above this file catches a driver's error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
+
+from tuner.errors import Conflict, InvalidInput, TunerError, Unavailable
+
+BUSY_TIMEOUT_SECONDS = 30.0
+"""How long SQLite waits for another process's write; also for a connection from the pool."""
+
+_MODE = "tuner_mode"
+READING: dict[str, Any] = {_MODE: "read", "postgresql_readonly": True}
+"""Execution options under which a transaction refuses to write, on both databases."""
+WRITING: dict[str, Any] = {_MODE: "write"}
+"""Execution options under which a transaction on SQLite takes the write lock as it begins."""
+_SQLITE_PASSING = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_FULL"})
+
+
+def parse_url(url: str | URL) -> URL:
+    """Checks a database URL and names the driver.
+
+    Raises:
+        InvalidInput: Not a URL, another kind of database, or SQLite in memory: every thread and
+            every process would see a database of its own.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidInput(
+            "database_url", "expected sqlite:///FILE or postgresql://USER@HOST/NAME"
+        ) from error
+    if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise InvalidInput(
+            "database_url", f"{parsed.drivername} is not supported; use sqlite or postgresql"
+        )
+    name = parsed.database or ""
+    if name in ("", ":memory:") or name.startswith("file:"):
+        raise InvalidInput("database_url", "SQLite needs a file of its own: sqlite:///FILE")
+    return parsed
+
+
+class Database:
+    """One database, and the pool of connections to it. Threads may share it; processes may not.
+
+    Args:
+        url: ``sqlite:///FILE`` (the folder is made) or ``postgresql://...``.
+        pool_size: Connections kept open; as many again may be opened under load.
+
+    Raises:
+        InvalidInput: See :func:`parse_url`.
+    """
+
+    def __init__(self, url: str | URL, *, pool_size: int = 10) -> None:
+        self.url = parse_url(url)
+        self.dialect = self.url.get_backend_name()
+        self._writing = threading.Lock()
+        self._writer: int | None = None
+        self.engine = self._create(pool_size)
+        # The same pool, other ways to begin: the option tells the event handler which.
+        self._readers = self.engine.execution_options(**READING)
+        self._writers = self.engine.execution_options(**WRITING)
+
+    def __repr__(self) -> str:
+        return f"Database({self.url.render_as_string(hide_password=True)!r})"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is a file that belongs to this program."""
+        return self.dialect == "sqlite"
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session for reading: one consistent view, rolled back at the end, refuses to write.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        with translated(), Session(self._readers, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session for writing: committed when the block ends, rolled back when it raises.
+
+        On SQLite it holds the one write lock from its first line to its last, so keep it short.
+
+        Raises:
+            Unavailable: The database cannot be reached, or stayed locked.
+            Conflict: A constraint refused what was written.
+        """
+        with translated(), self._turn(), Session(self._writers, expire_on_commit=False) as session:
+            session.connection()  # begins now, not at the first statement
+            yield session
+            session.commit()
+
+    def dispose(self) -> None:
+        """Closes all connections that are not in use."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One writer at a time on SQLite, in the order they came.
+
+        SQLite itself only polls, with growing pauses: with 8 threads most of their time was sleep.
+        """
+        if not self.embedded:
+            yield
+            return
+        if self._writer == threading.get_ident():
+            raise RuntimeError("write() inside write(): pass the session down instead")
+        if not self._writing.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise Unavailable("the database is busy: another write takes too long")
+        self._writer = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._writer = None
+            self._writing.release()
+
+    def _create(self, pool_size: int) -> Engine:
+        json_options = {"json_serializer": dump_json, "json_deserializer": json.loads}
+        pool_options = {
+            "pool_size": pool_size,
+            "max_overflow": pool_size,
+            "pool_timeout": BUSY_TIMEOUT_SECONDS,
+        }
+        if not self.embedded:
+            return create_engine(
+                self.url,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 10, "application_name": "tuner"},
+                **pool_options,
+                **json_options,
+            )
+        Path(cast("str", self.url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(
+            self.url,
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+            **pool_options,
+            **json_options,
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # Without this sqlite3 begins transactions by itself, late, and never around a SELECT.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    _use_wal(cursor)
+    for pragma in (
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        "cache_size=-32768",
+        "temp_store=MEMORY",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _is_busy(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+# SQLite's own waiting does not cover this one: two processes that open a new file together.
+@retry(
+    retry=retry_if_exception(_is_busy),
+    wait=wait_random(0.001, 0.02),
+    stop=stop_after_delay(BUSY_TIMEOUT_SECONDS),
+    reraise=True,
+)
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    cursor.execute("PRAGMA journal_mode=WAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    mode = connection.get_execution_options().get(_MODE)
+    driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+    driver.execute(f"PRAGMA query_only={'ON' if mode == 'read' else 'OFF'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+
+
+def dump_json(value: object) -> str:
+    """JSON that every database takes: numbers that are not finite become strings, like ``inf``."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns what the driver raises into this package's errors; what is a bug passes through."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout) as error:
+        known = translate(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def translate(error: DBAPIError | PoolTimeout) -> TunerError | None:
+    """The error that this one means to a caller, or None where it shows a mistake of ours."""
+    if isinstance(error, PoolTimeout):
+        return Unavailable("all database connections are in use")
+    cause = error.orig
+    if isinstance(error, IntegrityError):
+        return Conflict("the database refused this: it contradicts what is stored", **_facts(cause))
+    if isinstance(cause, sqlite3.Error):
+        name = str(getattr(cause, "sqlite_errorname", ""))
+        passing = name.startswith(("SQLITE_BUSY", "SQLITE_IOERR")) or name in _SQLITE_PASSING
+        return Unavailable(f"the database cannot be used now: {cause}") if passing else None
+    if isinstance(error, DataError) or isinstance(cause, psycopg.DataError):
+        return InvalidInput("", "a value is of no use to the database: out of range, or not text")
+    if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
+        return Unavailable("the database cannot be reached now")
+    return None
+
+
+def _facts(cause: BaseException | None) -> dict[str, object]:
+    if isinstance(cause, psycopg.Error) and cause.diag.constraint_name:
+        return {"constraint": cause.diag.constraint_name}
+    return {"constraint": str(cause)} if isinstance(cause, sqlite3.Error) else {}
