@@ -1,0 +1,57 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tuner import logs
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_lines_carry_what_is_bound_and_what_is_extra(stream: io.StringIO) -> None:
+    logs.configure("info", as_json=True, stream=stream)
+    log = logging.getLogger("tuner.test")
+    with logs.bound(study=3):
+        with logs.bound(trial=7):
+            log.info("leased %d", 2, extra={"worker": "w"})
+        log.warning("done")
+    log.debug("not shown")
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["study"], first["trial"], first["worker"]) == (3, 7, "w")
+    assert (first["level"], first["message"]) == ("info", "leased 2")
+    assert second["study"] == 3
+    assert "trial" not in second
+
+
+def test_a_traceback_stays_on_its_line(stream: io.StringIO) -> None:
+    logs.configure(as_json=True, stream=stream)
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logging.getLogger("tuner.test").exception("it failed")
+    (line,) = stream.getvalue().splitlines()
+    assert "ValueError: broken" in json.loads(line)["traceback"]
+
+
+def test_a_name_cannot_forge_a_line(stream: io.StringIO) -> None:
+    logs.configure(stream=stream)
+    forged = "x\n12:00:00 error tuner: all is lost"
+    logging.getLogger("tuner.test").info("named %s", forged, extra={"study": forged})
+    lines = stream.getvalue().splitlines()
+    assert len([line for line in lines if not line.startswith(" ")]) == 1
+
+
+def test_configuring_twice_logs_once(stream: io.StringIO) -> None:
+    logs.configure(stream=io.StringIO())
+    logs.configure(stream=stream)
+    logging.getLogger("uvicorn.error").info("started")
+    assert stream.getvalue().count("started") == 1

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from tuner.errors import InvalidInput
+from tuner.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HOME", "DATABASE_URL", "URL", "TOKEN", "PORT"):
+        monkeypatch.delenv(f"TUNER_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_database_lies_in_the_home_by_default(tmp_path: Path) -> None:
+    assert Settings.read().database_url == f"sqlite:///{tmp_path / '.tuner' / 'tuner.sqlite'}"
+    assert Settings.read(home=tmp_path / "x").database_url == f"sqlite:///{tmp_path}/x/tuner.sqlite"
+
+
+def test_the_environment_is_read_and_what_is_given_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_PORT", "9000")
+    monkeypatch.setenv("TUNER_URL", "http://tuner.example:80")
+    assert Settings.read().port == 9000
+    assert Settings.read(port=1234, url=None).port == 1234
+    assert Settings.read(url=None).url == "http://tuner.example:80"
+
+
+def test_a_file_in_the_working_directory_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("TUNER_DATABASE_URL=postgresql://tuner@db/tuner\n")
+    assert Settings.read().database_url == "postgresql://tuner@db/tuner"
+
+
+def test_the_token_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_TOKEN", "open-sesame")
+    settings = Settings.read()
+    assert "open-sesame" not in repr(settings)
+    assert settings.token is not None
+    assert settings.token.get_secret_value() == "open-sesame"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TUNER_PORT", "99999"),
+        ("TUNER_WORKERS", "-1"),
+        ("TUNER_LEASE_SECONDS", "soon"),
+        ("TUNER_LOG_LEVEL", "loud"),
+        ("TUNER_MAX_ATTEMPTS", "0"),
+    ],
+)
+def test_a_wrong_value_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput) as caught:
+        Settings.read()
+    assert caught.value.field == name
+
+
+def test_a_lease_outlives_a_lost_heartbeat() -> None:
+    with pytest.raises(InvalidInput, match="at most half"):
+        Settings.read(lease_seconds=8, heartbeat_seconds=5)

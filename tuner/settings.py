@@ -1,0 +1,86 @@
+"""What a process is told from outside: read once at its start, then passed down.
+
+Every setting is an environment variable with the prefix ``TUNER_``, such as ``TUNER_DATABASE_URL``;
+a ``.env`` file in the working directory may hold them too. Nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tuner.errors import InvalidInput
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The settings of one process: server, worker or command.
+
+    ``TUNER_DATABASE_URL`` defaults to a SQLite file inside ``TUNER_HOME``.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="TUNER_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    home: Path = Field(Path(".tuner"), description="Database, checkpoints, datasets and logs.")
+    database_url: str = Field("", description="sqlite:///FILE or postgresql://USER@HOST/NAME.")
+    url: str = Field("http://127.0.0.1:8420", description="The server that commands talk to.")
+    token: SecretStr | None = Field(None, description="What a command shows to the server.")
+
+    host: str = Field("127.0.0.1", description="The address that the server binds.")
+    port: Port = Field(8420, description="The port that the server binds; 0 takes a free one.")
+    workers: int = Field(1, ge=0, le=1024, description="Local workers that `serve` starts.")
+    root_path: str = Field("", description="The path under which a proxy shows the server.")
+    app: str = Field("api.app:create_app", description="The HTTP application, MODULE:FUNCTION.")
+    behind_proxy: bool = Field(False, description="A proxy in front ends TLS and sets headers.")
+    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
+
+    lease_seconds: float = Field(30.0, gt=0, description="A lease's life without a heartbeat.")
+    heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker shows life.")
+    max_attempts: int = Field(3, ge=1, description="Attempts of a trial whose workers die.")
+
+    log_level: LogLevel = Field("info", description="The least severe line that is logged.")
+    log_json: bool = Field(False, description="One JSON object a line instead of text.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                "TUNER_HEARTBEAT_SECONDS must be at most half of TUNER_LEASE_SECONDS, "
+                "so that one lost heartbeat loses no lease"
+            )
+        if not self.database_url:
+            # frozen, but not yet seen by anyone
+            file = self.home.absolute() / "tuner.sqlite"
+            object.__setattr__(self, "database_url", f"sqlite:///{file}")
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @classmethod
+    def read(cls, **given: object) -> Settings:
+        """Reads the environment; values in ``given`` that are not None win over it.
+
+        Raises:
+            InvalidInput: A variable has a value that cannot be used; ``field`` is its name.
+        """
+        try:
+            return cls.model_validate({k: v for k, v in given.items() if v is not None})
+        except ValidationError as error:
+            raise _refused(error) from error
+
+
+def _refused(error: ValidationError) -> InvalidInput:
+    first = error.errors()[0]
+    name = "TUNER_" + "_".join(str(part) for part in first["loc"]).upper() if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidInput(name, message)

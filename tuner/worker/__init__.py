@@ -1,0 +1,1 @@
+"""What trains: lease trials, train them, report."""

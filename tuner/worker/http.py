@@ -1,0 +1,61 @@
+"""The gateway over HTTP: the five calls of ``tuner.protocol`` to a server elsewhere."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from tuner.protocol import (
+    Heartbeat,
+    HeartbeatAnswer,
+    LeaseAnswer,
+    LeaseRequest,
+    Message,
+    Registration,
+    Report,
+    ReportAnswer,
+    WorkerHello,
+)
+from tuner.transport import Transport
+
+AnswerT = TypeVar("AnswerT", bound=Message)
+
+
+class HttpGateway:
+    """A ``tuner.protocol.Gateway`` whose every call is one request, repeated when it got no answer.
+
+    Repeating does no harm: a report is stored once, a heartbeat says the same twice, and a lease
+    whose answer was lost goes back to waiting when it expires.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def register(self, hello: WorkerHello) -> Registration:
+        """Introduces the worker."""
+        return self._post("workers", hello, Registration)
+
+    def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+        """Takes up to ``request.k`` trials."""
+        return self._post(f"workers/{worker_id}/lease", request, LeaseAnswer)
+
+    def report(self, worker_id: int, report: Report) -> ReportAnswer:
+        """Delivers a round's news."""
+        return self._post(f"workers/{worker_id}/report", report, ReportAnswer)
+
+    def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+        """Renews leases."""
+        return self._post(f"workers/{worker_id}/heartbeat", beat, HeartbeatAnswer)
+
+    def leave(self, worker_id: int) -> None:
+        """Says goodbye; what it still held waits for others."""
+        self._transport.call("DELETE", f"workers/{worker_id}", repeatable=True)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def _post(self, path: str, message: Message, answer: type[AnswerT]) -> AnswerT:
+        response = self._transport.call(
+            "POST", path, content=message.model_dump_json(), repeatable=True
+        )
+        return answer.model_validate_json(response.content)
