@@ -151,6 +151,12 @@ class Formula(Schedule):
         self.tree = ast.parse(self.chosen["expression"], mode="eval").body
         names = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
         self.absolute = "lr0" in names
+        self._epochs = "epoch" in names
+
+    @property
+    @override
+    def counts_epochs(self) -> bool:
+        return self._epochs
 
     @override
     def multiplier(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor:

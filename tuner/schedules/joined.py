@@ -93,6 +93,11 @@ class Joined(Schedule):
             schedule, settings = split(registry.get(part["schedule"]), rest, f"schedule.parts.{i}.")
             self.parts.append((schedule, settings, part["share"] / total))
 
+    @property
+    @override
+    def counts_epochs(self) -> bool:
+        return any(schedule.counts_epochs for schedule, _, _ in self.parts)
+
     @override
     def multiplier(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor:
         context = {**h, "warmup_steps": torch.zeros_like(h["warmup_steps"])}

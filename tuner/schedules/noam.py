@@ -27,6 +27,10 @@ class Noam(Schedule):
     default_warmup_fraction = 0.04
 
     @override
+    def warm_level(self, T: Tensor, h: Tensors) -> Tensor:
+        return torch.ones_like(T)  # the last step of the warm-up is s = W, the peak
+
+    @override
     def multiplier(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor:
         W = h["warmup_steps"]
         return (W.clamp(min=1.0) / (t + W + 1.0)).sqrt() * torch.ones_like(T)

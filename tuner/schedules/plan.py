@@ -83,10 +83,12 @@ class Plan:
         if epochs is None and config.get("epochs") is not None:
             epochs = number(config["epochs"], f"{prefix}epochs")
         per_epoch = total_steps / epochs if epochs else 1.0
-        if schedule.chosen.get("unit") == "epoch" and not epochs:
-            raise InvalidInput(f"{prefix}{PREFIX}unit", "epochs are not known here")
+        if schedule.counts_epochs and not epochs:
+            raise InvalidInput(
+                f"{prefix}epochs", "this schedule counts epochs: how many are there?"
+            )
         shape = config.get("warmup", "linear")
-        if shape not in warmup.SHAPES:
+        if not isinstance(shape, str) or shape not in warmup.SHAPES:
             known = ", ".join(warmup.SHAPES)
             raise InvalidInput(f"{prefix}warmup", f"{shape!r} is none of {known}")
         field = f"{prefix}warmup_fraction"
@@ -199,7 +201,11 @@ def stack(
         T = _vector(float(p.decay_steps) for p in members)
         step = offsets + _vector(float(starts[k]) for k in slots)
         t = (step - h["warmup_steps"]).clamp(min=0.0)
-        value = schedule.multiplier(t, T, h) * warmup.factor(shape, step, h["warmup_steps"])
+        value = schedule.multiplier(t, T, h)
+        warming = step < h["warmup_steps"]
+        if warming.any():
+            warm = schedule.warm_level(T, h) * warmup.factor(shape, step, h["warmup_steps"])
+            value = torch.where(warming, warm, value)
         lr[:, slots] = value
         beta = schedule.momentum(t, T, h)
         if beta is not None:

@@ -125,6 +125,10 @@ class Schedule(ABC):
             float64, finite and not negative, of the broadcast shape.
         """
 
+    def warm_level(self, T: Tensor, h: Tensors) -> Tensor:
+        """The multiplier that a warm-up leads to; the value at step 0 by default."""
+        return self.multiplier(torch.zeros_like(T), T, h)
+
     def momentum(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor | None:
         """The momentum (or beta1) at each step where the schedule sets it too, else None."""
         return None
@@ -172,6 +176,11 @@ class Schedule(ABC):
         if self.chosen["unit"] == "budget":
             return T
         return h["steps_per_epoch"] if self.chosen["unit"] == "epoch" else torch.ones_like(T)
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the multiplier depends on ``steps_per_epoch``."""
+        return self.chosen.get("unit") == "epoch"
 
     def steps_of(self, length: float, T: int, h: Mapping[str, float]) -> float:
         """``length`` in steps; only for schedules with the option ``unit``."""

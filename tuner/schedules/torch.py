@@ -84,7 +84,11 @@ class LRScheduler(torch_schedules.LRScheduler):
         if momentum is not None:
             for group in self.optimizer.param_groups:
                 _set_momentum(group, float(momentum))
-        multiplier = (self._schedule.multiplier(t, T, h) * factor).expand(len(self.base_lrs))
+        if self.last_epoch < self.warmup_steps:
+            multiplier = self._schedule.warm_level(T, h) * factor
+        else:
+            multiplier = self._schedule.multiplier(t, T, h)
+        multiplier = multiplier.expand(len(self.base_lrs))
         return [float(b) * float(m) for b, m in zip(self.base_lrs, multiplier, strict=True)]
 
     def observe(self, metric: float) -> None:

@@ -1,0 +1,126 @@
+"""The ordinary face in a real training loop."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tuner import schedules
+from tuner.errors import InvalidInput
+from tuner.schedules import LRScheduler
+from tuner.schedules.plan import Plan, check
+
+
+def optimizer(kind: type[torch.optim.Optimizer] = torch.optim.SGD, **given: Any) -> Any:
+    model = nn.Linear(3, 2)
+    return kind([{"params": [model.weight]}, {"params": [model.bias], "lr": 0.5}], lr=0.1, **given)
+
+
+def train(opt: torch.optim.Optimizer, scheduler: LRScheduler, steps: int) -> list[list[float]]:
+    seen = []
+    for _ in range(steps):
+        seen.append([float(group["lr"]) for group in opt.param_groups])
+        for group in opt.param_groups:
+            for p in group["params"]:
+                p.grad = torch.ones_like(p)
+        opt.step()
+        scheduler.step()
+    return seen
+
+
+@pytest.mark.parametrize("name", schedules.names())
+def test_rates_are_the_plans(name: str) -> None:
+    opt = optimizer(momentum=0.9)
+    scheduler = LRScheduler(opt, name, total_steps=40, warmup_steps=4)
+    assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+    table, momentum = check({"schedule": name, "warmup_fraction": 0.1}, 40).table(0, 40)
+    seen = train(opt, scheduler, 40)
+    assert [lr for lr, _ in seen] == pytest.approx((0.1 * table).tolist(), rel=1e-12)
+    assert [lr for _, lr in seen] == pytest.approx((0.5 * table).tolist(), rel=1e-12)
+    assert (momentum is None) == (name != "one_cycle")
+
+
+@pytest.mark.parametrize("name", schedules.names())
+def test_state_dict_round_trip(name: str) -> None:
+    whole = optimizer(momentum=0.9)
+    expected = train(whole, LRScheduler(whole, name, total_steps=40, warmup_steps=3), 40)
+    first = optimizer(momentum=0.9)
+    scheduler = LRScheduler(first, name, total_steps=40, warmup_steps=3)
+    seen = train(first, scheduler, 17)
+    file = io.BytesIO()
+    torch.save([first.state_dict(), scheduler.state_dict()], file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    second = optimizer(momentum=0.9)
+    resumed = LRScheduler(second, "constant", total_steps=2)
+    second.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    seen += train(second, resumed, 23)
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "read"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9}, lambda group: group["momentum"]),
+        (torch.optim.Adam, {}, lambda group: group["betas"][0]),
+    ],
+)
+def test_one_cycle_sets_the_momentum(kind: Any, given: dict[str, Any], read: Any) -> None:
+    opt = optimizer(kind, **given)
+    scheduler = LRScheduler(opt, "one_cycle", total_steps=20)
+    _, table = Plan.of({"schedule": "one_cycle"}, 20).table(0, 20)
+    assert table is not None
+    seen = []
+    for _ in range(20):
+        seen.append(read(opt.param_groups[1]))
+        opt.step()
+        scheduler.step()
+    assert seen == pytest.approx(table.tolist())
+
+
+def test_plateau_follows_the_metric_and_resumes() -> None:
+    def observed(restore_at: int) -> list[float]:
+        opt = optimizer()
+        scheduler = LRScheduler(opt, "plateau", total_steps=100, patience=1, factor=0.5)
+        seen = []
+        for epoch in range(8):
+            if epoch == restore_at:
+                state = scheduler.state_dict()
+                scheduler = LRScheduler(opt, "plateau", total_steps=100)
+                scheduler.load_state_dict(state)
+            opt.step()
+            scheduler.observe(1.0)
+            scheduler.step()
+            seen.append(float(opt.param_groups[0]["lr"]))
+        return seen
+
+    assert observed(-1) == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125])
+    assert observed(4) == observed(-1)
+
+
+def test_tuners_own_optimizers() -> None:
+    from tuner.optimizers import create  # noqa: PLC0415  (only this test needs them)
+
+    parameter = nn.Parameter(torch.zeros(3))
+    opt = create("adamw", [parameter], lr=0.1)
+    seen = train(opt, LRScheduler(opt, "linear", total_steps=4), 4)
+    assert seen == [[pytest.approx(lr)] for lr in (0.1, 0.075, 0.05, 0.025)]
+
+
+def test_refusals() -> None:
+    opt = optimizer()
+    with pytest.raises(InvalidInput, match="final"):
+        LRScheduler(opt, "cosine", total_steps=10, final=2.0)
+    with pytest.raises(InvalidInput, match="fina"):
+        LRScheduler(opt, "cosine", total_steps=10, fina=0.0)
+    with pytest.raises(InvalidInput, match="warmup_steps"):
+        LRScheduler(opt, "cosine", total_steps=10, warmup_steps=10)
+    with pytest.raises(InvalidInput, match="warmup_shape"):
+        LRScheduler(opt, "cosine", total_steps=10, warmup_shape="x")
+    with pytest.raises(InvalidInput, match="follows no metric"):
+        LRScheduler(opt, "cosine", total_steps=10).observe(1.0)
