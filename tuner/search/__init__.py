@@ -1,0 +1,6 @@
+"""The search over a study's space: suggestions and verdicts, replayable from records and a seed."""
+
+from tuner.search.records import Budget, Objective, Record, Suggestion, Verdict
+from tuner.search.search import Search
+
+__all__ = ["Budget", "Objective", "Record", "Search", "Suggestion", "Verdict"]
