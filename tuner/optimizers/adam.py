@@ -42,7 +42,7 @@ class Adam(Rule):
 
     summary = "Running mean over running root mean square of the gradient."
     when = "Where plain L2 regularisation is wanted; else AdamW."
-    formula = "p = p - lr m^ / (sqrt(v^) + eps), g includes wd p"
+    formula = "p = p - lr m^ / (sqrt(v^) + eps); g includes wd p"
     reference = (
         "Adam: A Method for Stochastic Optimization",
         2014,
@@ -88,4 +88,32 @@ class Adam(Rule):
         if self.amsgrad:
             v = torch.maximum(state["max_exp_avg_sq"], v)
             new["max_exp_avg_sq"] = v
-        return torch.addcmul(p, m / (v.sqrt() + c["eps"]), c["step_size"]), new
+        u = self.direction(m / (v.sqrt() + c["eps"]), g, dims)
+        return torch.addcmul(p, u, c["step_size"]), new
+
+    def direction(self, u: Tensor, g: Tensor, dims: Dims) -> Tensor:
+        """What to step by, given Adam's own direction ``u`` (up to a positive factor)."""
+        return u
+
+
+@register("amsgrad")
+class AMSGrad(Adam):
+    """:class:`Adam` whose denominator never shrinks.
+
+    Reddi et al., "On the Convergence of Adam and Beyond", 2018, https://arxiv.org/abs/1904.09237.
+
+    Differs: the paper has no bias correction; torch, Keras and we take the maximum of the raw ``v``
+    and correct it, optax takes the maximum of corrected ones (0.05 apart after 20 steps).
+    """
+
+    summary = "Adam whose denominator never shrinks."
+    when = "Where Adam diverges on rare, large gradients."
+    formula = "x = max(x, v); p = p - lr m^ / (sqrt(x^) + eps)"
+    reference = (
+        "On the Convergence of Adam and Beyond",
+        2018,
+        "https://arxiv.org/abs/1904.09237",
+    )
+
+    def __init__(self, *, decoupled: bool = False, amsgrad: bool = True) -> None:
+        super().__init__(decoupled=decoupled, amsgrad=amsgrad)

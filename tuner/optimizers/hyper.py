@@ -64,9 +64,10 @@ def epsilon(default: float, *, searched: bool = True) -> Hyper:
     return Hyper(
         default,
         low=0.0,
-        search=(default * 1e-2, default * 1e2) if searched and default else None,
-        log=searched and default > 0,
-        prior=Prior(default, 2.0, COMMON) if searched and default else None,
+        open_low=True,  # with 0, a coordinate that has seen no gradient becomes NaN
+        search=(default * 1e-2, default * 1e2) if searched else None,
+        log=searched,
+        prior=Prior(default, 2.0, COMMON) if searched else None,
         doc="added to the denominator",
     )
 

@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tuner.optimizers.coefficients import coefficient_table, working_dtype
 from tuner.optimizers.rule import Dims, Rule, Tensors
+
+__all__ = ["apply_", "coefficient_table", "working_dtype"]
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,6 @@ CHUNK = 32_768
 COMPILED_FROM = 2_048
 """Below this many elements a compiled call costs more in guards than it saves."""
 
-_HALF = (torch.bfloat16, torch.float16)
 _Kernel = Callable[[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None], None]
 _compiled: dict[tuple[object, ...], _Kernel] = {}
 _broken: set[str] = set()
@@ -68,32 +70,6 @@ def apply_(
         _apply_compiled(rule, p, g, state, c, dims, mask)
     else:
         _apply_eager(rule, p, g, state, c, dims, mask)
-
-
-def coefficient_table(
-    rule: Rule, hyper: Tensors, step: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
-    """Coefficients for many steps at once, each broadcast to the shape of ``step``.
-
-    Args:
-        rule: The formula.
-        hyper: Hyperparameters by name, float64, broadcastable with ``step``.
-        step: int64, such as ``[S, K]``.
-        dtype: That of the parameters; 16-bit ones get float32 coefficients.
-        device: Where the coefficients are needed.
-
-    Returns:
-        Contiguous tensors shaped as ``step``, all cut from one transfer to ``device``.
-    """
-    table = rule.coefficients(hyper, step)
-    rows = [value.to(torch.float64).expand(step.shape) for value in table.values()]
-    stacked = torch.stack(rows).to(device=device, dtype=working_dtype(dtype))
-    return dict(zip(table, stacked.unbind(), strict=True))
-
-
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which parameters of ``dtype`` are updated: float32 for 16-bit ones."""
-    return torch.float32 if dtype in _HALF else dtype
 
 
 def _step(

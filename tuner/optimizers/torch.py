@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, cast, overload
 
@@ -18,47 +17,12 @@ import torch
 from torch import Tensor
 
 from tuner.errors import InvalidInput
-from tuner.optimizers.kernels import apply_, coefficient_table, working_dtype
-from tuner.optimizers.rule import Dims, Rule
+from tuner.optimizers.batches import Batch, flattened, gather_below, in_place, join
+from tuner.optimizers.coefficients import CoefficientRows, working_dtype
+from tuner.optimizers.kernels import apply_
+from tuner.optimizers.rule import Rule
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-TABLE_STEPS = 64
-"""Coefficients are computed for this many steps at once while the settings stay the same."""
-
-
-@dataclass
-class _Batch:
-    """Parameters of one group that step together, and their state as the rule wants it."""
-
-    params: list[Tensor]
-    entries: list[dict[str, Any]]
-    state: dict[str, Tensor]
-    flat: Tensor | None = None
-    """Scratch ``[P]`` for gathered parameters; None where a single tensor is stepped in place."""
-    flat_grad: Tensor | None = None
-    flat_views: tuple[Tensor, ...] = ()
-    grad_views: tuple[Tensor, ...] = ()
-
-    def gather(self) -> tuple[Tensor, Dims]:
-        """The parameters as one tensor, and the axes of its shape."""
-        if self.flat is not None:
-            torch._foreach_copy_(self.flat_views, self.params)
-            return self.flat, (-1,)
-        return _in_place(self.params[0])
-
-    def gather_grads(self) -> Tensor:
-        """The gradients, shaped as :meth:`gather` shapes the parameters."""
-        grads = [cast(Tensor, p.grad) for p in self.params]
-        if self.flat_grad is not None:
-            torch._foreach_copy_(self.grad_views, grads)
-            return self.flat_grad
-        shape = _in_place(self.params[0])[0].shape
-        return grads[0].reshape(shape)
-
-    def scatter(self) -> None:
-        """Writes gathered parameters back."""
-        if self.flat is not None:
-            torch._foreach_copy_(self.params, self.flat_views)
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -122,12 +86,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                 loss = closure()
         for index, group in enumerate(self.param_groups):
             for batch in self._batches(index, group):
-                p, dims = batch.gather()
-                g = batch.gather_grads()
+                p, g = batch.gather()
                 if group["maximize"]:
                     g = -g
                 c = self._coefficients(index, group, batch.entries[0]["step"], p)
-                apply_(self.rule, p, g, batch.state, c, dims, compiled=self.compiled)
+                apply_(self.rule, p, g, batch.state, c, batch.dims, compiled=self.compiled)
                 batch.scatter()
                 for entry in batch.entries:
                     entry["step"] += 1
@@ -141,8 +104,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         Args:
             estimates: Of the Hessian's diagonal, one per parameter in order of the groups, such as
-                :func:`hutchinson` gives. None, for the Gauss-Newton-Bartlett rule: taken from the
-                present gradients, those of the mean loss under labels drawn from the model.
+                :func:`tuner.optimizers.curvature.hutchinson` gives. None, for the
+                Gauss-Newton-Bartlett rule: taken from the present gradients, those of the mean loss
+                under labels drawn from the model.
             batch_size: Samples (tokens) that mean was taken over; only without ``estimates``.
 
         Raises:
@@ -151,7 +115,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not self.rule.needs:
             raise InvalidInput("estimates", f"{self.rule.name} takes no curvature estimate")
         if estimates is None and self.rule.needs != "gnb":
-            raise InvalidInput("estimates", f"{self.rule.name} needs them; see hutchinson()")
+            raise InvalidInput(
+                "estimates",
+                f"{self.rule.name} needs them; see tuner.optimizers.curvature.hutchinson",
+            )
         everything = list(chain.from_iterable(group["params"] for group in self.param_groups))
         if estimates is not None and len(estimates) != len(everything):
             raise InvalidInput(
@@ -164,7 +131,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     continue
                 estimate = given[p] if estimates is not None else batch_size * p.grad.square()
                 entry = self._entry(p)
-                flat = {name: self._flat(p, name, entry[name]) for name in self.rule.state}
+                flat = {name: flattened(self.rule, name, entry[name]) for name in self.rule.state}
                 c = self._coefficients(index, group, entry["step"], p)
                 work = working_dtype(p.dtype)
                 for name, new in self.rule.refresh(flat, estimate.reshape(-1).to(work), c).items():
@@ -185,7 +152,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if not entry:
                     continue
                 entry["train_params"] = p.detach().clone()
-                flat = {name: self._flat(p, name, entry[name]) for name in self.rule.state}
+                flat = {name: flattened(self.rule, name, entry[name]) for name in self.rule.state}
                 c = self._coefficients(index, group, entry["step"], p)
                 shown = self.rule.eval_params(p.reshape(-1).to(working_dtype(p.dtype)), flat, c)
                 p.copy_(shown.view(p.shape))
@@ -224,8 +191,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _reset(self) -> None:
         """Forgets what is only derived from state and settings."""
-        self._layouts: dict[int, tuple[tuple[int, ...], list[_Batch]]] = {}
-        self._tables: dict[tuple[int, torch.dtype, torch.device], _Table] = {}
+        self._layouts: dict[int, tuple[tuple[int, ...], list[Batch]]] = {}
+        self._tables: dict[tuple[int, torch.dtype, torch.device], CoefficientRows] = {}
 
     def _check(self, hyper: Mapping[str, Any]) -> None:
         self.rule.check({name: float(value) for name, value in hyper.items()})
@@ -235,7 +202,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     ) -> dict[str, Tensor]:
         key = (index, p.dtype, p.device)
         if key not in self._tables:
-            self._tables[key] = _Table(self.rule, p.dtype, p.device)
+            self._tables[key] = CoefficientRows(self.rule, p.dtype, p.device)
         return self._tables[key].row(tuple(float(group[name]) for name in self.rule.hyper), step)
 
     def _entry(self, p: Tensor) -> dict[str, Any]:
@@ -243,19 +210,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         entry: dict[str, Any] = self.state[p]
         if "step" not in entry:
             view, dims = (
-                _in_place(p) if self.rule.granularity == "tensor" else (p.reshape(-1), (-1,))
+                in_place(p) if self.rule.granularity == "tensor" else (p.reshape(-1), (-1,))
             )
             fresh = self.rule.init(view.detach().to(working_dtype(p.dtype)), dims)
             entry["step"] = 0
             for name, s in fresh.items():
-                entry[name] = s.view(p.shape) if s.shape == view.shape else s
+                flat = self.rule.granularity != "tensor" and s.shape == view.shape
+                entry[name] = s.view(p.shape) if flat else s
         return entry
 
-    def _flat(self, p: Tensor, name: str, value: Tensor) -> Tensor:
-        """One state tensor as the rule sees it on a flat parameter."""
-        return value.view(-1) if name in _wide(self.rule) else value
-
-    def _batches(self, index: int, group: Mapping[str, Any]) -> list[_Batch]:
+    def _batches(self, index: int, group: Mapping[str, Any]) -> list[Batch]:
         """The group's parameters with gradients, batched; made anew when that set changes."""
         params = [p for p in group["params"] if p.grad is not None]
         key = tuple(map(id, params))
@@ -271,66 +235,16 @@ class RuleOptimizer(torch.optim.Optimizer):
             if cast(Tensor, p.grad).layout != torch.strided:
                 raise InvalidInput("params", "sparse gradients are not supported")
             alone = self.rule.granularity == "tensor" or (
-                self.rule.granularity == "element" and p.numel() >= _bucket_below(p.device)
+                self.rule.granularity == "element" and p.numel() >= gather_below(p.device)
             )
             step = self._entry(p)["step"]
             together.setdefault(id(p) if alone else (p.dtype, p.device, step), []).append(p)
-        batches = [self._batch(members) for members in together.values()]
+        batches = [
+            join(self.rule, members, [self._entry(p) for p in members])
+            for members in together.values()
+        ]
         self._layouts[index] = (key, batches)
         return batches
-
-    def _batch(self, params: list[Tensor]) -> _Batch:
-        entries = [self._entry(p) for p in params]
-        first = params[0]
-        if self.rule.granularity == "tensor":
-            return _Batch(params, entries, {name: entries[0][name] for name in self.rule.state})
-        if len(params) == 1 and first.is_contiguous():
-            state = {n: self._flat(first, n, entries[0][n]) for n in self.rule.state}
-            return _Batch(params, entries, state)
-        state = {}
-        for name in self.rule.state:
-            if name not in _wide(self.rule):
-                state[name] = entries[0][name]
-                for entry in entries:
-                    entry[name] = state[name]
-                continue
-            state[name] = torch.cat([entry[name].reshape(-1) for entry in entries])
-            for entry, view in zip(entries, _shaped(state[name], params), strict=True):
-                entry[name] = view
-        flat = torch.empty(sum(p.numel() for p in params), dtype=first.dtype, device=first.device)
-        flat_grad = torch.empty_like(flat)
-        return _Batch(
-            params,
-            entries,
-            state,
-            flat,
-            flat_grad,
-            _shaped(flat, params),
-            _shaped(flat_grad, params),
-        )
-
-
-class _Table:
-    """Coefficients of one group, ahead of need while its settings do not change."""
-
-    def __init__(self, rule: Rule, dtype: torch.dtype, device: torch.device) -> None:
-        self.rule, self.dtype, self.device = rule, dtype, device
-        self.hyper: tuple[float, ...] = ()
-        self.start = 0
-        self.rows: list[dict[str, Tensor]] = []
-
-    def row(self, hyper: tuple[float, ...], step: int) -> dict[str, Tensor]:
-        same = hyper == self.hyper
-        if not (same and self.start <= step < self.start + len(self.rows)):
-            count = TABLE_STEPS if same else 1  # a scheduled rate changes at every step
-            steps = torch.arange(step, step + count)
-            values = torch.tensor(hyper, dtype=torch.float64).unbind()
-            named = dict(zip(self.rule.hyper, values, strict=True))
-            table = coefficient_table(self.rule, named, steps, self.dtype, self.device)
-            columns = {name: column.unbind() for name, column in table.items()}
-            self.rows = [{n: column[i] for n, column in columns.items()} for i in range(count)]
-            self.hyper, self.start = hyper, step
-        return self.rows[step - self.start]
 
 
 @functools.cache
@@ -341,57 +255,3 @@ def face(rule: type[Rule]) -> type[RuleOptimizer]:
     )
     members = {"rule_class": rule, "__doc__": doc, "__module__": "tuner.optimizers"}
     return type(rule.__name__, (RuleOptimizer,), members)
-
-
-def hutchinson(
-    loss: Tensor, params: Sequence[Tensor], generator: torch.Generator | None = None
-) -> list[Tensor]:
-    """``v * (H v)`` with random signs v: an unbiased estimate of the Hessian's diagonal.
-
-    Args:
-        loss: Scalar, with its graph.
-        params: With respect to which; those the loss does not depend on get zeros.
-        generator: Draws the signs, on the parameters' device.
-    """
-    grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-    used = [(g, p) for g, p in zip(grads, params, strict=True) if g is not None and g.requires_grad]
-    signs = [
-        torch.randint(0, 2, g.shape, generator=generator, device=g.device, dtype=g.dtype) * 2 - 1
-        for g, _ in used
-    ]
-    products = torch.autograd.grad(
-        [g for g, _ in used], [p for _, p in used], signs, allow_unused=True
-    )
-    found = {
-        id(p): torch.zeros_like(p) if hv is None else v * hv
-        for (_, p), v, hv in zip(used, signs, products, strict=True)
-    }
-    return [found.get(id(p), torch.zeros_like(p)) for p in params]
-
-
-def _in_place(p: Tensor) -> tuple[Tensor, Dims]:
-    """A view of ``p`` with at least one axis, and all its axes."""
-    view = p.view(1) if p.ndim == 0 else p
-    return view, tuple(range(-view.ndim, 0))
-
-
-def _shaped(flat: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Views of a flat buffer, shaped as the parameters."""
-    pieces = torch.split(flat, [p.numel() for p in params])
-    return tuple(v.view(p.shape) for v, p in zip(pieces, params, strict=True))
-
-
-def _bucket_below(device: torch.device) -> int:
-    """Elements below which a tensor is gathered: what its launch costs is then more than a copy."""
-    return 65_536 if device.type == "cpu" else 1_048_576
-
-
-@functools.cache
-def _wide_names(rule: type[Rule], key: tuple[object, ...], probe: Rule) -> frozenset[str]:
-    fresh = probe.init(torch.zeros(2), (-1,))
-    return frozenset(name for name, s in fresh.items() if s.numel() == 2)
-
-
-def _wide(rule: Rule) -> frozenset[str]:
-    """Names of the state that has one number a coordinate."""
-    return _wide_names(type(rule), rule.key, rule)

@@ -1,0 +1,105 @@
+"""Tensors of one parameter group that step together, and the flat buffers they share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from tuner.optimizers.rule import Dims, Rule
+
+
+@dataclass
+class Batch:
+    """Parameters that have counted the same steps, and their state as the rule wants it.
+
+    Either one tensor, stepped where it lies, or several, gathered into flat scratch ``[P]``.
+    """
+
+    params: list[Tensor]
+    entries: list[dict[str, Any]]
+    """What ``optimizer.state`` holds for each; its tensors are views of :attr:`state`."""
+    state: dict[str, Tensor]
+    dims: Dims = (-1,)
+    flat: Tensor | None = None
+    flat_grad: Tensor | None = None
+    views: tuple[Tensor, ...] = ()
+    grad_views: tuple[Tensor, ...] = ()
+
+    def gather(self) -> tuple[Tensor, Tensor]:
+        """Parameters and gradients, each as the one tensor that the rule sees."""
+        grads = [cast(Tensor, p.grad) for p in self.params]
+        if self.flat is not None and self.flat_grad is not None:
+            torch._foreach_copy_(self.views, self.params)
+            torch._foreach_copy_(self.grad_views, grads)
+            return self.flat, self.flat_grad
+        p = self.params[0]
+        p = p.view(-1) if len(self.dims) == 1 else p
+        return p, grads[0].reshape(p.shape)
+
+    def scatter(self) -> None:
+        """Writes gathered parameters back."""
+        if self.flat is not None:
+            torch._foreach_copy_(self.params, self.views)
+
+
+def join(rule: Rule, params: list[Tensor], entries: list[dict[str, Any]]) -> Batch:
+    """One batch of parameters whose state is made; afterwards their entries hold views of it."""
+    first = params[0]
+    if rule.granularity == "tensor":
+        dims = in_place(first)[1]
+        return Batch(params, entries, {name: entries[0][name] for name in rule.state}, dims)
+    if len(params) == 1 and first.is_contiguous():
+        return Batch(params, entries, {n: flattened(rule, n, entries[0][n]) for n in rule.state})
+    state = {}
+    for name in rule.state:
+        if name in _wide(rule):
+            state[name] = torch.cat([entry[name].reshape(-1) for entry in entries])
+            for entry, view in zip(entries, _shaped(state[name], params), strict=True):
+                entry[name] = view
+        else:  # one number for all of them: they have taken the same steps
+            state[name] = entries[0][name]
+            for entry in entries:
+                entry[name] = state[name]
+    total = sum(p.numel() for p in params)
+    flat = torch.empty(total, dtype=first.dtype, device=first.device)
+    grad = torch.empty_like(flat)
+    views, grad_views = _shaped(flat, params), _shaped(grad, params)
+    return Batch(params, entries, state, (-1,), flat, grad, views, grad_views)
+
+
+def in_place(p: Tensor) -> tuple[Tensor, Dims]:
+    """A view of ``p`` with at least one axis, and all its axes."""
+    view = p.view(1) if p.ndim == 0 else p
+    return view, tuple(range(-view.ndim, 0))
+
+
+def flattened(rule: Rule, name: str, value: Tensor) -> Tensor:
+    """One state tensor as the rule sees it on a flat parameter."""
+    return value.view(-1) if name in _wide(rule) else value
+
+
+def gather_below(device: torch.device) -> int:
+    """Elements below which a tensor is gathered: what its launch costs is then more than a copy."""
+    return 65_536 if device.type == "cpu" else 1_048_576
+
+
+def _shaped(flat: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Views of a flat buffer, shaped as the parameters."""
+    pieces = torch.split(flat, [p.numel() for p in params])
+    return tuple(v.view(p.shape) for v, p in zip(pieces, params, strict=True))
+
+
+@functools.cache
+def _wide_names(key: tuple[object, ...], rule: Rule) -> frozenset[str]:
+    fresh = rule.init(torch.zeros(2), (-1,))
+    return frozenset(name for name, s in fresh.items() if s.numel() == 2)
+
+
+def _wide(rule: Rule) -> frozenset[str]:
+    """Names of the state that has one number a coordinate."""
+    return _wide_names(rule.key, rule)
