@@ -11,6 +11,7 @@ import json
 import math
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,8 @@ class Database:
         self._writing = threading.Lock()
         self._writer: int | None = None
         self.engine = self._create(pool_size)
+        # Whoever drops the database need not remember to close it.
+        weakref.finalize(self, self.engine.dispose)
         # The same pool, other ways to begin: the option tells the event handler which.
         self._readers = self.engine.execution_options(**READING)
         self._writers = self.engine.execution_options(**WRITING)

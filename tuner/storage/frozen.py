@@ -1,0 +1,200 @@
+"""Rows as Optuna's frozen trials: what the columns of a trial mean to Optuna, both ways.
+
+JSON has no NaN and no infinity. Where a column's meaning is ours (values, metrics) they are the
+strings ``nan``, ``inf`` and ``-inf``; where any JSON may stand (params and attributes), a string
+could be a string, so there they are ``{"$float": "nan"}``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Row, Text, case, cast, type_coerce
+
+from tuner.storage.models import Measurement, Trial
+
+VALUE_METRIC = "value"
+"""The objective's name in measurements of trials that Optuna itself runs."""
+FLOAT_KEY = "$float"
+CONSTRAINTS_KEY = "constraints"
+"""The system attribute in which Optuna keeps how far a trial is outside its constraints."""
+
+STATES = {state: TrialState[state.upper()] for state in ("waiting", "running", "complete")} | {
+    "pruned": TrialState.PRUNED,
+    "fail": TrialState.FAIL,
+}
+
+TRIAL_COLUMNS: tuple[Any, ...] = (
+    Trial.id,
+    Trial.number,
+    Trial.state,
+    Trial.params,
+    # As text: trials of one study nearly all have the same, and so it is parsed once.
+    cast(Trial.distributions, Text).label("distributions"),
+    Trial.values,
+    Trial.constraint,
+    Trial.user_attrs,
+    Trial.system_attrs,
+    Trial.started_at,
+    Trial.finished_at,
+    Trial.revision,
+)
+
+CURVE_COLUMNS: tuple[Any, ...] = (
+    Measurement.trial_id,
+    Measurement.attempt,
+    Measurement.step,
+    Measurement.value,
+    # Parsed only where the number is not in its own column.
+    type_coerce(
+        case((Measurement.value.is_(None), Measurement.metrics)), Measurement.metrics.type
+    ).label("metrics"),
+)
+CURVE_ORDER = (Measurement.trial_id, Measurement.attempt, Measurement.step)
+
+
+def frozen(row: Row[Any], curve: Mapping[int, float]) -> FrozenTrial:
+    """The trial of one row of ``TRIAL_COLUMNS``; the caller owns it, all but its distributions."""
+    system_attrs = decoded(row.system_attrs)
+    if row.constraint is not None:
+        system_attrs.setdefault(CONSTRAINTS_KEY, [row.constraint])
+    return FrozenTrial(
+        number=row.number,
+        trial_id=row.id,
+        state=STATES[row.state],
+        value=None,
+        values=None if row.values is None else [float(value) for value in row.values],
+        params=decoded(row.params),
+        distributions=dict(distributions_from(row.distributions)),
+        user_attrs=decoded(row.user_attrs),
+        system_attrs=system_attrs,
+        intermediate_values=dict(curve),
+        datetime_start=local(row.started_at),
+        datetime_complete=local(row.finished_at),
+    )
+
+
+def curves(rows: Iterable[Any], metric: str) -> dict[int, dict[int, float]]:
+    """Intermediate values by trial and step, from rows of ``CURVE_COLUMNS`` in ``CURVE_ORDER``.
+
+    An attempt that resumed replaces what earlier ones reported from its first step on.
+    """
+    found: dict[int, dict[int, float]] = {}
+    last: tuple[int, int] | None = None
+    for trial_id, attempt, step, value, metrics in rows:
+        curve = found.setdefault(trial_id, {})
+        if last != (trial_id, attempt):
+            last = (trial_id, attempt)
+            for stale in [known for known in curve if known >= step]:
+                del curve[stale]
+        curve[step] = value if value is not None else float((metrics or {}).get(metric, "nan"))
+    return found
+
+
+def copied(trial: FrozenTrial) -> FrozenTrial:
+    """A trial that its owner may change, without the cost of a deep copy of distributions."""
+    twin = object.__new__(FrozenTrial)
+    twin.__dict__.update(trial.__dict__)
+    twin._params = dict(trial._params)
+    twin._distributions = dict(trial._distributions)
+    twin._values = None if trial._values is None else list(trial._values)
+    twin._user_attrs = _copied_json(trial._user_attrs)
+    twin._system_attrs = _copied_json(trial._system_attrs)
+    twin.intermediate_values = dict(trial.intermediate_values)
+    return twin
+
+
+def encoded(value: object) -> Any:
+    """JSON for any value Optuna stores: numbers that are not finite are marked as such.
+
+    Raises:
+        TypeError: It is not JSON.
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return _marked(value)
+    return value
+
+
+def decoded(value: Any) -> Any:
+    """The value that :func:`encoded` was given; containers are new."""
+    if isinstance(value, dict):
+        if len(value) == 1 and FLOAT_KEY in value:
+            return float(value[FLOAT_KEY])
+        return {key: decoded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [decoded(item) for item in value]
+    return value
+
+
+def distributions_to(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """The column ``trials.distributions``: Optuna's own JSON form, by parameter."""
+    return {
+        name: encoded(json.loads(distribution_to_json(distribution)))
+        for name, distribution in distributions.items()
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def distributions_from(text: str) -> Mapping[str, BaseDistribution]:
+    """The distributions in the text of that column; shared, so not to be changed."""
+    return {
+        name: json_to_distribution(json.dumps(decoded(item)))
+        for name, item in json.loads(text).items()
+    }
+
+
+def values_to(values: Sequence[float] | None) -> list[Any] | None:
+    """The column ``trials.values``."""
+    if values is None:
+        return None
+    return [float(value) if math.isfinite(value) else str(float(value)) for value in values]
+
+
+def measured(trial_id: int, attempt: int, step: int, value: float, now: datetime) -> dict[str, Any]:
+    """The row of a measurement that Optuna reports."""
+    number = float(value)
+    return {
+        "trial_id": trial_id,
+        "attempt": attempt,
+        "step": step,
+        "value": number if math.isfinite(number) else None,
+        "metrics": {VALUE_METRIC: number},
+        "created_at": now,
+    }
+
+
+def local(moment: datetime | None) -> datetime | None:
+    """Optuna's times: local, without a zone."""
+    return None if moment is None else moment.astimezone().replace(tzinfo=None)
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    """Our times, from Optuna's."""
+    return None if moment is None else moment.astimezone(UTC)
+
+
+def _marked(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT_KEY: str(value)}
+    if isinstance(value, dict):
+        return {key: _marked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_marked(item) for item in value]
+    return value
+
+
+def _copied_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied_json(item) for item in value]
+    return value
