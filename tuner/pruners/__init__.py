@@ -47,8 +47,10 @@ def names() -> list[str]:
     return registry.names()
 
 
-def create(raw: Mapping[str, Any], *, max_step: int, space: Space, seed: int) -> Pruner:
-    """The pruner that a study's ``pruner`` mapping describes.
+def create(
+    raw: Mapping[str, Any], *, max_step: int, space: Space, seed: int, sign: float = 1.0
+) -> Pruner:
+    """The pruner that a study's ``pruner`` mapping describes; ``sign`` -1: the metric is maximised.
 
     Raises:
         InvalidInput: The name, a setting or its value is wrong; names it.
@@ -56,4 +58,6 @@ def create(raw: Mapping[str, Any], *, max_step: int, space: Space, seed: int) ->
     cls = get(raw.get("name", ""))
     given = {k: v for k, v in raw.items() if k != "name"}
     settings = read_options(cls.options, given, "pruner", cls.name)
-    return cls(settings, max_step, space, seed)
+    pruner = cls(settings, max_step, space, seed)
+    pruner.sign = sign
+    return pruner

@@ -50,6 +50,8 @@ class Pruner(ABC):
         self.max_step = max_step
         self.space = space
         self.seed = seed
+        self.sign = 1.0
+        """Times a value on the board: the metric in the user's own sense. Set by :func:`create`."""
 
     def enter(self, draw: int) -> dict[str, Any]:
         """What the ``draw``-th sampled trial is to remember, such as its bracket."""

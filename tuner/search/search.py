@@ -72,8 +72,10 @@ class Search:
         self.sampler = samplers.create(sampler, space=space, objectives=len(objectives), seed=seed)
         if len(objectives) > 1:
             pruner = {"name": "none"}
-        self.pruner = pruners.create(pruner, max_step=max_step, space=space, seed=seed)
         self._sign = objectives[0].sign
+        self.pruner = pruners.create(
+            pruner, max_step=max_step, space=space, seed=seed, sign=self._sign
+        )
         self._board = Board()
         self._history = History(space, len(objectives))
         self._records: dict[int, Record] = {}

@@ -21,6 +21,8 @@ SPACE = Space.parse(
     }
 )
 
+NEEDED = {"threshold": {"upper": 100.0, "lower": -100.0}}
+
 
 def loss(params: dict[str, Any], step: int) -> float:
     """A learning curve: falls with the step, towards a floor that the params set."""
@@ -46,10 +48,11 @@ class Simulation:
         curve: Callable[[dict[str, Any], int], float] = loss,
         objectives: int = 1,
     ) -> None:
+        settings = {**NEEDED.get(pruner.get("name", ""), {}), **pruner}
         self.make = lambda: Search(
             space,
             sampler,
-            pruner,
+            settings,
             [Objective(f"m{i}", direction) for i in range(objectives)],  # type: ignore[arg-type]
             max_step=max_step,
             budget=budget,
