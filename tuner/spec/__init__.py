@@ -1,0 +1,25 @@
+"""The study file: its form, its defaults, and every check that a value in it must pass."""
+
+from tuner.spec.check import Checked, check, resolve
+from tuner.spec.study import (
+    BudgetSpec,
+    ConstraintSpec,
+    ObjectiveSpec,
+    PrunerSpec,
+    SamplerSpec,
+    StudySpec,
+    TaskSpec,
+)
+
+__all__ = [
+    "BudgetSpec",
+    "Checked",
+    "ConstraintSpec",
+    "ObjectiveSpec",
+    "PrunerSpec",
+    "SamplerSpec",
+    "StudySpec",
+    "TaskSpec",
+    "check",
+    "resolve",
+]

@@ -1,0 +1,184 @@
+"""The names a space may use with a task, and the values that are legal for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tuner import optimizers, schedules
+from tuner.errors import InvalidInput
+from tuner.optimizers import Hyper
+from tuner.schedules import plan
+from tuner.spaces import Categorical, Constant, Float, Int, Parameter, Scalar, Space
+from tuner.tasks import Setting, Task
+
+DEFAULT_OPTIMIZER = "adamw"
+LR_SCALE = "lr_scale."
+
+COMMON: dict[str, Hyper] = {
+    "batch_size": Hyper(32, low=1, high=2**31, doc="samples an optimizer step"),
+    "epochs": Hyper(20, low=0, open_low=True, high=10**6, doc="length of a full training"),
+    "label_smoothing": Hyper(0.0, low=0.0, high=1.0, open_high=True, doc="share of uniform target"),
+    "clip_norm": Hyper(math.inf, low=0.0, open_low=True, doc="largest norm of a gradient"),
+    "dropout": Hyper(0.0, low=0.0, high=1.0, open_high=True, doc="share of activations dropped"),
+    "warmup_fraction": Hyper(0.0, low=0.0, high=1.0, open_high=True, doc="share of steps"),
+}
+"""What every task understands beside the optimizer's and the schedule's own names."""
+WHOLE = ("batch_size",)
+
+
+def values(parameter: Parameter | None) -> list[Scalar]:
+    """All values of a constant or of choices; nothing for a range."""
+    if isinstance(parameter, Constant):
+        return [parameter.value]
+    return list(parameter.choices) if isinstance(parameter, Categorical) else []
+
+
+def extremes(parameter: Parameter, field: str) -> list[tuple[str, Scalar]]:
+    """The values between which all others lie, each with the field that names it."""
+    if isinstance(parameter, Constant):
+        return [(field, parameter.value)]
+    if isinstance(parameter, Categorical):
+        return [(f"{field}.choices[{i}]", v) for i, v in enumerate(parameter.choices)]
+    return [(f"{field}.low", parameter.low), (f"{field}.high", parameter.high)]
+
+
+def largest(parameter: Parameter | None) -> float | None:
+    """The largest number that a parameter takes; None where it has none."""
+    if parameter is None:
+        return None
+    numbers = [
+        float(v)
+        for _, v in extremes(parameter, "")
+        if isinstance(v, int | float) and not isinstance(v, bool)
+    ]
+    return max(numbers, default=None)
+
+
+def check_space(space: Space, task: Task, train_size: int, epochs: float) -> None:
+    """Refuses names that nothing reads and values that something cannot take.
+
+    Args:
+        space: What is searched.
+        task: What is trained.
+        train_size: Its training samples.
+        epochs: Of a full training.
+
+    Raises:
+        InvalidInput: Names the field, such as ``space.lr.low``.
+    """
+    rules = _chosen_optimizers(space)
+    scheduled = plan.config_names()
+    for name, parameter in space.parameters.items():
+        field = f"space.{name}"
+        if name in ("optimizer", "schedule"):
+            continue
+        if any(name in rule.hyper for rule in rules.values()):
+            _check_hyper(name, parameter, rules, field)
+        elif name in task.settings:
+            _check_setting(parameter, task.settings[name], field)
+        elif name in COMMON:
+            _check_numbers(parameter, COMMON[name], field, whole=name in WHOLE)
+        elif name.startswith(LR_SCALE) and len(name) > len(LR_SCALE):
+            _check_numbers(parameter, Hyper(1.0, low=0.0), field)
+        elif name not in scheduled:
+            raise InvalidInput(field, _unknown(name, task, rules))
+    for at, value in _ends(space, "batch_size"):
+        if isinstance(value, int | float) and value > train_size:
+            raise InvalidInput(at, f"{value!r} is more than the {train_size} training samples")
+    _check_schedules(space, train_size, epochs)
+
+
+def _chosen_optimizers(space: Space) -> dict[str, optimizers.Rule]:
+    parameter = space.parameters.get("optimizer", Constant(DEFAULT_OPTIMIZER))
+    if isinstance(parameter, Float | Int):
+        raise InvalidInput("space.optimizer", "is the name of an optimizer, or choices of such")
+    rules: dict[str, optimizers.Rule] = {}
+    for at, name in extremes(parameter, "space.optimizer"):
+        rules[str(name)] = optimizers.get(name if isinstance(name, str) else str(name), at)
+    return rules
+
+
+def _check_hyper(
+    name: str, parameter: Parameter, rules: Mapping[str, optimizers.Rule], field: str
+) -> None:
+    """A hyperparameter must be legal for every optimizer under which it is active."""
+    wanted = parameter.when.get("optimizer")
+    for optimizer, rule in rules.items():
+        if name in rule.hyper and (wanted is None or optimizer in wanted):
+            _check_numbers(parameter, rule.hyper[name], field)
+
+
+def _check_numbers(parameter: Parameter, hyper: Hyper, field: str, *, whole: bool = False) -> None:
+    for at, value in extremes(parameter, field):
+        if isinstance(value, bool):
+            value = float(value)  # noqa: PLW2901  (a switch is 0 or 1)
+        if not isinstance(value, int | float):
+            raise InvalidInput(at, f"{value!r} is not a number")
+        if whole and value != int(value):
+            raise InvalidInput(at, f"{value!r} is not a whole number")
+        hyper.check(at, value)
+    if whole and isinstance(parameter, Float) and parameter.low != parameter.high:
+        raise InvalidInput(f"{field}.type", "is float, but only whole numbers are legal: use int")
+
+
+def _check_setting(parameter: Parameter, setting: Setting, field: str) -> None:
+    for at, value in extremes(parameter, field):
+        if setting.choices:
+            if value not in setting.choices:
+                known = ", ".join(map(str, setting.choices))
+                raise InvalidInput(at, f"{value!r} is none of {known}")
+            continue
+        if setting.low is None and setting.high is None:
+            continue
+        low = -math.inf if setting.low is None else setting.low
+        high = math.inf if setting.high is None else setting.high
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidInput(at, f"{value!r} is not a number")
+        if not low <= value <= high:
+            raise InvalidInput(at, f"{value!r} is outside [{low:g}, {high:g}]")
+
+
+def _ends(space: Space, name: str) -> list[tuple[str, Scalar]]:
+    parameter = space.parameters.get(name)
+    return [] if parameter is None else extremes(parameter, f"space.{name}")
+
+
+def _unknown(name: str, task: Task, rules: Mapping[str, optimizers.Rule]) -> str:
+    own = sorted({key for rule in rules.values() for key in rule.hyper})
+    elsewhere = [n for n, rule in optimizers.registry.items() if name in rule.hyper]
+    if elsewhere:
+        return f"{' and '.join(rules)} has no {name}; {', '.join(elsewhere)} have"
+    known = ["optimizer", *own, *COMMON, "schedule", "warmup", *task.settings]
+    return f"nothing reads this name; known: {', '.join(dict.fromkeys(known))}"
+
+
+def _check_schedules(space: Space, train_size: int, epochs: float) -> None:
+    """Builds the plan of configurations at the ends and the middle of the space."""
+    parameter = space.parameters.get("schedule")
+    if isinstance(parameter, Float | Int):
+        raise InvalidInput("space.schedule", "is the name of a schedule, or choices of such")
+    for at, name in _ends(space, "schedule"):
+        schedules.registry.get(name if isinstance(name, str) else str(name), at)
+    for config in _corners(space):
+        batch = config.get("batch_size", COMMON["batch_size"].default)
+        length = float(config.get("epochs", epochs))
+        per_epoch = max(1, math.ceil(train_size / min(max(int(batch), 1), train_size)))
+        plan.check(config, max(1, round(per_epoch * length)), "space.", epochs=length, lr=1.0)
+
+
+def _corners(space: Space) -> Iterable[dict[str, Any]]:
+    """Configurations whose numbers are all low, all middling or all high, for every schedule."""
+    searched = list(space.searched)
+    for u in (0.0, 0.5, 1.0):
+        parameter = space.parameters.get("schedule")
+        names = parameter.choices if isinstance(parameter, Categorical) else (None,)
+        for name in names:
+            params: dict[str, Any] = {}
+            for key in searched:
+                if key not in space.active(params):
+                    continue
+                chosen = name if key == "schedule" and name is not None else None
+                params[key] = space.parameter(key).from_unit(u) if chosen is None else chosen
+            yield space.fill(params)

@@ -1,0 +1,287 @@
+"""Trials: rows read and written many at a time, without a unit of work in between."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+from optuna.distributions import distribution_to_json
+from sqlalchemy import Row, Select, Table, bindparam, insert, select, update
+from sqlalchemy.orm import Session
+
+from tuner.errors import NotFound
+from tuner.storage.models import FINISHED_TRIAL_STATES, Trial
+
+_table = cast("Table", Trial.__table__)
+
+FIXED = ("id", "study_id", "number", "params", "seed", "origin", "note", "created_at")
+MOVING = (
+    "state",
+    "values",
+    "constraint",
+    "attempt",
+    "worker_id",
+    "lease_token",
+    "lease_expires_at",
+    "paused",
+    "step",
+    "until",
+    "checkpoint",
+    "reason",
+    "revision",
+    "device_seconds",
+    "started_at",
+    "finished_at",
+)
+COLUMNS = [getattr(Trial, name) for name in (*FIXED, *MOVING)]
+
+
+@dataclass(slots=True)
+class TrialRow:
+    """A trial in hand: change it, then :func:`save` it. Only what moves is written back."""
+
+    id: int
+    study_id: int
+    number: int
+    params: dict[str, Any]
+    seed: int
+    origin: str
+    note: dict[str, Any]
+    created_at: datetime
+    state: str = "waiting"
+    values: list[Any] | None = None
+    constraint: float | None = None
+    attempt: int = 1
+    worker_id: int | None = None
+    lease_token: str | None = None
+    lease_expires_at: datetime | None = None
+    paused: bool = False
+    step: int = 0
+    until: int = 0
+    checkpoint: dict[str, Any] | None = None
+    reason: str | None = None
+    revision: int = 0
+    device_seconds: float = 0.0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it never changes again."""
+        return self.state in FINISHED_TRIAL_STATES
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody has it, or it was handed out and waits for somebody."""
+        if self.state == "waiting":
+            return self.until > self.step
+        return self.state == "running" and not self.paused
+
+    def hold(self, worker_id: int | None, token: str, expires_at: datetime, now: datetime) -> None:
+        """Gives it to a holder."""
+        self.state, self.worker_id, self.paused = "running", worker_id, False
+        self.lease_token, self.lease_expires_at = token, expires_at
+        self.started_at = self.started_at or now
+
+    def release(self) -> None:
+        """Takes the lease away; who holds the old token can change nothing any more."""
+        self.lease_token = self.lease_expires_at = None
+
+    def wait(self) -> None:
+        """Puts it back into the queue, with its checkpoint."""
+        self.release()
+        self.state, self.paused = "waiting", False
+
+    def set_aside(self) -> None:
+        """Pauses it: it keeps its checkpoint and nobody has it."""
+        self.release()
+        self.state, self.paused = "running", True
+
+    def end(self, state: str, reason: str | None, now: datetime) -> None:
+        """Its last change."""
+        self.release()
+        self.state, self.paused, self.reason, self.finished_at = state, False, reason, now
+
+
+@dataclass(frozen=True)
+class NewTrial:
+    """A trial about to be stored, before the database has given it an id."""
+
+    number: int
+    params: Mapping[str, Any]
+    distributions: Mapping[str, Any]
+    seed: int
+    origin: str
+    until: int = 0
+    note: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] | None = None
+    step: int = 0
+    reason: str | None = None
+
+
+def _row(row: Row[Any]) -> TrialRow:
+    return TrialRow(*row._tuple())
+
+
+def get(session: Session, trial_id: int) -> TrialRow:
+    """One trial.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    row = session.execute(select(*COLUMNS).where(Trial.id == trial_id)).first()
+    if row is None:
+        raise NotFound("trial", trial_id)
+    return _row(row)
+
+
+def study_ids(session: Session, trial_ids: Collection[int]) -> dict[int, int]:
+    """Which study each trial belongs to; trials that are gone are left out."""
+    rows = session.execute(select(Trial.id, Trial.study_id).where(Trial.id.in_(trial_ids)))
+    return dict(row._tuple() for row in rows)
+
+
+def study_of(session: Session, trial_id: int) -> int:
+    """The study of one trial.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    found = study_ids(session, [trial_id])
+    if trial_id not in found:
+        raise NotFound("trial", trial_id)
+    return found[trial_id]
+
+
+def lock(session: Session, trial_ids: Collection[int]) -> dict[int, TrialRow]:
+    """Locks rows until the transaction ends, in the order of their ids."""
+    rows = session.execute(
+        select(*COLUMNS).where(Trial.id.in_(trial_ids)).order_by(Trial.id).with_for_update()
+    )
+    return {row.id: _row(row) for row in rows}
+
+
+def select_rows(session: Session, query: Select[Any]) -> list[TrialRow]:
+    """The rows of ``select(*COLUMNS)`` with conditions of the caller's."""
+    return [_row(row) for row in session.execute(query)]
+
+
+def of_study(
+    session: Session, study_id: int, *, states: Collection[str] | None = None, lock: bool = False
+) -> list[TrialRow]:
+    """A study's trials by number, those in ``states`` or all."""
+    query = select(*COLUMNS).where(Trial.study_id == study_id).order_by(Trial.id)
+    if states is not None:
+        query = query.where(Trial.state.in_(states))
+    return select_rows(session, query.with_for_update() if lock else query)
+
+
+def changed(session: Session, study_id: int, since: int) -> list[TrialRow]:
+    """What changed after revision ``since``."""
+    return select_rows(
+        session,
+        select(*COLUMNS)
+        .where(Trial.study_id == study_id, Trial.revision > since)
+        .order_by(Trial.number),
+    )
+
+
+def numbered(session: Session, study_id: int, numbers: Collection[int]) -> list[TrialRow]:
+    """The trials of these numbers, locked."""
+    return select_rows(
+        session,
+        select(*COLUMNS)
+        .where(Trial.study_id == study_id, Trial.number.in_(numbers))
+        .order_by(Trial.id)
+        .with_for_update(),
+    )
+
+
+def add(
+    session: Session,
+    study_id: int,
+    new: Sequence[NewTrial],
+    *,
+    revision: int,
+    now: datetime,
+    lease: tuple[int | None, str, datetime] | None = None,
+) -> list[TrialRow]:
+    """Stores new trials in one statement, waiting or, with ``lease``, already held.
+
+    Args:
+        session: Where to write.
+        study_id: Their study, whose lock the caller holds.
+        new: In the order of their numbers.
+        revision: The study's, after this change.
+        now: When they are created.
+        lease: Holder, token and expiry.
+    """
+    if not new:
+        return []
+    worker_id, token, expires_at = lease or (None, None, None)
+    made = [
+        TrialRow(
+            id=0,
+            study_id=study_id,
+            number=trial.number,
+            params=dict(trial.params),
+            seed=trial.seed,
+            origin=trial.origin,
+            note=dict(trial.note),
+            created_at=now,
+            state="waiting" if lease is None else "running",
+            worker_id=worker_id,
+            lease_token=token,
+            lease_expires_at=expires_at,
+            step=trial.step,
+            until=trial.until,
+            checkpoint=None if trial.checkpoint is None else dict(trial.checkpoint),
+            reason=trial.reason,
+            revision=revision,
+            started_at=None if lease is None else now,
+        )
+        for trial in new
+    ]
+    written: dict[int, str] = {}
+    rows = []
+    for row, trial in zip(made, new, strict=True):
+        values = {name: getattr(row, name) for name in (*FIXED[1:], *MOVING)}
+        values["distributions"] = {
+            name: _written(trial.distributions[name], written) for name in trial.params
+        }
+        rows.append(values)
+    ids = session.connection().execute(_INSERT, rows).scalars()
+    for row, trial_id in zip(made, ids, strict=True):
+        row.id = trial_id
+    return made
+
+
+_INSERT = insert(_table).returning(_table.c.id, sort_by_parameter_order=True)
+
+
+def _written(distribution: Any, written: dict[int, str]) -> str:
+    key = id(distribution)
+    if key not in written:
+        written[key] = distribution_to_json(distribution)
+    return written[key]
+
+
+_SAVE = (
+    update(_table)
+    .where(_table.c.id == bindparam("row_id"))
+    .values({name: bindparam(f"new_{name}") for name in MOVING})
+)
+
+
+def save(session: Session, rows: Iterable[TrialRow], revision: int) -> None:
+    """Writes back what moved, all rows in one batch, under the study's new revision."""
+    batch = []
+    for row in rows:
+        row.revision = revision
+        values: dict[str, Any] = {f"new_{name}": getattr(row, name) for name in MOVING}
+        values["row_id"] = row.id
+        batch.append(values)
+    if batch:
+        session.connection().execute(_SAVE, batch)
