@@ -13,7 +13,7 @@ __all__ = ["Database", "SqlStorage"]
 
 
 def __getattr__(name: str) -> object:
-    """Loads the door on first use: Optuna's storages take half a second, and few commands need it."""
+    """Loads the door on first use: half a second that few commands need."""
     if name == "SqlStorage":
         from tuner.storage.optuna import SqlStorage  # noqa: PLC0415  (that is the point)
 

@@ -135,21 +135,17 @@ def decoded(value: Any) -> Any:
     return value
 
 
-def distributions_to(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """The column ``trials.distributions``: Optuna's own JSON form, by parameter."""
+def distributions_to(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
+    """The column ``trials.distributions``: Optuna's own JSON form, as text, by parameter."""
     return {
-        name: encoded(json.loads(distribution_to_json(distribution)))
-        for name, distribution in distributions.items()
+        name: distribution_to_json(distribution) for name, distribution in distributions.items()
     }
 
 
 @functools.lru_cache(maxsize=4096)
 def distributions_from(text: str) -> Mapping[str, BaseDistribution]:
     """The distributions in the text of that column; shared, so not to be changed."""
-    return {
-        name: json_to_distribution(json.dumps(decoded(item)))
-        for name, item in json.loads(text).items()
-    }
+    return {name: json_to_distribution(item) for name, item in json.loads(text).items()}
 
 
 def values_to(values: Sequence[float] | None) -> list[Any] | None:

@@ -23,8 +23,8 @@ import tuner
 from tuner.errors import Conflict, InvalidInput, SchemaOutdated
 from tuner.storage.engine import WRITING, Database, translated
 
-LOCK_KEY = 0x74756E6572
-"""The advisory lock on PostgreSQL that one upgrade at a time holds: "tuner" in ASCII."""
+LOCK_KEY = 0x6D696772617465
+"""The advisory lock on PostgreSQL that one upgrade at a time holds: "migrate" in ASCII."""
 
 
 def upgrade(url: str | URL | Database, revision: str = "head") -> str:

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, json_to_distribution
 from optuna.study import StudyDirection
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState, create_trial
@@ -289,7 +289,7 @@ def test_a_study_made_through_optuna_is_ours_too(storage: SqlStorage) -> None:
         trials = session.scalars(select(Trial).order_by(Trial.number)).all()
         assert [trial.origin for trial in trials] == ["optuna"] * 3
         assert [trial.values for trial in trials] == [[trial.params["lr"]] for trial in trials]
-        assert trials[0].distributions["lr"]["name"] == "FloatDistribution"
+        assert json_to_distribution(trials[0].distributions["lr"]) == LR
 
 
 @pytest.mark.parametrize(
