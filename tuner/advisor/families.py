@@ -62,7 +62,7 @@ TRAITS: dict[str, Traits] = {
     "momentum": Traits("sgd", "lr"),
     "nag": Traits("sgd", "lr"),
     "adagrad": Traits("adagrad", "preconditioned"),
-    "rmsprop": Traits("rmsprop", "preconditioned", ("alpha",), "alpha"),
+    "rmsprop": Traits("rmsprop", "preconditioned", ("beta2",), "beta2"),
     "adam": Traits("adam", "preconditioned", _ADAM, "beta2"),
     "adamw": Traits("adam", "lr", _ADAM, "beta2"),
     "amsgrad": Traits("adam", "preconditioned", _ADAM, "beta2"),

@@ -83,9 +83,8 @@ class Move:
         if rule == "linear" and family != "sgd":
             no(
                 "optimizer",
-                f"{self.optimizer} {FAMILY_TEXT[family]}, so its step does not shrink with the "
-                "noise as SGD's; "
-                "the linear rule would overshoot",
+                f"{self.optimizer} {FAMILY_TEXT[family]}, whose size the noise sets; only "
+                "the square root of the batch ratio is gained, and linear would overshoot",
                 "sde" if family in ("adam", "rmsprop") else "sqrt",
             )
         if rule in ("sde", "half_life") and family not in ("adam", "rmsprop"):
@@ -179,11 +178,14 @@ class Move:
 
     def fill(self) -> None:
         """Writes the optimizer's declared defaults where the configuration is silent."""
+        wanted = (*self.known.averages, "eps")
+        if all(name in self.config for name in wanted):
+            return
         # Here, not above: it loads torch, which most callers of this room need not.
         from tuner import optimizers  # noqa: PLC0415
 
         declared = optimizers.get(self.optimizer).hyper
-        for name in (*self.known.averages, "eps"):
+        for name in wanted:
             if name in declared:
                 self.config.setdefault(name, declared[name].default)
 
@@ -277,9 +279,7 @@ LR_RATIO: dict[str, Callable[[Move], float]] = {
     "sqrt": lambda m: rules.sqrt(1.0, m.kappa),
     "sde": lambda m: rules.sqrt(1.0, m.kappa),
     "half_life": lambda m: rules.sqrt(1.0, m.kappa),
-    "gain": lambda m: (
-        rules.gain(m.old, m.new, m.noise_scale or math.inf) ** gain_power(m.known.family)
-    ),
+    "gain": lambda m: rules.gain(m.old, m.new, m.noise_scale or 1.0) ** gain_power(m.known.family),
     "surge": lambda m: (
         rules.surge_lr(m.new, 1.0, m.noise_scale or 1.0)
         / rules.surge_lr(m.old, 1.0, m.noise_scale or 1.0)

@@ -1,0 +1,141 @@
+"""Finished trials as the advisor sees them, and whether they may be compared at all.
+
+A best learning rate belongs to everything else that was held fixed. So trials are grouped by all
+but (lr, batch size, seed, study), and a mixture is refused by the name of what differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tuner.errors import InvalidInput, Refusal
+
+FOLLOWERS = frozenset(
+    {"weight_decay", "beta1", "beta2", "beta3", "eps", "momentum", "warmup_steps"}
+)
+"""What a scaling rule may move with the batch size: one value for each is no mixture."""
+
+_IGNORED = frozenset({"lr", "batch_size", "seed", "study"})
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One finished trial.
+
+    Attributes:
+        lr: Its learning rate (peak, if scheduled).
+        batch_size: Its batch size.
+        loss: The objective, lower is better; ignored where it diverged.
+        seed: What was repeated.
+        diverged: Whether it failed by divergence: then its lr bounds the best one from above.
+        facts: All else that could differ: optimizer, schedule, epochs, weight_decay and so on.
+        study: Where it came from; each study may have a level of its own.
+    """
+
+    lr: float
+    batch_size: int
+    loss: float
+    seed: int = 0
+    diverged: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    study: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InvalidInput("lr", f"{self.lr!r} is not a positive number")
+        if self.batch_size < 1:
+            raise InvalidInput("batch_size", f"{self.batch_size!r} is below 1")
+
+    @property
+    def failed(self) -> bool:
+        """Diverged, or with a loss that is no number."""
+        return self.diverged or not math.isfinite(self.loss)
+
+
+def differences(observations: Sequence[Observation]) -> dict[str, list[Any]]:
+    """What keeps these trials from being one group: each fact that differs, with its values.
+
+    A fact of ``FOLLOWERS`` may change with the batch size, one value each; ``weight_decay`` may
+    also keep ``lr weight_decay`` or ``lr weight_decay / batch_size`` fixed, and ``steps`` the
+    number of samples.
+    """
+    names = sorted({name for o in observations for name in o.facts} - _IGNORED)
+    out: dict[str, list[Any]] = {}
+    for name in names:
+        values = [_plain(o.facts.get(name)) for o in observations]
+        distinct = sorted(set(values), key=repr)
+        if len(distinct) > 1 and not _follows(name, values, observations):
+            out[name] = distinct
+    return out
+
+
+def require_one_group(observations: Sequence[Observation]) -> None:
+    """Refuses a mixture.
+
+    Raises:
+        Refusal: Names the first fact that differs; ``differs`` in its facts holds all of them.
+    """
+    found = differences(observations)
+    if not found:
+        return
+    name, values = next(iter(found.items()))
+    shown = ", ".join(str(value) for value in values[:4]) + (", ..." if len(values) > 4 else "")
+    others = [other for other in found if other != name]
+    also = f" (so do {', '.join(others)})" if others else ""
+    raise Refusal(
+        name,
+        f"it differs between these trials: {shown}{also}; a best lr is that of one setting, so fit "
+        "trials "
+        "that share all but lr, batch size and seed",
+        differs={key: [str(value) for value in values] for key, values in found.items()},
+        instead="one group of trials",
+    )
+
+
+def groups(observations: Iterable[Observation]) -> list[list[Observation]]:
+    """The trials cut into groups that share every fact exactly, the largest first."""
+    cut: dict[tuple[tuple[str, Any], ...], list[Observation]] = defaultdict(list)
+    for o in observations:
+        key = tuple(
+            sorted(
+                (n, _plain(v)) for n, v in o.facts.items() if n not in _IGNORED and v is not None
+            )
+        )
+        cut[key].append(o)
+    return sorted(cut.values(), key=len, reverse=True)
+
+
+def _plain(value: Any) -> Any:
+    """Hashable, with 1 and 1.0 the same."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    return repr(value)
+
+
+def _follows(name: str, values: Sequence[Any], observations: Sequence[Observation]) -> bool:
+    if not all(isinstance(value, float) for value in values):
+        return False
+    number = np.array(values, dtype=np.float64)
+    lr = np.array([o.lr for o in observations])
+    batch = np.array([o.batch_size for o in observations], dtype=np.float64)
+    if name == "steps":
+        return _constant(number * batch, 0.05)
+    if name not in FOLLOWERS:
+        return False
+    if name == "weight_decay" and (
+        _constant(number * lr, 0.01) or _constant(number * lr / batch, 0.01)
+    ):
+        return True
+    return all(_constant(number[batch == size], 1e-9) for size in np.unique(batch))
+
+
+def _constant(values: np.ndarray[Any, np.dtype[np.float64]], relative: float) -> bool:
+    return bool(np.ptp(values) <= relative * np.abs(values).max())
