@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from tests.tuner.tasks import zoo
+from tuner import optimizers
+from tuner.optimizers import create
+from tuner.schedules.plan import Plan
+from tuner.tasks import Task
+from tuner.training.architecture import build
+from tuner.training.population import Population
+from tuner.training.randomness import slot_functions
+from tuner.training.source import permutation
+
+EPOCHS = 4
+VMAPPABLE = [kind for kind in zoo.TASKS if kind not in (zoo.LstmTask, zoo.BatchNormTask)]
+CONFIGS: list[dict[str, Any]] = [
+    {"optimizer": "adamw", "lr": 3e-3, "batch_size": 10, "schedule": "cosine"},
+    {"optimizer": "sgd", "lr": 5e-2, "batch_size": 20, "momentum": 0.9, "clip_norm": 0.5},
+    {"optimizer": "adamw", "lr": 1e-2, "batch_size": 30, "beta2": 0.99, "warmup_fraction": 0.3},
+    {"optimizer": "sgd", "lr": 1e-2, "batch_size": 10, "nesterov": 1.0, "momentum": 0.5,
+     "schedule": "wsd", "label_smoothing": 0.1},
+]  # fmt: skip
+
+
+def plain_loop(task: Task, config: dict[str, Any], seed: int, epochs: int = EPOCHS) -> Any:
+    """What a practitioner writes: an ordinary model, optimizer, and batches in order."""
+    data = task.data().train
+    x, y = data.x, data.y
+    if x.is_floating_point():
+        x = x.double()
+    if y.is_floating_point():
+        y = y.double()
+    model = build(task, config, seed, torch.float64)
+    names = {"momentum", "nesterov", "beta1", "beta2", "eps", "weight_decay"} & set(config)
+    optimizer = create(
+        config["optimizer"], model.parameters(), lr=config["lr"], **{n: config[n] for n in names}
+    )
+    batch_size = config["batch_size"]
+    per_epoch = math.ceil(len(x) / batch_size)
+    plan = Plan.of(config, EPOCHS * per_epoch, epochs=EPOCHS)
+    multipliers, _ = plan.table(0, EPOCHS * per_epoch)
+    numbers = {
+        "label_smoothing": torch.tensor(config.get("label_smoothing", 0.0), dtype=torch.float64)
+    }
+    seed32 = torch.tensor((seed * 2654435761 + 97) % (1 << 31), dtype=torch.int32)
+    step = 0
+    for epoch in range(epochs):
+        order = permutation(len(x), 5, epoch)
+        for at in range(0, len(x), batch_size):
+            chosen = order[at : at + batch_size]
+            offset = torch.tensor(epoch * len(x) + at, dtype=torch.int32)
+            with slot_functions(seed32, offset):
+                output = model(x[chosen])
+            loss = task.loss(output, y[chosen], numbers).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            if config.get("clip_norm"):
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config["clip_norm"])
+            for group in optimizer.param_groups:
+                group["lr"] = config["lr"] * float(multipliers[step])
+            optimizer.step()
+            step += 1
+    return model
+
+
+def params(population: Population, slot: int) -> dict[str, torch.Tensor]:
+    tensors = population.state_dict(slot)["tensors"]
+    return {n.removeprefix("param."): t for n, t in tensors.items() if n.startswith("param.")}
+
+
+def assert_same(found: dict[str, torch.Tensor], model: nn.Module, limit: float) -> None:
+    """Relative error of the whole vector of parameters."""
+    expected = {name: p.detach() for name, p in model.named_parameters()}
+    assert found.keys() == expected.keys()
+    error = torch.stack([(found[name] - p).norm() for name, p in expected.items()]).norm()
+    error = error / torch.stack([p.norm() for p in expected.values()]).norm()
+    assert error <= limit, f"{float(error):.2e}"
+
+
+class _Branching(nn.Module):
+    """Decides on a value, which no recorded or batched program can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, zoo.CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.body(x)
+        return out * 2 if self.body.bias.sum() > 0 else out
+
+
+class BranchingTask(zoo.MlpTask):
+    def model(self, config: Any) -> nn.Module:
+        return _Branching()
+
+
+def population(task: Task, slots: int = 4, **options: Any) -> Population:
+    return Population(task, CONFIGS[0], slots, **{"dtype": torch.float64, **options})
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+@pytest.mark.parametrize("kind", VMAPPABLE, ids=lambda kind: kind.__name__)
+def test_a_slot_is_a_plain_loop(kind: type[Task], engine: Any) -> None:
+    """Mixed batch sizes, optimizers, schedules, clipping and smoothing in one population."""
+    task = kind()
+    pop = population(task, engine=engine)
+    for slot, config in enumerate(CONFIGS):
+        pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot, config in enumerate(CONFIGS):
+        # The key bias of attention has no gradient but rounding, which Adam then scales up.
+        limit = 1e-10 if kind is zoo.TransformerTask else 1e-12
+        assert_same(params(pop, slot), plain_loop(task, config, slot), limit)
+        assert pop.slot(slot).step == pop.slot(slot).total_steps
+
+
+def test_hundreds_of_steps_stay_within_rounding() -> None:
+    task = zoo.MlpTask()
+    config = {**CONFIGS[0], "batch_size": 1}
+    pop = population(task, 2)
+    pop.load(0, config, seed=1, epochs=EPOCHS, data_seed=5)
+    pop.load(1, {**config, "batch_size": 2, "lr": 1e-3}, seed=1, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    assert pop.slot(0).step == 384
+    assert_same(params(pop, 0), plain_loop(task, config, 1), 1e-12)
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_single_precision_agrees_to_its_own_rounding(engine: Any) -> None:
+    task = zoo.MlpTask()
+    pop = population(task, engine=engine, dtype=torch.float32)
+    for slot, config in enumerate(CONFIGS):
+        pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot, config in enumerate(CONFIGS):
+        # Rounding grows along a trajectory; 23 steps of a tanh network keep five digits.
+        found = {name: value.double() for name, value in params(pop, slot).items()}
+        assert_same(found, plain_loop(task, config, slot), 1e-4)
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_batch_norm_is_exact_when_the_micro_batch_is_the_batch(engine: Any) -> None:
+    task = zoo.BatchNormTask()
+    # Not Adam: it scales up the rounding that is all the gradient of a bias before a norm.
+    config = {**CONFIGS[1], "batch_size": 10}
+    pop = population(task, 3, engine=engine)
+    for slot in range(3):
+        pop.load(slot, {**config, "lr": 10 ** -(slot + 1)}, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot in range(3):
+        model = plain_loop(task, {**config, "lr": 10 ** -(slot + 1)}, slot)
+        assert_same(params(pop, slot), model, 1e-12)
+        tensors = pop.state_dict(slot)["tensors"]
+        for name, expected in model.named_buffers():
+            torch.testing.assert_close(tensors[f"buffer.{name}"], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_recurrent_model_trains_looped_or_fused() -> None:
+    task = zoo.LstmTask()
+    pop = population(task)
+    for slot, config in enumerate(CONFIGS):
+        pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot, config in enumerate(CONFIGS):
+        assert_same(params(pop, slot), plain_loop(task, config, slot), 1e-12)
+
+
+def test_a_model_that_branches_on_values_is_looped_and_says_why() -> None:
+    task = BranchingTask()
+    pop = population(task, 2)
+    assert not pop.engine.verdict.fused
+    assert "vmap refuses" in pop.engine.explanation
+    pop.load(0, CONFIGS[0], seed=0, epochs=EPOCHS, data_seed=5)
+    pop.load(1, CONFIGS[1], seed=1, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot in (0, 1):
+        assert_same(params(pop, slot), plain_loop(task, CONFIGS[slot], slot), 1e-12)
+
+
+def test_neighbours_place_and_number_do_not_matter() -> None:
+    """The same trial alone, last of five, and next to a diverging one: the same numbers."""
+    task = zoo.DropoutTask()
+    alone = population(task, 1)
+    alone.load(0, CONFIGS[2], seed=9, epochs=EPOCHS, data_seed=5)
+    alone.train(EPOCHS * zoo.TRAIN)
+    crowd = population(task, 5)
+    for slot, config in enumerate([*CONFIGS[:2], {**CONFIGS[3], "lr": 1e300}, CONFIGS[3]]):
+        crowd.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    crowd.load(4, CONFIGS[2], seed=9, epochs=EPOCHS, data_seed=5)
+    crowd.train(EPOCHS * zoo.TRAIN)
+    assert not math.isfinite(sum(float(t.sum()) for t in params(crowd, 2).values()))
+    for name, value in params(alone, 0).items():
+        torch.testing.assert_close(params(crowd, 4)[name], value, rtol=1e-12, atol=1e-14)
+
+
+def test_refill_in_the_middle() -> None:
+    """A slot refilled after an epoch trains beside one that is further: both are plain loops."""
+    task = zoo.MlpTask()
+    pop = population(task, 3)
+    for slot in range(3):
+        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(zoo.TRAIN)
+    pop.load(1, CONFIGS[3], seed=7, epochs=EPOCHS, data_seed=5)
+    pop.train(2 * zoo.TRAIN)
+    pop.evict(0)
+    pop.train(zoo.TRAIN)
+    assert_same(params(pop, 2), plain_loop(task, CONFIGS[2], 2), 1e-12)
+    assert_same(params(pop, 1), plain_loop(task, CONFIGS[3], 7, epochs=3), 1e-12)
+    assert pop.free == [0]
+
+
+@pytest.mark.parametrize("at", [zoo.TRAIN, zoo.TRAIN + 14, 3])
+def test_pause_and_resume_elsewhere(at: int) -> None:
+    """Saved at an epoch's end or in the middle of a batch, resumed in another population."""
+    task = zoo.DropoutTask()
+    first = population(task)
+    for slot, config in enumerate(CONFIGS):
+        first.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    first.train(at)
+    saved = first.state_dict(2)
+    second = population(task, 2, engine="looped")
+    second.load(0, CONFIGS[0], seed=3, epochs=EPOCHS, data_seed=5)
+    second.load_state_dict(saved, 1)
+    second.train(EPOCHS * zoo.TRAIN - at)
+    assert_same(params(second, 1), plain_loop(task, CONFIGS[2], 2), 1e-12)
+
+
+def test_a_whole_population_comes_back() -> None:
+    task = zoo.MlpTask()
+    first, second = population(task), population(task)
+    for slot, config in enumerate(CONFIGS):
+        first.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    first.train(20)
+    second.load_state_dict(first.state_dict())
+    for pop in (first, second):
+        pop.train(EPOCHS * zoo.TRAIN - 20)
+    for slot in range(4):
+        for name, value in params(first, slot).items():
+            torch.testing.assert_close(params(second, slot)[name], value, rtol=1e-13, atol=0)
+        assert first.slot(slot).progress()["step"] == second.slot(slot).progress()["step"]
+
+
+def test_copy_continues_from_the_source_with_other_numbers() -> None:
+    """Exploit and explore: weights and optimizer state come along, the new rate acts from now."""
+    task = zoo.MlpTask()
+    pop = population(task, 3)
+    pop.load(0, CONFIGS[0], seed=0, epochs=EPOCHS, data_seed=5)
+    pop.load(1, CONFIGS[1], seed=1, epochs=EPOCHS, data_seed=5)
+    pop.train(2 * zoo.TRAIN)
+    pop.copy(1, 0)
+    pop.copy(2, 0, {**CONFIGS[0], "lr": 1e-5})
+    pop.train(2 * zoo.TRAIN)
+    for name, value in params(pop, 0).items():
+        torch.testing.assert_close(params(pop, 1)[name], value, rtol=1e-13, atol=0)
+        assert not torch.allclose(params(pop, 2)[name], value)
+
+
+def test_evaluation_is_the_mean_over_the_validation_set() -> None:
+    task = zoo.CnnTask()
+    pop = population(task)
+    for slot, config in enumerate(CONFIGS):
+        pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(zoo.TRAIN)
+    found = pop.evaluate()
+    valid = task.data().valid
+    for slot in range(4):
+        model = build(task, CONFIGS[slot], 0, torch.float64).eval()
+        output = functional_call(model, params(pop, slot), (valid.x.double(),))
+        numbers = {"label_smoothing": torch.tensor(0.0)}
+        loss = task.loss(output, valid.y, numbers).mean()
+        assert found[slot]["val_loss"] == pytest.approx(float(loss), rel=1e-12)
+        accuracy = (output.argmax(-1) == valid.y).double().mean()
+        assert found[slot]["val_accuracy"] == pytest.approx(float(accuracy), rel=1e-6)
+    report = pop.measurements()[1]
+    assert report["epoch"] == 1.0
+    assert report["lr"] == pytest.approx(5e-2)
+    assert report["train_loss"] is not None
+
+
+@pytest.mark.parametrize("name", [n for n, r in optimizers.registry.items() if not r.needs])
+def test_every_optimizer_trains_as_its_ordinary_face(name: str) -> None:
+    """Each registered rule in a population of two, against the torch.optim form of itself."""
+    task = zoo.MlpTask()
+    rate = optimizers.get(name).hyper["lr"].default
+    configs = [
+        {"optimizer": name, "lr": rate, "batch_size": 10},
+        {"optimizer": name, "lr": rate / 2, "batch_size": 20},
+    ]
+    pop = population(task, 2)
+    for slot, config in enumerate(configs):
+        pop.load(slot, config, seed=0, epochs=EPOCHS, data_seed=5)
+    pop.train(2 * zoo.TRAIN)
+    for slot, config in enumerate(configs):
+        # The first gradients span a few directions; in the rest SOAP's basis is rounding's choice.
+        limit = 0.05 if name == "soap" else 1e-10
+        assert_same(params(pop, slot), plain_loop(task, config, 0, epochs=2), limit)
+
+
+@pytest.mark.parametrize("name", ["sophia_g", "sophia_h"])
+def test_curvature_rules_agree_between_engines(name: str) -> None:
+    task = zoo.MlpTask()
+    config = {"optimizer": name, "lr": 1e-3, "batch_size": 10}
+    results = []
+    for engine in ("fused", "looped"):
+        pop = population(task, 2, engine=engine)
+        pop.load(0, config, seed=0, epochs=EPOCHS, data_seed=5)
+        pop.load(1, {**config, "batch_size": 20}, seed=1, epochs=EPOCHS, data_seed=5)
+        pop.train(2 * zoo.TRAIN)
+        results.append([params(pop, slot) for slot in (0, 1)])
+    for fused, looped in zip(*results, strict=True):
+        for key, value in looped.items():
+            torch.testing.assert_close(fused[key], value, rtol=1e-10, atol=1e-14)

@@ -1,0 +1,10 @@
+"""The population engine: trials of one study trained together, and what belongs to that.
+
+Start at :mod:`tuner.training.population`; it is made of rows (the tensors), slots (a trial's
+numbers), programs (what is computed), steps (the optimizers) and an engine (which form runs).
+"""
+
+from tuner.training.population import Population, TrainingData
+from tuner.training.slot import Slot
+
+__all__ = ["Population", "Slot", "TrainingData"]

@@ -1,0 +1,128 @@
+"""Two slots in double precision: do the fast forms compute what the plain one does?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tuner.errors import NotVmappable
+from tuner.tasks import Config, Task
+from tuner.training.architecture import build, describe, loss_names, loss_numbers
+from tuner.training.engine import AGREEMENT, Verdict
+from tuner.training.program import Backend, Batch, Gradients, Programs, first_line
+from tuner.training.source import Source
+
+SAMPLES = 8
+SLOW_UNDER_VMAP: Mapping[type[nn.Module], str] = {
+    nn.LSTM: "its kernel has no batching rule",
+    nn.GRU: "its kernel has no batching rule",
+    nn.RNN: "its kernel has no batching rule",
+    nn.EmbeddingBag: "its kernel has no batching rule",
+}
+
+
+def self_check(
+    task: Task, config: Config, source: Source, *, fuse: bool = True, check: bool = True
+) -> Verdict:
+    """Compares gradients of two slots between the looped, fused and traced forms, on the CPU.
+
+    Args:
+        task: Model and loss.
+        config: A configuration of the architecture.
+        source: Samples to compare on.
+        fuse: Whether to try ``vmap`` at all.
+        check: Whether to compare; else every form is trusted.
+
+    Returns:
+        Which forms may be used, and why not the others.
+    """
+    if not check:
+        return Verdict(fuse, traced=True)
+    dtype = torch.float64
+    models = [build(task, config, seed, dtype) for seed in (0, 1)]
+    flat = torch.stack(
+        [torch.cat([p.detach().reshape(-1) for p in model.parameters()]) for model in models]
+    )
+    buffers = {
+        name: torch.stack([dict(model.named_buffers())[name] for model in models])
+        for name, _ in models[0].named_buffers()
+    }
+    architecture = describe(models[0], task, config)
+    programs = Programs(task, architecture, loss_names(config))
+    batches = [_batch(source, config, start, dtype) for start in (0, SAMPLES)]
+    plain = [
+        programs.gradients(flat, buffers, batch, fused=False, backend="eager") for batch in batches
+    ]
+    verdict = Verdict(fused=False, traced=True)
+    try:
+        # Recorded on the first batch, compared on the second: a branch taken by luck shows.
+        for batch, expected in zip(batches, plain, strict=True):
+            found = programs.gradients(flat, buffers, batch, fused=False, backend="traced")
+            if not agree(found, expected):
+                verdict.traced = False
+    except Exception as error:  # whatever a model raises while it is recorded
+        verdict.traced = False
+        verdict.reason = f"cannot be recorded: {first_line(error)}"
+    if not fuse:
+        verdict.reason = "asked for"
+        return verdict
+    forms: tuple[Backend, ...] = ("eager", "traced") if verdict.traced else ("eager",)
+    try:
+        for form in forms:
+            for batch, expected in zip(batches, plain, strict=True):
+                found = programs.gradients(flat, buffers, batch, fused=True, backend=form)
+                if not agree(found, expected):
+                    verdict.reason = f"fused and looped gradients differ{suspects(models[0])}"
+                    return verdict
+    except NotVmappable as error:
+        verdict.reason = f"{error.message}{suspects(models[0])}"
+        return verdict
+    verdict.fused = True
+    verdict.reason = suspects(models[0]).removeprefix("; ")
+    return verdict
+
+
+def agree(found: Gradients, expected: Gradients) -> bool:
+    """Whether two forms gave the same, to rounding."""
+    pairs = [(found.flat, expected.flat), (found.loss, expected.loss)]
+    pairs += [(found.buffers[name], value) for name, value in expected.buffers.items()]
+    return all(_close(a, b) for a, b in pairs)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    if not expected.is_floating_point() or torch.equal(found, expected):
+        return torch.equal(found, expected)  # a mask of infinities has no difference to measure
+    difference = (found - expected).norm()
+    return bool(difference <= AGREEMENT * (expected.norm() + 1e-30)) or bool(
+        torch.equal(found.isnan(), expected.isnan()) and expected.isnan().any()
+    )
+
+
+def suspects(model: nn.Module) -> str:
+    """Names of modules known to be slow or impossible under ``vmap``, for the message."""
+    found = [
+        f"{name or 'the model'} ({type(module).__name__}: {why})"
+        for name, module in model.named_modules()
+        for kind, why in SLOW_UNDER_VMAP.items()
+        if isinstance(module, kind)
+    ]
+    return "; see " + ", ".join(found) if found else ""
+
+
+def _batch(source: Source, config: Mapping[str, Any], start: int, dtype: torch.dtype) -> Batch:
+    index = torch.arange(start, start + SAMPLES) % len(source)
+    x, y = source.take(index)
+    x, y = x.cpu(), y.cpu()
+    two = torch.ones(2, dtype=dtype)
+    return Batch(
+        x.to(dtype) if x.is_floating_point() else x,
+        y.to(dtype) if y.is_floating_point() else y,
+        shared=True,
+        numbers={name: value * two for name, value in loss_numbers(config).items()},
+        scale=two / SAMPLES,
+        seed=torch.tensor([1, 2], dtype=torch.int32),
+        offset=torch.zeros(2, dtype=torch.int32),
+    )

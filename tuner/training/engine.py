@@ -1,0 +1,176 @@
+"""Which form of the program to run: measured on this device, for this model, while it trains.
+
+Fusing pays where a step is too small to fill the device, and nowhere else. The first micro-batches
+of an architecture run in each form in turn; all of them train, so nothing is thrown away. Before
+that, two slots in float64 must agree between the forms, or the faster one is not a candidate.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from tuner.training.program import Backend
+
+log = logging.getLogger(__name__)
+
+Choice = Literal["auto", "fused", "looped"]
+BLOCKS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+WARM_CALLS = 1
+TIMED_CALLS = 3
+AGREEMENT = 1e-9
+"""Largest relative difference between forms in float64; rounding alone stays under 1e-12."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One form of the program.
+
+    Args:
+        fused: Whether ``vmap`` runs a block of slots at once.
+        block: How many; 1 when looped.
+        backend: How the program runs.
+    """
+
+    fused: bool
+    block: int
+    backend: Backend
+
+    def __str__(self) -> str:
+        form = f"fused x{self.block}" if self.fused else "looped"
+        return f"{form}, {self.backend}"
+
+
+@dataclass
+class Verdict:
+    """What the self-check found.
+
+    Args:
+        fused: Whether the fused form may be used.
+        traced: Whether recorded programs may.
+        reason: Why not, or an empty string.
+    """
+
+    fused: bool
+    traced: bool
+    reason: str = ""
+
+
+@dataclass
+class Engine:
+    """Chooses a mode and remembers why.
+
+    Args:
+        choice: What the user asked for.
+        device: Where it runs.
+        verdict: What the self-check found.
+        compiled: Whether compiled programs are candidates too (they cost seconds to make).
+    """
+
+    choice: Choice
+    device: torch.device
+    verdict: Verdict
+    compiled: bool = False
+    max_block: int = 1 << 30
+    """Shrinks when the device runs out of memory."""
+    timings: dict[tuple[int, int, Mode], list[float]] = field(default_factory=dict)
+    """Seconds of each call so far, by rows, samples and mode."""
+    _decided: dict[tuple[int, int], Mode] = field(default_factory=dict)
+
+    @property
+    def explanation(self) -> str:
+        """The choice so far, in words for the log, the trial and the dashboard."""
+        if self.verdict.reason and not self.verdict.fused:
+            return f"looped: {self.verdict.reason}"
+        if not self._decided:
+            return "still measuring"
+        (rows, samples), mode = list(self._decided.items())[-1]
+        parts = []
+        for other in self.candidates(rows):
+            best = self._best(rows, samples, other)
+            if best is not None:
+                parts.append(f"{other}: {rows * samples / best:,.0f}/s")
+        why = "; ".join(parts) if parts else f"asked for {self.choice}"
+        return f"{mode} ({why})"
+
+    def candidates(self, rows: int) -> list[Mode]:
+        """The modes that make sense for so many rows."""
+        backends: list[Backend] = ["eager"]
+        if self.verdict.traced:
+            backends = ["traced", "compiled"] if self.compiled else ["traced"]
+        modes: list[Mode] = []
+        if self.choice != "fused" or not self.verdict.fused:
+            modes += [Mode(False, 1, backend) for backend in backends]
+        if self.choice != "looped" and self.verdict.fused:
+            widest = min(rows, self.max_block)
+            blocks = [b for b in BLOCKS if b <= widest / 2] + [widest]
+            if self.choice == "fused":
+                blocks = [widest]
+            modes += [
+                Mode(True, b, backend) for b in blocks if b > 1 or rows == 1 for backend in backends
+            ]
+        return modes or [Mode(False, 1, backends[-1])]
+
+    def mode(self, rows: int, samples: int) -> Mode:
+        """The mode for the next micro-batch: the fastest, or one that has yet to be timed."""
+        decided = self._decided.get((rows, samples))
+        if decided is not None:
+            return decided
+        adopted = self._adopted(rows)
+        candidates = [adopted] if adopted else self.candidates(rows)
+        if len(candidates) > 1:
+            for mode in candidates:
+                if len(self.timings.get((rows, samples, mode), ())) < WARM_CALLS + TIMED_CALLS:
+                    return mode
+        best = min(candidates, key=lambda mode: self._best(rows, samples, mode) or 0.0)
+        self._decided[rows, samples] = best
+        log.info("engine for %d slots x %d samples: %s", rows, samples, self.explanation)
+        return best
+
+    def deciding(self, rows: int, samples: int) -> bool:
+        """Whether calls of this shape are still being timed."""
+        return (rows, samples) not in self._decided
+
+    def timed(self, rows: int, samples: int, mode: Mode, call: Callable[[], None]) -> None:
+        """Runs ``call``, and keeps its time while the choice is open."""
+        if not self.deciding(rows, samples):
+            call()
+            return
+        self._wait()
+        start = time.perf_counter()
+        call()
+        self._wait()
+        self.timings.setdefault((rows, samples, mode), []).append(time.perf_counter() - start)
+
+    def shrink(self, block: int) -> None:
+        """The device ran out of memory with blocks of this size: use half from now on."""
+        self.max_block = max(1, block // 2)
+        self._decided.clear()
+        self.timings.clear()
+        log.warning("out of memory with %d slots at once; going on with %d", block, self.max_block)
+
+    def reconsider(self, *, compiled: bool) -> None:
+        """Opens the choice again, with or without compiled candidates."""
+        if compiled != self.compiled:
+            self.compiled = compiled
+            self._decided.clear()
+
+    def _adopted(self, rows: int) -> Mode | None:
+        """The mode found for about as many rows or more: not worth timing again."""
+        for (known, _), mode in self._decided.items():
+            if known >= rows / 1.5 and known > 1:
+                return Mode(mode.fused, min(mode.block, rows), mode.backend)
+        return None
+
+    def _best(self, rows: int, samples: int, mode: Mode) -> float | None:
+        times = self.timings.get((rows, samples, mode), [])[WARM_CALLS:]
+        return min(times) if times else None
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,78 @@
+"""The gradient noise scale of one trial, from what gradient accumulation passes by anyway.
+
+McCandlish et al., "An Empirical Model of Large-Batch Training", 2018,
+https://arxiv.org/abs/1812.06162, appendix A.1: from k micro-batches of b samples with gradients g_i
+and mean g,
+
+    S = (sum |g_i|^2 - k |g|^2) / (k - 1),   tr(Sigma) = b S,   |G|^2 = |g|^2 - S / k.
+
+Both are unbiased; their ratio, the simple noise scale, is taken of their moving averages. Gradients
+are measured before clipping and without L2 terms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+DECAY = 0.99
+"""Of the moving averages, per window. Their identical bias corrections cancel in the ratio."""
+KEPT = 256
+"""Windows kept for the advisor's bootstrap."""
+
+
+@dataclass
+class NoiseWindows:
+    """The measurements of one trial, newest last.
+
+    Args:
+        windows: (tr(Sigma), |G|^2) of each measured batch; either may be negative.
+        trace: Moving average of tr(Sigma).
+        signal: Moving average of |G|^2.
+        count: Batches measured.
+    """
+
+    windows: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    trace: float = 0.0
+    signal: float = 0.0
+    count: int = 0
+
+    def add(self, parts: int, part_size: float, parts_sq: float, mean_sq: float) -> None:
+        """Takes in one batch.
+
+        Args:
+            parts: Micro-batches k, at least 2.
+            part_size: Samples in each, b.
+            parts_sq: Sum of |g_i|^2.
+            mean_sq: |g|^2 of their mean.
+        """
+        spread = (parts_sq - parts * mean_sq) / (parts - 1)
+        trace, signal = part_size * spread, mean_sq - spread / parts
+        if not (math.isfinite(trace) and math.isfinite(signal)):
+            return
+        self.windows.append((trace, signal))
+        self.count += 1
+        rate = max(1 - DECAY, 1 / self.count)
+        self.trace += rate * (trace - self.trace)
+        self.signal += rate * (signal - self.signal)
+
+    @property
+    def scale(self) -> float | None:
+        """tr(Sigma) / |G|^2, or None while noise drowns the gradient's own square."""
+        if self.count == 0 or self.signal <= 0:
+            return None
+        return self.trace / self.signal
+
+    def to_list(self) -> list[list[float]]:
+        """As JSON: the averages first, then the windows."""
+        return [[self.trace, self.signal, float(self.count)], *map(list, self.windows)]
+
+    @classmethod
+    def from_list(cls, rows: Iterable[Iterable[float]]) -> NoiseWindows:
+        """The inverse of :meth:`to_list`."""
+        head, *windows = [tuple(row) for row in rows]
+        trace, signal, count = head
+        kept: deque[tuple[float, float]] = deque(((a, b) for a, b in windows), maxlen=KEPT)
+        return cls(kept, trace, signal, int(count))

@@ -1,0 +1,557 @@
+"""Many trials of one architecture, trained as one tensor program.
+
+Hyperparameters are vectors over slots; batch size is a counter. All slots read micro-batches of
+``m`` samples, the largest common divisor of their batch sizes; slot k adds up gradients and steps
+every ``batch_size_k / m`` micro-batches, and at the end of an epoch on what is left, as an ordinary
+loop over a ``DataLoader`` does. A slot's numbers never depend on its neighbours, on its place, or
+on how many there are, except for rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuner.errors import OutOfMemory
+from tuner.optimizers.kernels import working_dtype
+from tuner.tasks import Config, Task
+from tuner.training.architecture import (
+    Architecture,
+    build,
+    describe,
+    loss_names,
+    structure_key,
+)
+from tuner.training.check import self_check
+from tuner.training.engine import Choice, Engine, Mode
+from tuner.training.program import Batch, Gradients, Programs
+from tuner.training.rows import Rows
+from tuner.training.slot import Slot
+from tuner.training.source import Source, open_source, permutation
+from tuner.training.steps import Run, runs_of
+
+log = logging.getLogger(__name__)
+
+EVALUATION_SAMPLES = 2048
+"""Validation samples that all slots together look at in one call, at least; memory decides."""
+
+
+class TrainingData:
+    """The samples of a task on one device, shared by all its populations there.
+
+    Args:
+        task: Whose ``data()`` is called, once.
+        device: Where training happens.
+        dtype: Of floating inputs and targets.
+    """
+
+    def __init__(self, task: Task, device: torch.device, dtype: torch.dtype) -> None:
+        splits = task.data()
+        self.train: Source = open_source(splits.train, device, dtype)
+        self.valid: Source = open_source(splits.valid, device, dtype)
+
+
+class Population:
+    """K slots, one trial each, whose parameters are stacked along a leading axis.
+
+    Slots are numbered ``0 .. slots - 1`` and keep their number while a trial is in them; which row
+    of the stacked tensors a slot has changes as trials come and go, so that rows that step together
+    lie together and no empty row is computed.
+
+    Args:
+        task: Model, loss and metrics.
+        config: Any configuration of the architecture.
+        slots: How many trials it can hold.
+        device: Where it trains.
+        dtype: Of parameters and data.
+        engine: ``auto`` measures; ``fused`` and ``looped`` insist (``fused`` still falls back, and
+            says so, where ``vmap`` refuses the model).
+        data: The samples; opened from the task unless given.
+        max_micro_batch: Largest micro-batch that memory allows, or None.
+        autocast: Reduced precision of the forward pass, such as ``torch.bfloat16``, or None.
+        check: Whether to run the float64 self-check before fusing.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        slots: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        engine: Choice = "auto",
+        data: TrainingData | None = None,
+        max_micro_batch: int | None = None,
+        autocast: torch.dtype | None = None,
+        check: bool = True,
+    ) -> None:
+        self.task = task
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.slots = slots
+        self.data = data or TrainingData(task, self.device, dtype)
+        self.max_micro_batch = max_micro_batch
+        template = build(task, config, 0, dtype).to(self.device)
+        self.architecture: Architecture = describe(template, task, config)
+        self.programs = Programs(task, self.architecture, loss_names(config), autocast)
+        verdict = self_check(task, config, self.data.train, fuse=engine != "looped", check=check)
+        self.engine = Engine(engine, self.device, verdict)
+        self.rows = Rows(self.architecture, slots, self.device, dtype)
+        self._order: list[int] = []
+        """The slot that each row belongs to."""
+        self._slots: dict[int, Slot] = {}
+        self.compiled_steps = False
+        """Whether optimizer steps run as compiled kernels (they cost seconds to make)."""
+        self.evaluations: dict[int, dict[str, float]] = {}
+
+    # Trials in and out.
+
+    def accepts(self, config: Config) -> bool:
+        """Whether a configuration has this population's structure."""
+        model = build(self.task, config, 0, self.dtype)
+        return structure_key(model, self.task, config) == self.architecture.key
+
+    @property
+    def free(self) -> list[int]:
+        """Slots without a trial."""
+        return [k for k in range(self.slots) if k not in self._slots]
+
+    @property
+    def active(self) -> list[int]:
+        """Slots with a trial."""
+        return sorted(self._slots)
+
+    def load(
+        self, slot: int, config: Config, seed: int, *, epochs: float, data_seed: int = 0
+    ) -> Slot:
+        """Starts a trial in a slot, in place of what was there.
+
+        Args:
+            slot: Which one.
+            config: The trial's hyperparameters.
+            seed: Of initialisation and dropout.
+            epochs: Length of a full training, where its schedule ends.
+            data_seed: Of the order of the data.
+
+        Raises:
+            InvalidInput: A value is illegal; nothing has changed.
+        """
+        trial = Slot(config, seed, data_seed, len(self.data.train), epochs)
+        model = build(self.task, config, seed, self.dtype)
+        flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        buffers = dict(model.named_buffers())
+        self.evict(slot)
+        self.rows.start(len(self._order), flat, buffers, trial.rule)
+        self._order.append(slot)
+        self._slots[slot] = trial
+        return trial
+
+    def evict(self, slot: int) -> None:
+        """Empties a slot; the last row takes its place, so no empty row is computed."""
+        if slot not in self._slots:
+            return
+        row = self._order.index(slot)
+        last = len(self._order) - 1
+        if row != last:
+            self.rows.copy(row, last)
+            self._order[row] = self._order[last]
+        self._order.pop()
+        del self._slots[slot]
+        self.evaluations.pop(slot, None)
+
+    def copy(self, target: int, source: int, config: Config | None = None) -> None:
+        """Slot ``target`` continues from all that ``source`` is, with another configuration.
+
+        The exploit step of population-based training: weights, optimizer state and progress are
+        copied. An optimizer of another kind starts with fresh state.
+        """
+        old = self._slots[source]
+        new = Slot(
+            old.config if config is None else config,
+            old.seed,
+            old.data_seed,
+            old.train_size,
+            old.epochs,
+        )
+        tensors = self.rows.read(self._order.index(source), old.rule, pending=old.mid_batch)
+        self.evict(target)
+        self._order.append(target)
+        self._slots[target] = new
+        self._place(target, tensors, old.progress(), same_rule=new.rule.key == old.rule.key)
+
+    def slot(self, slot: int) -> Slot:
+        """The trial in a slot; KeyError when it is empty."""
+        return self._slots[slot]
+
+    def state_dict(self, slot: int | None = None) -> dict[str, Any]:
+        """All that a trial is, on the host: tensors by readable names, and the rest as JSON.
+
+        Without ``slot``, the same for every active slot, by number.
+        """
+        if slot is None:
+            return {"slots": {str(k): self.state_dict(k) for k in self.active}}
+        trial = self._slots[slot]
+        row = self._order.index(slot)
+        return {
+            "config": dict(trial.config),
+            "seed": trial.seed,
+            "data_seed": trial.data_seed,
+            "epochs": trial.epochs,
+            "progress": trial.progress(),
+            "tensors": self.rows.read(row, trial.rule, pending=trial.mid_batch),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], slot: int | None = None) -> None:
+        """Puts a trial back, into any slot of any population of its architecture."""
+        if slot is None:
+            for name, part in state["slots"].items():
+                self.load_state_dict(part, int(name))
+            return
+        trial = Slot(
+            state["config"],
+            state["seed"],
+            state["data_seed"],
+            len(self.data.train),
+            state["epochs"],
+        )
+        self.evict(slot)
+        self._order.append(slot)
+        self._slots[slot] = trial
+        self._place(slot, state["tensors"], state["progress"], same_rule=True)
+
+    def _place(
+        self,
+        slot: int,
+        tensors: Mapping[str, Tensor],
+        progress: Mapping[str, Any],
+        *,
+        same_rule: bool,
+    ) -> None:
+        trial, row = self._slots[slot], self._order.index(slot)
+        trial.resume(progress)
+        if same_rule:
+            self.rows.write(row, trial.rule, tensors)
+            return
+        names = self.architecture.spans
+        flat = torch.cat([tensors[f"param.{span.name}"].reshape(-1) for span in names])
+        buffers = {name: tensors[f"buffer.{name}"] for name in self.architecture.buffers}
+        self.rows.start(row, flat, buffers, trial.rule)
+
+    # Training.
+
+    def train(self, samples: int) -> None:
+        """Trains every active slot on its next ``samples`` samples.
+
+        Raises:
+            OutOfMemory: Not even one slot fits the device.
+        """
+        todo = dict.fromkeys(self._slots, samples)
+        start = time.perf_counter()
+        with torch.no_grad():
+            while any(todo.values()):
+                # Rows at the same place in their epoch go together to the next epoch's end.
+                lengths = {
+                    k: min(left, self._slots[k].train_size - self._slots[k].position)
+                    for k, left in todo.items()
+                    if left
+                }
+                self._arrange(lengths)
+                for rows, length in self._groups(lengths):
+                    self._segment(rows, length)
+                    for row in range(rows.start, rows.stop):
+                        self._slots[self._order[row]].samples += length
+                        todo[self._order[row]] -= length
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        share = (time.perf_counter() - start) / max(1, len(self._slots))
+        for trial in self._slots.values():
+            trial.seconds += share
+
+    def _arrange(self, lengths: Mapping[int, int]) -> None:
+        """Sorts rows so that those that train, and those that step, together lie together."""
+
+        def place(slot: int) -> tuple[Any, ...]:
+            trial = self._slots[slot]
+            return (
+                lengths.get(slot, 0) == 0,
+                trial.position,
+                lengths.get(slot, 0),
+                str(trial.rule.key),
+                trial.batch_size,
+            )
+
+        order = sorted(range(len(self._order)), key=lambda row: place(self._order[row]))
+        self.rows.reorder(order)
+        self._order = [self._order[row] for row in order]
+
+    def _groups(self, lengths: Mapping[int, int]) -> list[tuple[slice, int]]:
+        """Runs of rows at the same place in the epoch, with the samples they go on."""
+        groups: list[tuple[slice, int]] = []
+        key = None
+        for row, slot in enumerate(self._order):
+            length = lengths.get(slot, 0)
+            if not length:
+                break
+            here = (self._slots[slot].position, length)
+            if here == key:
+                groups[-1] = (slice(groups[-1][0].start, row + 1), length)
+            else:
+                groups.append((slice(row, row + 1), length))
+            key = here
+        return groups
+
+    def micro_batch(self, batch_sizes: list[int], position: int = 0) -> int:
+        """Samples in a micro-batch: the largest common divisor that memory allows."""
+        common = math.gcd(*batch_sizes, position)
+        limit = self.max_micro_batch or common
+        return max(d for d in range(1, min(common, limit) + 1) if common % d == 0)
+
+    def _segment(self, rows: slice, length: int) -> None:
+        """Trains neighbouring rows, all at the same place of their epochs, within the epoch."""
+        trials = [self._slots[slot] for slot in self._order[rows]]
+        first = trials[0]
+        begin, end = first.position, first.position + length
+        m = self.micro_batch([t.batch_size for t in trials], begin)
+        runs = runs_of(
+            trials,
+            rows.start,
+            length,
+            self.rows,
+            micro_batch=m,
+            halvable=m % 2 == 0 and not self.architecture.batch_norm,
+        )
+        orders = {(t.data_seed, t.epoch) for t in trials}
+        index = torch.stack(
+            [permutation(first.train_size, seed, epoch)[begin:end] for seed, epoch in orders]
+        )
+        shared = len(orders) == 1
+        if not shared:
+            where = {order: i for i, order in enumerate(orders)}
+            index = index[[where[t.data_seed, t.epoch] for t in trials]]
+        per_row = _RowNumbers(trials, self.device, self.dtype)
+        losses = torch.zeros(len(trials), device=self.device, dtype=torch.float64)
+        for at in range(begin, end, m):
+            stop = min(at + m, end)
+            cut = slice(at - begin, stop - begin)
+            x, y = self.data.train.take(index[0, cut] if shared else index[:, cut])
+            batch = Batch(
+                x,
+                y,
+                shared,
+                per_row.numbers,
+                per_row.scale(at),
+                per_row.seeds,
+                per_row.offsets + (at - begin),
+            )
+            measured = [run for run in runs if run.measures(at)]
+            halves = any(run.batch_size == m for run in measured)
+            gradients = self._gradients(rows, batch, halves=halves)
+            for run in measured:
+                run.measure(gradients)
+            total = sum_of(gradients)
+            losses += total.loss
+            for run in runs:
+                run.take(total.flat, at, stop)
+                if run.rule.needs and run.wants_curvature(stop):
+                    self._refresh(run, batch)
+                if run.steps_at(stop):
+                    run.step(compiled=self.compiled_steps, last=stop == end)
+            for name, value in total.buffers.items():
+                self.rows.buffers[name][rows] = value
+        for trial, loss in zip(trials, losses.tolist(), strict=True):
+            trial.loss_sum += loss
+            trial.loss_count += length
+        for run in runs:
+            run.close()
+
+    def _gradients(self, rows: slice, batch: Batch, *, halves: bool) -> list[Gradients]:
+        """Gradients of the rows on one micro-batch, in one part or two, in blocks that pay."""
+        count = rows.stop - rows.start
+        samples = batch.x.shape[0 if batch.shared else 1]
+        if halves:
+            half = samples // 2
+            first = self._blocks(rows, batch.samples(slice(0, half)), None)
+            second = self._blocks(rows, batch.samples(slice(half, samples)), None)
+            return [first, second]
+        while True:
+            mode = self.engine.mode(count, samples)
+            try:
+                return [self._blocks(rows, batch, mode)]
+            except torch.OutOfMemoryError as error:
+                if mode.block <= 1:
+                    raise OutOfMemory(
+                        f"one slot with a micro-batch of {samples} does not fit {self.device}"
+                    ) from error
+            self.engine.shrink(mode.block)
+
+    def _blocks(self, rows: slice, batch: Batch, mode: Mode | None) -> Gradients:
+        count = rows.stop - rows.start
+        samples = batch.x.shape[0 if batch.shared else 1]
+        timed = mode is not None
+        if mode is None:
+            mode = self.engine.mode(count, samples)
+        parts: list[Gradients] = []
+
+        def call() -> None:
+            for start in range(0, count, mode.block if mode.fused else count):
+                some = slice(start, min(start + (mode.block if mode.fused else count), count))
+                at = slice(rows.start + some.start, rows.start + some.stop)
+                parts.append(
+                    self.programs.gradients(
+                        self.rows.params[at],
+                        {name: value[at] for name, value in self.rows.buffers.items()},
+                        batch if some == slice(0, count) else batch.rows(some),
+                        fused=mode.fused,
+                        backend=mode.backend,
+                    )
+                )
+
+        if timed:
+            self.engine.timed(count, samples, mode, call)
+        else:
+            call()
+        return parts[0] if len(parts) == 1 else join(parts)
+
+    def _refresh(self, run: Run, batch: Batch) -> None:
+        """Gives a rule the curvature it asks for, from the micro-batch at hand."""
+        own = batch.rows(run.local)
+        estimate = self.programs.curvature(
+            self.rows.params[run.rows],
+            {name: value[run.rows] for name, value in self.rows.buffers.items()},
+            own,
+            kind=run.rule.needs,
+            fused=self.engine.verdict.fused and self.engine.choice != "looped",
+        )
+        run.refresh(estimate)
+
+    # Results.
+
+    def evaluate(self) -> dict[int, dict[str, float]]:
+        """Means over the validation set by slot: ``val_loss``, and ``val_`` each metric.
+
+        Also feeds schedules that follow a metric.
+        """
+        count = len(self._order)
+        if not count:
+            return {}
+        start = time.perf_counter()
+        params = self._evaluated_params()
+        fused = self.engine.verdict.fused and self.engine.choice != "looped"
+        total = len(self.data.valid)
+        chunk = max(64, EVALUATION_SAMPLES // (count if fused else 1))
+        sums: dict[str, Tensor] = {}
+        for at in range(0, total, chunk):
+            x, y = self.data.valid.take(torch.arange(at, min(at + chunk, total)))
+            buffers = {name: value[:count] for name, value in self.rows.buffers.items()}
+            part = self.programs.evaluate(params, buffers, x, y, fused=fused)
+            for name, value in part.items():
+                wide = value.to(torch.float64)
+                sums[name] = sums[name] + wide if name in sums else wide
+        table = {name: (value / total).tolist() for name, value in sums.items()}
+        share = (time.perf_counter() - start) / count
+        for row, slot in enumerate(self._order):
+            trial = self._slots[slot]
+            metrics = {f"val_{name}": values[row] for name, values in table.items()}
+            self.evaluations[slot] = metrics
+            trial.seconds += share
+            if trial.plan.plateau is not None:
+                monitor = str(trial.plan.plateau.chosen["monitor"])
+                trial.plateau = trial.plan.observe(trial.plateau, metrics.get(monitor, math.nan))
+        return {slot: dict(self.evaluations[slot]) for slot in self.active}
+
+    def measurements(self) -> dict[int, dict[str, float | None]]:
+        """What to report of each slot since the last call: losses, metrics, rate, noise scale."""
+        found: dict[int, dict[str, float | None]] = {}
+        for slot in self.active:
+            trial = self._slots[slot]
+            found[slot] = {
+                "train_loss": trial.take_loss(),
+                **self.evaluations.get(slot, {}),
+                "lr": trial.learning_rate(),
+                "grad_norm": None if math.isnan(trial.grad_norm) else trial.grad_norm,
+                "noise_scale": trial.noise.scale,
+                "epoch": trial.samples / trial.train_size,
+            }
+        return found
+
+    def _evaluated_params(self) -> Tensor:
+        """Rows to evaluate: rules that average weights evaluate other ones than they train."""
+        count = len(self._order)
+        params = self.rows.params[:count]
+        if not any(trial.rule.eval_mode for trial in self._slots.values()):
+            return params
+        params = params.clone()
+        for row, slot in enumerate(self._order):
+            trial = self._slots[slot]
+            if trial.rule.eval_mode:
+                (run,) = runs_of([trial], row, 0, self.rows, micro_batch=trial.batch_size)
+                run.write_eval_params(params[row : row + 1])
+        return params
+
+
+class _RowNumbers:
+    """What the program needs of each row besides tensors, on the device."""
+
+    def __init__(self, trials: list[Slot], device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        names = sorted({name for trial in trials for name in trial.numbers})
+        self.numbers = {
+            name: torch.tensor(
+                [trial.numbers.get(name, 0.0) for trial in trials],
+                device=device,
+                dtype=working_dtype(dtype),
+            )
+            for name in names
+        }
+        self.seeds = torch.tensor(
+            [(trial.seed * 2654435761 + 97) % (1 << 31) for trial in trials],
+            dtype=torch.int32,
+            device=device,
+        )
+        self.offsets = torch.tensor(
+            [trial.samples % (1 << 31) for trial in trials], dtype=torch.int32, device=device
+        )
+        self._trials = trials
+        self._scales: dict[tuple[int, ...], Tensor] = {}
+        self._tail = min(t.train_size // t.batch_size * t.batch_size for t in trials)
+        """From here on some row is in the last, partial batch of the epoch."""
+        self._whole = self._scale(0)
+
+    def scale(self, at: int) -> Tensor:
+        """One over the size of the batch that each row is in, at this place of the epoch."""
+        return self._whole if at < self._tail else self._scale(at)
+
+    def _scale(self, at: int) -> Tensor:
+        sizes = tuple(
+            min(t.batch_size, t.train_size - at // t.batch_size * t.batch_size)
+            for t in self._trials
+        )
+        if sizes not in self._scales:
+            self._scales[sizes] = torch.tensor(
+                [1.0 / size for size in sizes], device=self.device, dtype=self.dtype
+            )
+        return self._scales[sizes]
+
+
+def join(parts: list[Gradients]) -> Gradients:
+    """Blocks of rows as one."""
+    return Gradients(
+        torch.cat([part.flat for part in parts]),
+        torch.cat([part.loss for part in parts]),
+        {name: torch.cat([p.buffers[name] for p in parts]) for name in parts[0].buffers},
+    )
+
+
+def sum_of(parts: list[Gradients]) -> Gradients:
+    """Parts of one micro-batch added up; the buffers are the last part's."""
+    if len(parts) == 1:
+        return parts[0]
+    first, second = parts
+    return Gradients(first.flat + second.flat, first.loss + second.loss, second.buffers)

@@ -1,0 +1,413 @@
+"""The tensor programs of a population: gradients of many slots, and their evaluation.
+
+One per-slot function is written here, in plain PyTorch. It runs in one of these forms:
+
+- ``fused``: under ``vmap``, all slots of a block at once;
+- ``looped``: slot after slot.
+
+and each of them eagerly, *traced* (recorded once as a list of ATen calls, already differentiated
+and batched, so that neither autograd nor ``vmap`` costs anything while it runs), or compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, grad_and_value, vmap
+
+from tuner.errors import InvalidInput, NotVmappable
+from tuner.tasks import Task
+from tuner.training.architecture import Architecture
+from tuner.training.randomness import slot_functions, uniform
+from tuner.training.tracing import record
+
+Backend = Literal["eager", "traced", "compiled"]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch for a block of R rows.
+
+    Args:
+        x: Inputs ``[m, ...]``, or ``[R, m, ...]`` when rows are at different places in the data.
+        y: Targets, likewise.
+        shared: Whether ``x`` and ``y`` lack the row axis.
+        numbers: Loss hyperparameters by name, ``[R]`` each.
+        scale: ``[R]``, one over the size of the batch that the row is gathering.
+        seed: int32 ``[R]``, the trials' dropout seeds.
+        offset: int32 ``[R]``, samples each trial saw before.
+    """
+
+    x: Tensor
+    y: Tensor
+    shared: bool
+    numbers: Tensors
+    scale: Tensor
+    seed: Tensor
+    offset: Tensor
+
+    def rows(self, at: slice) -> Batch:
+        """The same for some of the rows."""
+        return Batch(
+            self.x if self.shared else self.x[at],
+            self.y if self.shared else self.y[at],
+            self.shared,
+            {name: value[at] for name, value in self.numbers.items()},
+            self.scale[at],
+            self.seed[at],
+            self.offset[at],
+        )
+
+    def samples(self, at: slice) -> Batch:
+        """The same for some of the samples."""
+        return replace(
+            self,
+            x=self.x[at] if self.shared else self.x[:, at],
+            y=self.y[at] if self.shared else self.y[:, at],
+            offset=self.offset + (at.start or 0),
+        )
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What one micro-batch gives for a block of R rows.
+
+    Args:
+        flat: ``[R, P]``, gradient of the scaled sum of losses: added up over a batch it is the
+            gradient of the batch's mean loss.
+        loss: ``[R]``, sum of the samples' losses.
+        buffers: New values of the model's buffers, ``[R, ...]``.
+    """
+
+    flat: Tensor
+    loss: Tensor
+    buffers: Tensors
+
+
+class Programs:
+    """All programs of one architecture, traced on first use and kept by shape.
+
+    Args:
+        task: Gives loss and metrics.
+        architecture: The structure to run.
+        names: The part of a config that the whole population shares.
+        autocast: Reduced precision for the forward pass (on CUDA), or None.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        architecture: Architecture,
+        names: Mapping[str, Any],
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.task = task
+        self.architecture = architecture
+        self.names = dict(names)
+        self.autocast = autocast
+        self._recorded: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def gradients(
+        self, params: Tensor, buffers: Tensors, batch: Batch, *, fused: bool, backend: Backend
+    ) -> Gradients:
+        """Gradients of every row of ``params`` ``[R, P]`` on one micro-batch.
+
+        Raises:
+            NotVmappable: ``fused``, and ``vmap`` refuses the model.
+        """
+        if fused:
+            return self._fused(params, buffers, batch, backend)
+        rows = [
+            self._looped(
+                params[k : k + 1],
+                {name: value[k : k + 1] for name, value in buffers.items()},
+                batch.rows(slice(k, k + 1)),
+                backend,
+            )
+            for k in range(len(params))
+        ]
+        if len(rows) == 1:
+            return rows[0]
+        return Gradients(
+            torch.cat([row.flat for row in rows]),
+            torch.cat([row.loss for row in rows]),
+            {name: torch.cat([row.buffers[name] for row in rows]) for name in buffers},
+        )
+
+    def evaluate(
+        self, params: Tensor, buffers: Tensors, x: Tensor, y: Tensor, *, fused: bool
+    ) -> Tensors:
+        """Sums over samples ``[m, ...]`` of ``loss`` and each metric, ``[R]`` each."""
+        one = self._metrics_of_one
+        views = self.architecture.views
+        with torch.no_grad():
+            if fused:
+                batched = vmap(one, in_dims=(0, 0, None, None))
+                arguments = (views(params), buffers, x, y)
+                found: Tensors = self._recall(("evaluate",), batched, arguments)(*arguments)
+                return found
+            rows = []
+            for k in range(len(params)):
+                own = {name: value[k] for name, value in buffers.items()}
+                rows.append(one(views(params[k]), own, x, y))
+            return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def curvature(
+        self, params: Tensor, buffers: Tensors, batch: Batch, *, kind: str, fused: bool
+    ) -> Tensor:
+        """An estimate of the Hessian's diagonal for every row, ``[R, P]``.
+
+        Args:
+            params: ``[R, P]``.
+            buffers: Of the model, ``[R, ...]``.
+            batch: The micro-batch to estimate it on.
+            kind: ``gnb`` (Gauss-Newton-Bartlett: Liu et al. 2023, https://arxiv.org/abs/2305.14342,
+                algorithm 2) or ``hutchinson`` (v * Hv with v of random signs).
+            fused: Whether to run all rows at once.
+        """
+        one = {"gnb": self._gauss_newton_bartlett, "hutchinson": self._hutchinson}[kind]
+        views = self.architecture.views
+        if fused:
+            data = None if batch.shared else 0
+            found = vmap(one, in_dims=(0, 0, data, data, 0, 0, 0))(
+                views(params), buffers, batch.x, batch.y, batch.numbers, batch.seed, batch.offset
+            )
+            rows = [found[span.name].flatten(1) for span in self.architecture.spans]
+            return torch.cat(rows, 1)
+        flat = []
+        for k in range(len(params)):
+            row = batch.rows(slice(k, k + 1))
+            found = one(
+                views(params[k]),
+                {name: value[k] for name, value in buffers.items()},
+                row.x if row.shared else row.x[0],
+                row.y if row.shared else row.y[0],
+                {name: value[0] for name, value in row.numbers.items()},
+                row.seed[0],
+                row.offset[0],
+            )
+            spans = self.architecture.spans
+            flat.append(torch.cat([found[span.name].reshape(-1) for span in spans]))
+        return torch.stack(flat)
+
+    # The mathematics of one slot.
+
+    def _gauss_newton_bartlett(
+        self,
+        params: Tensors,
+        buffers: Tensors,
+        x: Tensor,
+        y: Tensor,
+        numbers: Tensors,
+        seed: Tensor,
+        offset: Tensor,
+    ) -> Tensors:
+        m = x.shape[0]
+
+        def loss(params: Tensors) -> Tensor:
+            copies = {name: value.clone() for name, value in buffers.items()}
+            with slot_functions(seed, offset):
+                output = self._forward(params, copies, x)
+                drawn = drawn_targets(output, y, uniform(seed, offset, DRAWS, y.shape))
+                return self.task.loss(output, drawn, {**self.names, **numbers}).mean()
+
+        return {name: m * g.square() for name, g in grad(loss)(params).items()}
+
+    def _hutchinson(
+        self,
+        params: Tensors,
+        buffers: Tensors,
+        x: Tensor,
+        y: Tensor,
+        numbers: Tensors,
+        seed: Tensor,
+        offset: Tensor,
+    ) -> Tensors:
+        signs = {
+            name: 1.0 - 2.0 * (uniform(seed, offset, DRAWS + i, p.shape or (1,)) < 0.5).to(p.dtype)
+            for i, (name, p) in enumerate(params.items())
+        }
+        signs = {name: v.reshape(params[name].shape) for name, v in signs.items()}
+
+        def loss(params: Tensors) -> Tensor:
+            copies = {name: value.clone() for name, value in buffers.items()}
+            with slot_functions(seed, offset):
+                output = self._forward(params, copies, x)
+                return self.task.loss(output, y, {**self.names, **numbers}).mean()
+
+        def slope(params: Tensors) -> Tensor:
+            gradients = grad(loss)(params)
+            return torch.stack([(gradients[name] * v).sum() for name, v in signs.items()]).sum()
+
+        # Reverse over reverse: more operations have it than forward mode.
+        return {name: signs[name] * hv for name, hv in grad(slope)(params).items()}
+
+    def _forward(self, params: Tensors, buffers: Tensors, x: Tensor) -> Any:
+        return functional_call(self.architecture.template, {**params, **buffers}, (x,))
+
+    def _loss_of_one(
+        self,
+        params: Tensors,
+        buffers: Tensors,
+        x: Tensor,
+        y: Tensor,
+        numbers: Tensors,
+        scale: Tensor,
+        seed: Tensor,
+        offset: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+        # Modules such as BatchNorm write into their buffers; these copies take the writes.
+        buffers = {name: value.clone() for name, value in buffers.items()}
+        with slot_functions(seed, offset):
+            if self.autocast is not None:
+                with torch.autocast(x.device.type, self.autocast):
+                    output = self._forward(params, buffers, x)
+            else:
+                output = self._forward(params, buffers, x)
+            losses = self.task.loss(output, y, {**self.names, **numbers})
+        if losses.shape != y.shape[:1]:
+            raise ValueError(
+                f"{type(self.task).__name__}.loss must return one loss a sample, "
+                f"shape {tuple(y.shape[:1])}, not {tuple(losses.shape)}"
+            )
+        total = losses.sum()
+        return total * scale, (total.detach(), buffers)
+
+    def _metrics_of_one(self, params: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> Tensors:
+        self.architecture.template.eval()
+        try:
+            zero = torch.zeros((), dtype=torch.int32, device=x.device)
+            clean = {name: torch.zeros((), device=x.device) for name in ("label_smoothing",)}
+            with slot_functions(zero, zero):
+                output = self._forward(params, buffers, x)
+                losses = self.task.loss(output, y, {**self.names, **clean})
+            sums = {"loss": losses.sum()}
+            for name, value in self.task.metrics(output, y).items():
+                sums[name] = value.to(losses.dtype).sum()
+            return sums
+        finally:
+            self.architecture.template.train()
+
+    # The forms it runs in.
+
+    def _fused(self, params: Tensor, buffers: Tensors, batch: Batch, backend: Backend) -> Gradients:
+        data = None if batch.shared else 0
+        function = vmap(
+            grad_and_value(self._loss_of_one, has_aux=True),
+            in_dims=(0, 0, data, data, 0, 0, 0, 0),
+            randomness="error",
+        )
+        try:
+            return self._run("fused", function, params, buffers, batch, backend)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise NotVmappable(f"vmap refuses this model: {first_line(error)}") from error
+
+    def _looped(
+        self, params: Tensor, buffers: Tensors, batch: Batch, backend: Backend
+    ) -> Gradients:
+        def only(tensors: Tensors) -> Tensors:
+            return {name: value[0] for name, value in tensors.items()}
+
+        def function(
+            params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, *rest: Any
+        ) -> tuple[Tensors, tuple[None, tuple[Tensor, Tensors]]]:
+            numbers, scale, seed, offset = rest
+            leaves = {name: p[0].detach().requires_grad_() for name, p in params.items()}
+            if not batch.shared:
+                x, y = x[0], y[0]
+            with torch.enable_grad():
+                total, (loss, new) = self._loss_of_one(
+                    leaves, only(buffers), x, y, only(numbers), scale[0], seed[0], offset[0]
+                )
+                gradients = torch.autograd.grad(
+                    total, list(leaves.values()), materialize_grads=True
+                )
+            return (
+                {name: g[None] for name, g in zip(leaves, gradients, strict=True)},
+                (None, (loss[None], {name: value.detach()[None] for name, value in new.items()})),
+            )
+
+        return self._run("looped", function, params, buffers, batch, backend)
+
+    def _run(
+        self,
+        form: str,
+        function: Callable[..., Any],
+        params: Tensor,
+        buffers: Tensors,
+        batch: Batch,
+        backend: Backend,
+    ) -> Gradients:
+        def flat(*arguments: Any) -> tuple[Tensor, Tensor, Tensors]:
+            gradients, (_, (loss, new)) = function(*arguments)
+            rows = [gradients[span.name].flatten(1) for span in self.architecture.spans]
+            return torch.cat(rows, 1), loss, new
+
+        arguments = (
+            self.architecture.views(params),
+            buffers,
+            batch.x,
+            batch.y,
+            batch.numbers,
+            batch.scale,
+            batch.seed,
+            batch.offset,
+        )
+        if backend == "eager":
+            return Gradients(*flat(*arguments))
+        program = self._recall((form, batch.shared, backend), flat, arguments)
+        return Gradients(*program(*arguments))
+
+    def _recall(
+        self, form: tuple[Any, ...], function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Callable[..., Any]:
+        """The recorded program for these shapes, recorded now if it is their first time."""
+        key = (*form, *map(_signature, torch.utils._pytree.tree_leaves(arguments)))
+        program = self._recorded.get(key)
+        if program is None:
+            program = record(function, arguments, compiled="compiled" in form)
+            self._recorded[key] = program
+        return program
+
+
+DRAWS = 1 << 20
+"""Random calls of curvature estimates start here, beyond those of any forward pass."""
+
+
+def drawn_targets(output: Any, target: Tensor, u: Tensor) -> Tensor:
+    """Targets drawn from the model's own distribution, by inverse transform of ``u`` in [0, 1).
+
+    Integer targets from the softmax over the last axis of ``output``; real ones from a normal
+    distribution of unit variance around it.
+
+    Raises:
+        InvalidInput: The output is no tensor of logits or means.
+    """
+    if not isinstance(output, Tensor):
+        raise InvalidInput("optimizer", "sophia_g needs a model whose output is a tensor")
+    output = output.detach()
+    if target.is_floating_point():
+        safe = u.to(output.dtype).clamp(1e-7, 1 - 1e-7)
+        normal: Tensor = math.sqrt(2) * torch.erfinv(2 * safe - 1)
+        return output + normal.reshape(output.shape)
+    below = torch.softmax(output, -1).cumsum(-1) < u.to(output.dtype).unsqueeze(-1)
+    drawn: Tensor = below.sum(-1).clamp(max=output.shape[-1] - 1).to(target.dtype)
+    return drawn
+
+
+def _signature(value: Tensor) -> tuple[Any, ...]:
+    return (*value.shape, value.dtype, value.device)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, enough for a log."""
+    text = str(error).strip()
+    return (text.splitlines() or [type(error).__name__])[0]

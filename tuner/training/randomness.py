@@ -1,0 +1,163 @@
+"""Randomness that belongs to a trial, not to the place where it trains.
+
+``vmap`` draws one random tensor for all slots, so a trial's dropout would depend on its slot and on
+how many neighbours it has. Here a mask is instead a hash of the trial's seed, the number of samples
+that it has seen, the position of the call in the model, and the index of the element. It is the
+same in any slot, fused or looped, on any device, for any micro-batch size (as long as axis 0 is the
+batch).
+
+The hash is Wellons' ``lowbias32`` (https://nullprogram.com/blog/2018/07/31/), in 32-bit integer
+arithmetic that every backend of PyTorch has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def hash32(x: Tensor) -> Tensor:
+    """A bijective scramble of int32 values; every output bit depends on every input bit."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * -0x7B935975  # 0x846CA68B as a signed number
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def uniform(seed: Tensor, offset: Tensor, call: int, shape: Sequence[int]) -> Tensor:
+    """Numbers in [0, 1) for one call of a random function.
+
+    Args:
+        seed: int32 ``[]``, the trial's.
+        offset: int32 ``[]``, samples that the trial saw before this micro-batch.
+        call: Which random call of the forward pass this is.
+        shape: ``[m, ...]``; axis 0 runs over the samples of the micro-batch.
+
+    Returns:
+        float32 of that shape.
+    """
+    device = seed.device
+    samples = torch.arange(shape[0], dtype=torch.int32, device=device) + offset
+    elements = torch.arange(math.prod(shape[1:]), dtype=torch.int32, device=device)
+    keys = hash32(hash32(samples ^ hash32(seed + call * 0x3C6EF372)))
+    bits = hash32(keys[:, None] + hash32(elements)[None, :])
+    # The top 24 bits fill a float32 mantissa exactly.
+    unit: Tensor = ((bits >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+    return unit.reshape(shape)
+
+
+class _Draws:
+    """The random calls of one forward pass, in order."""
+
+    def __init__(self, seed: Tensor, offset: Tensor) -> None:
+        self.seed = seed
+        self.offset = offset
+        self.call = 0
+
+    def keep(self, shape: torch.Size, p: float | Tensor) -> Tensor:
+        """A boolean mask that is true with probability ``1 - p``."""
+        self.call += 1
+        return uniform(self.seed, self.offset, self.call, shape) >= p
+
+
+def _scaled(x: Tensor, keep: Tensor, p: float | Tensor) -> Tensor:
+    # p = 1 keeps nothing; the guard turns 0/0 into 0.
+    scale = 1.0 / torch.clamp(1.0 - torch.as_tensor(p, dtype=x.dtype, device=x.device), min=1e-12)
+    return x * (keep.to(x.dtype) * scale)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as two products and a softmax, which ``vmap`` turns into batched products.
+
+    PyTorch's own kernel has no batching rule that keeps it fast on CPU.
+    """
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key = key.repeat_interleave(repeats, -3)
+        value = value.repeat_interleave(repeats, -3)
+    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = (query * factor) @ key.transpose(-2, -1)
+    if is_causal:
+        ones = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
+        scores = scores.masked_fill(ones.triu(1), float("-inf"))
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, float("-inf"))
+        else:
+            scores = scores + attn_mask
+    weights = torch.softmax(scores, -1)
+    weights = F.dropout(weights, dropout_p, training=dropout_p > 0)
+    return torch.matmul(weights, value)
+
+
+@contextmanager
+def slot_functions(seed: Tensor, offset: Tensor) -> Iterator[None]:
+    """Within it, the functional dropouts and attention are ours.
+
+    The names are replaced in ``torch.nn.functional`` itself: a ``TorchFunctionMode`` is switched
+    off inside composite functions such as ``multi_head_attention_forward``, whose dropout would
+    escape.
+
+    Args:
+        seed: int32 ``[]``, the trial's (a batched tensor under ``vmap``).
+        offset: int32 ``[]``, samples seen before this micro-batch.
+    """
+    draws = _Draws(seed, offset)
+
+    def dropout(
+        input: Tensor, p: float | Tensor = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        if not training or (isinstance(p, float | int) and p == 0):
+            return input
+        return _scaled(input, draws.keep(input.shape, p), p)
+
+    def channels(
+        input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        if not training or p == 0:
+            return input
+        keep = draws.keep(input.shape[:2], p)
+        return _scaled(input, keep.reshape(*input.shape[:2], *([1] * (input.ndim - 2))), p)
+
+    def alpha(
+        input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+    ) -> Tensor:
+        if not training or p == 0:
+            return input
+        # Klambauer et al. 2017, equation 6: dropped units take alpha', then the moments mend.
+        low = -1.7580993408473766
+        a = (1.0 - p + p * (1.0 - p) * low**2) ** -0.5
+        keep = draws.keep(input.shape, p).to(input.dtype)
+        kept: Tensor = input * keep + low * (1 - keep)
+        return a * kept - a * p * low
+
+    ours: dict[str, Callable[..., Any]] = {
+        "dropout": dropout,
+        "dropout1d": channels,
+        "dropout2d": channels,
+        "dropout3d": channels,
+        "alpha_dropout": alpha,
+        "scaled_dot_product_attention": _attention,
+    }
+    theirs = {name: getattr(F, name) for name in ours}
+    try:
+        for name, function in ours.items():
+            setattr(F, name, function)
+        yield
+    finally:
+        for name, function in theirs.items():
+            setattr(F, name, function)

@@ -1,0 +1,147 @@
+"""One trial in training: its numbers, and how far it is. Its tensors are a row elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tuner import optimizers
+from tuner.errors import InvalidInput
+from tuner.optimizers import Rule
+from tuner.schedules.plan import Plan
+from tuner.schedules.plateau import PlateauState
+from tuner.training.architecture import loss_numbers
+from tuner.training.noise import NoiseWindows
+
+DEFAULT_OPTIMIZER = "adamw"
+DEFAULT_BATCH_SIZE = 32
+
+
+@dataclass
+class Slot:
+    """A trial being trained.
+
+    Args:
+        config: The trial's hyperparameters by name.
+        seed: Of initialisation and dropout.
+        data_seed: Of the order of the data.
+        train_size: Samples in an epoch.
+        epochs: Length of a full training; its schedule ends there.
+    """
+
+    config: Mapping[str, Any]
+    seed: int
+    data_seed: int
+    train_size: int
+    epochs: float
+    samples: int = 0
+    """Training samples seen."""
+    step: int = 0
+    """Optimizer steps taken."""
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    grad_norm: float = math.nan
+    """Norm of the last batch's gradient, before clipping."""
+    first_loss: float = math.nan
+    """Mean training loss of its first round, to tell divergence."""
+    seconds: float = 0.0
+    """Device seconds it has taken, shared among neighbours."""
+    plateau: PlateauState = field(default_factory=PlateauState.fresh)
+    noise: NoiseWindows = field(default_factory=NoiseWindows)
+
+    def __post_init__(self) -> None:
+        self.rule: Rule = optimizers.get(
+            self.config.get("optimizer", DEFAULT_OPTIMIZER), "optimizer"
+        )
+        self.batch_size = min(
+            int(self.config.get("batch_size", DEFAULT_BATCH_SIZE)), self.train_size
+        )
+        if self.batch_size < 1:
+            raise InvalidInput("batch_size", f"{self.batch_size} is less than 1")
+        self.hyper = {
+            name: float(self.config.get(name, hyper.default))
+            for name, hyper in self.rule.hyper.items()
+        }
+        self.rule.check(self.hyper)
+        self.clip_norm = float(self.config.get("clip_norm") or math.inf)
+        if not self.clip_norm > 0:
+            raise InvalidInput("clip_norm", f"{self.clip_norm} is not above 0")
+        self.steps_per_epoch = math.ceil(self.train_size / self.batch_size)
+        self.total_steps = max(1, math.ceil(self.epochs * self.steps_per_epoch))
+        self.plan = Plan.of(
+            {"lr": self.hyper["lr"], **self.config}, self.total_steps, epochs=self.epochs
+        )
+        self.numbers = loss_numbers(self.config)
+        self.lr_scales = {
+            name.removeprefix("lr_scale."): float(value)
+            for name, value in self.config.items()
+            if name.startswith("lr_scale.")
+        }
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs behind it."""
+        return self.samples // self.train_size
+
+    @property
+    def position(self) -> int:
+        """Samples of the present epoch behind it."""
+        return self.samples % self.train_size
+
+    @property
+    def mid_batch(self) -> bool:
+        """Whether a batch is unfinished, so that its gradient sum is part of the state."""
+        return self.position % self.batch_size != 0
+
+    def steps_in(self, length: int) -> int:
+        """Optimizer steps in the next ``length`` samples, which end within the present epoch."""
+        before = self.position // self.batch_size
+        end = self.position + length
+        return (self.steps_per_epoch if end == self.train_size else end // self.batch_size) - before
+
+    def learning_rate(self) -> float:
+        """The rate of the last step taken (of the first, before any)."""
+        at = max(0, min(self.step, self.total_steps) - 1)
+        table, _ = self.plan.table(at, 1, float(self.plateau.factor))
+        return float(table[0]) * self.hyper["lr"]
+
+    def take_loss(self) -> float:
+        """Mean training loss since the last call; NaN if nothing was trained."""
+        mean = self.loss_sum / self.loss_count if self.loss_count else math.nan
+        self.loss_sum, self.loss_count = 0.0, 0
+        if math.isnan(self.first_loss):
+            self.first_loss = mean
+        return mean
+
+    def progress(self) -> dict[str, Any]:
+        """The part of its state that is not tensors, as JSON."""
+        return {
+            "samples": self.samples,
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "grad_norm": self.grad_norm,
+            "first_loss": self.first_loss,
+            "seconds": self.seconds,
+            "plateau": {name: value.item() for name, value in self.plateau.to_dict().items()},
+            "noise": self.noise.to_list(),
+        }
+
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`progress` gave."""
+        for name in ("samples", "step", "loss_count"):
+            setattr(self, name, int(progress[name]))
+        for name in ("loss_sum", "grad_norm", "first_loss", "seconds"):
+            setattr(self, name, float(progress[name]))
+        fresh = PlateauState.fresh().to_dict()
+        self.plateau = PlateauState.from_dict(
+            {
+                name: torch.tensor(progress["plateau"][name], dtype=value.dtype)
+                for name, value in fresh.items()
+            }
+        )
+        self.noise = NoiseWindows.from_list(progress["noise"])
