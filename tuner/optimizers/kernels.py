@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -181,7 +182,9 @@ def _apply_compiled(
         return
     kernel = _compile(rule, tuple(state), tuple(c), dims)
     try:
-        kernel(p, g, tuple(state.values()), tuple(c.values()), mask)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
+            kernel(p, g, tuple(state.values()), tuple(c.values()), mask)
     except Exception as error:  # any backend's own kind; it is raised before anything is written
         _broken.add(p.device.type)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

@@ -74,6 +74,7 @@ class Lion(Rule):
             p = p * c["decay"]
         else:
             g = torch.addcmul(g, p, c["decay"])
-        u = torch.lerp(state["exp_avg"], g, c["keep1"]).sign()
+        u = torch.lerp(state["exp_avg"], g, c["keep1"])
+        u = u.sign() + u * 0  # torch has sign(NaN) = 0: a broken run would look like a still one
         m = torch.lerp(state["exp_avg"], g, c["keep2"])
         return torch.addcmul(p, u, c["step_size"]), {"exp_avg": m}

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from tuner import optimizers
+from tuner.optimizers import kernels
+from tuner.optimizers.kernels import apply_, coefficient_table
+
+SLOTS, WIDTH = 5, 50_001
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The chunk is sized by threads; one makes it smallest."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def population(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    rule = optimizers.get(name)
+    generator = torch.Generator().manual_seed(0)
+    p = torch.randn(shape, generator=generator).to(dtype)
+    g = torch.randn(shape, generator=generator).to(dtype)
+    state = rule.init(p.to(kernels.working_dtype(dtype)), (-1,))
+    lead = shape[:-1]
+    rates = torch.linspace(0.5, 1.0, steps=lead[0] if lead else 1, dtype=torch.float64)
+    hyper = {key: torch.full(lead, h.default, dtype=torch.float64) for key, h in rule.hyper.items()}
+    hyper["lr"] = hyper["lr"] * rates.reshape(lead) if lead else hyper["lr"]
+    table = coefficient_table(rule, hyper, torch.zeros(lead, dtype=torch.int64), dtype)
+    c = {key: value.reshape((*lead, *(1 for _ in lead))) for key, value in table.items()}
+    return p, g, state, c
+
+
+ELEMENTS = [n for n in optimizers.names() if optimizers.get(n).granularity == "element"]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ELEMENTS)
+@pytest.mark.parametrize("shape", [(SLOTS, WIDTH), (40, 1_001), (100_001,)], ids=str)
+def test_pieces_give_the_bits_of_the_whole(name: str, shape: tuple[int, ...]) -> None:
+    rule = optimizers.get(name)
+    p, g, state, c = population(name, shape)
+    assert p.numel() > kernels.CHUNK
+    whole_p, whole = rule.update(p, g, state, c, (-1,))
+    apply_(rule, p, g, state, c, (-1,))
+    assert torch.equal(p, whole_p)
+    assert all(torch.equal(state[key], whole[key]) for key in state)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_rows_of_a_buffer_can_be_stepped_alone() -> None:
+    rule = optimizers.get("adamw")
+    p, g, state, c = population("adamw", (SLOTS, WIDTH))
+    before, moments = p.clone(), {key: s.clone() for key, s in state.items()}
+    want, _ = rule.update(p, g, state, c, (-1,))
+    rows = slice(1, 3)
+    apply_(
+        rule,
+        p[rows],
+        g[rows],
+        {key: s[rows] for key, s in state.items()},
+        {key: value[rows] for key, value in c.items()},
+        (-1,),
+    )
+    assert torch.equal(p[rows], want[rows])
+    for k in (0, 3, 4):
+        assert torch.equal(p[k], before[k])
+        assert all(torch.equal(state[key][k], moments[key][k]) for key in state)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_masked_slot_keeps_its_bits_even_if_broken() -> None:
+    rule = optimizers.get("nadam")
+    p, g, state, c = population("nadam", (SLOTS, WIDTH))
+    p[2, 7], g[3] = float("nan"), float("nan")
+    before, moments = p.clone(), {key: s.clone() for key, s in state.items()}
+    mask = torch.tensor([True, True, False, False, True])
+    apply_(rule, p, g, state, c, (-1,), mask=mask)
+    for k in (2, 3):
+        torch.testing.assert_close(p[k], before[k], rtol=0, atol=0, equal_nan=True)
+        assert all(torch.equal(state[key][k], moments[key][k]) for key in state)
+    assert not torch.equal(p[0], before[0])
+    assert float(state["mu_product"][0]) != 1.0
+
+
+def test_half_parameters_are_computed_wide_and_rounded_once() -> None:
+    rule = optimizers.get("adamw")
+    p, g, state, c = population("adamw", (2, 300), torch.bfloat16)
+    assert state["exp_avg"].dtype == torch.float32
+    want, _ = rule.update(p.float(), g.float(), state, c, (-1,))
+    apply_(rule, p, g, state, c, (-1,))
+    assert p.dtype == torch.bfloat16
+    assert torch.equal(p, want.to(torch.bfloat16))
+
+
+def test_one_compiled_kernel_serves_all_sizes() -> None:
+    """Compiles twice: a population and a single model, which one slot shares."""
+    rule = optimizers.get("adamw")
+    compiled = len(kernels._compiled)
+    for shape in ((3, 4_000), (5, 1_111), (4, 3_333), (7_000,), (1, 5_000), (3_001,)):
+        p, g, state, c = population("adamw", shape)
+        want, wanted = rule.update(p, g, state, c, (-1,))
+        apply_(rule, p, g, state, c, (-1,), compiled=True)
+        torch.testing.assert_close(p, want, rtol=1e-6, atol=1e-7)
+        for key, s in state.items():
+            torch.testing.assert_close(s, wanted[key], rtol=1e-6, atol=1e-7)
+    assert len(kernels._compiled) - compiled in (0, 2)
+    assert "cpu" not in kernels._broken
+
+
+def test_without_a_compiler_it_runs_eager_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler(*_: object, **__: object) -> object:
+        def kernel(*_: object) -> None:
+            raise RuntimeError("no C++ compiler found")
+
+        return kernel
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(kernels, "_compiled", {})
+    monkeypatch.setattr(kernels, "_broken", set())
+    rule = optimizers.get("lion")
+    with caplog.at_level(logging.WARNING, logger="tuner.optimizers.kernels"):
+        for _ in range(3):
+            p, g, state, c = population("lion", (3, 4_000))
+            want, _ = rule.update(p, g, state, c, (-1,))
+            apply_(rule, p, g, state, c, (-1,), compiled=True)
+            assert torch.equal(p, want)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no C++ compiler found" in caplog.text

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tuner import optimizers
+from tuner.errors import InvalidInput, UnknownName
+from tuner.optimizers.torch import RuleOptimizer
+
+
+def model(seed: int = 0) -> nn.Sequential:
+    generator = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) * 0.5)
+    return net
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(32, 3, generator=generator, dtype=torch.float64)
+    return x, torch.stack([x.sum(1).sin(), x.prod(1)], 1)
+
+
+def fit(
+    net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 20, each: Any = None
+) -> float:
+    x, y = data()
+    loss = torch.zeros(())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        if each is not None:
+            each()
+    return float(loss.detach())
+
+
+def same(a: nn.Module, b: nn.Module, tolerance: float = 1e-12) -> None:
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        assert float((p - q).detach().abs().max()) <= tolerance
+
+
+def test_attributes_and_create_give_the_same_class() -> None:
+    optimizer = optimizers.create("adamw", model().parameters(), lr=0.1)
+    assert type(optimizer) is optimizers.AdamW
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert type(optimizer).__name__ == "AdamW"
+    with pytest.raises(AttributeError):
+        _ = optimizers.NoSuchOptimizer
+    with pytest.raises(UnknownName, match="adamw"):
+        optimizers.create("adamv", model().parameters())
+
+
+def test_groups_have_settings_of_their_own() -> None:
+    ours, theirs = model(), model()
+
+    def groups(net: nn.Sequential) -> list[dict[str, Any]]:
+        return [
+            {"params": net[0].parameters(), "lr": 0.03},
+            {"params": net[2].parameters(), "weight_decay": 0.3},
+        ]
+
+    fit(ours, optimizers.AdamW(groups(ours), lr=0.01))
+    fit(theirs, torch.optim.AdamW(groups(theirs), lr=0.01))
+    same(ours, theirs)
+
+
+def test_a_group_can_join_later() -> None:
+    nets = [model(), model()]
+    makers = [optimizers.AdamW, torch.optim.AdamW]
+    for net, make in zip(nets, makers, strict=True):
+        optimizer = make(net[0].parameters(), lr=0.02)
+        fit(net, optimizer, 5)
+        optimizer.add_param_group({"params": net[2].parameters(), "lr": 0.05})
+        fit(net, optimizer, 5)
+    same(*nets)
+    with pytest.raises(InvalidInput, match="lr"):
+        optimizers.AdamW(model().parameters()).add_param_group(
+            {"params": [nn.Parameter(torch.ones(1))], "lr": -1.0}
+        )
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "plateau", "one_cycle", "lambda"])
+def test_torch_schedulers_drive_it(scheduler: str) -> None:
+    kinds = torch.optim.lr_scheduler
+    nets = [model(), model()]
+    for net, make in zip(nets, [optimizers.NAG, torch.optim.SGD], strict=True):
+        more = {} if make is optimizers.NAG else {"momentum": 0.9, "nesterov": True}
+        optimizer = make(net.parameters(), lr=0.05, **more)
+        plan: Any = {
+            "cosine": lambda o: kinds.CosineAnnealingLR(o, 20),
+            "plateau": lambda o: kinds.ReduceLROnPlateau(o, patience=1),
+            "one_cycle": lambda o: kinds.OneCycleLR(o, 0.1, total_steps=30),
+            "lambda": lambda o: kinds.LambdaLR(o, lambda t: 1 / (1 + t)),
+        }[scheduler](optimizer)
+        fit(
+            net,
+            optimizer,
+            20,
+            (lambda p=plan: p.step(1.0)) if scheduler == "plateau" else plan.step,
+        )
+    same(*nets)
+
+
+def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned() -> None:
+    net = model()
+    x, y = data()
+    optimizer = optimizers.AdamW(net.parameters(), lr=0.01)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+    second = optimizer.step(closure)
+    assert second < first
+
+
+def test_maximize_climbs() -> None:
+    up, down = model(), model()
+    x, y = data()
+    climber = optimizers.AdamW(up.parameters(), lr=0.01, maximize=True)
+    descender = optimizers.AdamW(down.parameters(), lr=0.01)
+    for _ in range(5):
+        for net, optimizer, sign in ((up, climber, -1), (down, descender, 1)):
+            optimizer.zero_grad()
+            (sign * (net(x) - y).square().mean()).backward()
+            optimizer.step()
+    same(up, down)
+
+
+def test_a_parameter_without_gradient_keeps_its_own_step_count() -> None:
+    nets = [model(), model()]
+    for net, make in zip(nets, [optimizers.AdamW, torch.optim.AdamW], strict=True):
+        optimizer = make(net.parameters(), lr=0.03)
+        x, y = data()
+        for t in range(12):
+            optimizer.zero_grad()
+            (net(x) - y).square().mean().backward()
+            if t % 3 == 1:
+                net[0].bias.grad = None
+            if t == 7:
+                net[2].weight.grad = None
+            optimizer.step()
+    same(*nets)
+
+
+def test_large_and_strided_and_scalar_parameters_take_the_same_steps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    starts = [
+        torch.randn(300, 250, generator=generator),  # above the gathering threshold
+        torch.randn(8, 16, generator=generator).t(),  # not contiguous
+        torch.randn(260, 300, generator=generator).t(),
+        torch.randn((), generator=generator),
+        torch.randn(2, 3, 4, 5, generator=generator).to(memory_format=torch.channels_last),
+    ]
+    runs = []
+    for make in (optimizers.AdamW, torch.optim.AdamW):
+        params = [nn.Parameter(s.clone()) for s in starts]
+        optimizer = make(params, lr=0.01)
+        for t in range(5):
+            draw = torch.Generator().manual_seed(t)
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=draw) + p.detach()
+            optimizer.step()
+        runs.append(params)
+    for p, q in zip(*runs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_state_of_half_parameters_is_float32_and_survives_a_state_dict() -> None:
+    params = [nn.Parameter(torch.ones(4, dtype=torch.bfloat16))]
+    optimizer = optimizers.AdamW(params)
+    params[0].grad = torch.full((4,), 0.1, dtype=torch.bfloat16)
+    optimizer.step()
+    other = optimizers.AdamW([nn.Parameter(params[0].detach().clone())])
+    other.load_state_dict(optimizer.state_dict())
+    (mine,), (loaded,) = optimizer.state.values(), other.state.values()
+    assert loaded["exp_avg"].dtype == torch.float32
+    assert torch.equal(mine["exp_avg"], loaded["exp_avg"])
+    assert loaded["exp_avg"].data_ptr() != mine["exp_avg"].data_ptr()  # copies
+
+
+def test_a_pickle_goes_on_where_it_was() -> None:
+    net = model()
+    optimizer = optimizers.SGD(net.parameters(), lr=0.01, momentum=0.9, decoupled=True)
+    fit(net, optimizer, 4)
+    other_net, other = pickle.loads(pickle.dumps((net, optimizer)))
+    fit(net, optimizer, 4)
+    fit(other_net, other, 4)
+    same(net, other_net, 0.0)
+    assert other.rule.decoupled
+
+
+def test_state_can_be_cleared() -> None:
+    net, fresh = model(), model()
+    optimizer = optimizers.AdamW(net.parameters(), lr=0.01)
+    fit(net, optimizer, 3)
+    fresh.load_state_dict(net.state_dict())
+    optimizer.state.clear()
+    fit(net, optimizer, 3)
+    fit(fresh, optimizers.AdamW(fresh.parameters(), lr=0.01), 3)
+    same(net, fresh, 0.0)
+
+
+def test_sparse_and_complex_are_refused() -> None:
+    table = nn.Embedding(5, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(InvalidInput, match="sparse"):
+        optimizers.AdamW(table.parameters()).step()
+    with pytest.raises(InvalidInput, match="complex"):
+        optimizers.AdamW([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+
+
+def test_estimates_are_asked_for_by_name() -> None:
+    with pytest.raises(InvalidInput, match="no curvature"):
+        optimizers.AdamW(model().parameters()).update_hessian()
+    with pytest.raises(InvalidInput, match="needs them"):
+        optimizers.SophiaH(model().parameters()).update_hessian()
+    with pytest.raises(InvalidInput, match="1 estimates for 4"):
+        optimizers.SophiaG(model().parameters()).update_hessian([torch.ones(1)])
+    with pytest.raises(InvalidInput, match="scale"):
+        optimizers.Muon(model().parameters(), scale="none")
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_every_optimizer_learns(name: str) -> None:
+    net = model()
+    default = optimizers.get(name).hyper["lr"].default
+    timid = name.startswith(("sophia", "lion", "lamb"))  # their defaults are for long runs
+    optimizer: RuleOptimizer = optimizers.create(
+        name, net.parameters(), lr=default * (10 if timid else 1)
+    )
+    start = fit(net, optimizer, 1)
+
+    def estimate() -> None:
+        if optimizer.rule.needs:
+            optimizer.update_hessian([torch.ones_like(p) for p in net.parameters()])
+
+    assert fit(net, optimizer, 150, estimate) < 0.8 * start
