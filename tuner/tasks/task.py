@@ -8,6 +8,7 @@ partial batch are exact.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+from tuner.errors import InvalidInput
 
 Config = Mapping[str, Any]
 
@@ -71,6 +74,21 @@ class Setting:
     high: float | None = None
     choices: tuple[Any, ...] = field(default=())
 
+    def check(self, name: str, value: object) -> None:
+        """Raises InvalidInput, naming ``name``, unless ``value`` is legal."""
+        if self.choices:
+            if not any(type(value) is type(c) and value == c for c in self.choices):
+                known = ", ".join(map(str, self.choices))
+                raise InvalidInput(name, f"{value!r} is none of {known}")
+            return
+        whole = isinstance(self.default, int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise InvalidInput(name, f"{value!r} is no {'whole ' if whole else ''}number")
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not low <= value <= high:
+            raise InvalidInput(name, f"{value!r} is outside [{low:g}, {high:g}]")
+
 
 class Task(ABC):
     """What to train. Construct it with its parameters, such as ``Tabular(path=..., target=...)``.
@@ -87,6 +105,26 @@ class Task(ABC):
     """The metric and direction a study takes when it names none."""
     ghost_batch_norm: ClassVar[bool] = False
     """Whether BatchNorm over the micro-batch instead of the batch is welcome."""
+
+    @classmethod
+    def check(cls, config: Config, prefix: str = "") -> None:
+        """Refuses ``model.*`` names the task does not read, and illegal values, by name.
+
+        Raises:
+            InvalidInput: Names the first one that is wrong, after ``prefix``.
+        """
+        for name, value in config.items():
+            if name in cls.settings:
+                cls.settings[name].check(f"{prefix}{name}", value)
+            elif name.startswith("model."):
+                known = ", ".join(cls.settings) or "none"
+                raise InvalidInput(
+                    f"{prefix}{name}", f"task {cls.name} has no such setting; it has {known}"
+                )
+
+    def setting(self, config: Config, name: str) -> Any:
+        """The value of one of ``settings``: the config's, or the default."""
+        return config.get(name, self.settings[name].default)
 
     @abstractmethod
     def data(self) -> Splits:

@@ -1,0 +1,59 @@
+"""Handwritten digits with a multilayer perceptron: small enough to try everything on a laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from typing_extensions import override
+
+from tuner.tasks import register
+from tuner.tasks.losses import accuracy, cross_entropy
+from tuner.tasks.models import MLP, MLP_SETTINGS
+from tuner.tasks.splits import cut
+from tuner.tasks.task import Arrays, Config, Setting, Splits, Task
+
+
+@register("digits")
+class Digits(Task):
+    """1,797 images of 8 x 8 pixels, 10 classes, as scikit-learn ships them.
+
+    1,078 train, 359 validate and 360 test. Alpaydin and Kaynak, "Optical Recognition of Handwritten
+    Digits", UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49.
+    """
+
+    summary = "Handwritten digits (8 x 8), a multilayer perceptron. Needs no download."
+    settings: ClassVar[Mapping[str, Setting]] = MLP_SETTINGS
+    extra_metrics = ("accuracy",)
+
+    @override
+    def data(self) -> Splits:
+        digits = load_digits()
+        # Pixels are counts from 0 to 16.
+        x = torch.from_numpy(digits.images.astype(np.float32) / 16.0).unsqueeze(1)
+        y = torch.from_numpy(digits.target.astype(np.int64))
+        parts = cut(len(x), valid=0.2, test=0.2, strata=digits.target)
+        return Splits(*(Arrays(x[i], y[i]) for i in (parts.train, parts.valid, parts.test)))
+
+    @override
+    def model(self, config: Config) -> nn.Module:
+        return MLP(
+            64,
+            10,
+            hidden=int(self.setting(config, "model.hidden")),
+            layers=int(self.setting(config, "model.layers")),
+            activation=self.setting(config, "model.activation"),
+            dropout_rate=float(config.get("dropout", 0.0)),
+        )
+
+    @override
+    def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:
+        return cross_entropy(output, target, config.get("label_smoothing", 0.0))
+
+    @override
+    def metrics(self, output: Any, target: Tensor) -> dict[str, Tensor]:
+        return {"accuracy": accuracy(output, target)}
