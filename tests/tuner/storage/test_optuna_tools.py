@@ -1,4 +1,4 @@
-"""What is built on Optuna works on a study that the service stored: figures, dashboard, and so on."""
+"""What is built on Optuna works on a study that the service stored: figures, the dashboard."""
 
 from __future__ import annotations
 

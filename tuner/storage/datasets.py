@@ -1,0 +1,49 @@
+"""Uploaded data: one row a name; the file itself lies on disk under its checksum."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from tuner.errors import NotFound
+from tuner.storage.models import Dataset
+
+
+def add(session: Session, dataset: Dataset) -> int:
+    """Stores a new dataset and says its id."""
+    session.add(dataset)
+    session.flush()
+    return dataset.id
+
+
+def get(session: Session, dataset: int | str) -> Dataset:
+    """One dataset, by its id or its name.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    column = Dataset.id if isinstance(dataset, int) else Dataset.name
+    found = session.scalar(select(Dataset).where(column == dataset))
+    if found is None:
+        raise NotFound("dataset", dataset)
+    return found
+
+
+def by_name(session: Session, name: str) -> Dataset | None:
+    """The dataset of that name."""
+    return session.scalar(select(Dataset).where(Dataset.name == name))
+
+
+def every(session: Session) -> list[Dataset]:
+    """All datasets, by name."""
+    return list(session.scalars(select(Dataset).order_by(Dataset.name)))
+
+
+def remove(session: Session, dataset: Dataset) -> bool:
+    """Removes the row; says whether it was the last one with this file."""
+    session.delete(dataset)
+    session.flush()
+    others = select(func.count(Dataset.id)).where(
+        Dataset.sha256 == dataset.sha256, Dataset.format == dataset.format
+    )
+    return not session.scalar(others)
