@@ -37,8 +37,9 @@ class Settings(BaseSettings):
     port: Port = Field(8420, description="The port that the server binds; 0 takes a free one.")
     workers: int = Field(1, ge=0, le=1024, description="Local workers that `serve` starts.")
     root_path: str = Field("", description="The path under which a proxy shows the server.")
-    app: str = Field("api.app:create_app", description="The HTTP application, MODULE:FUNCTION.")
+    app: str = Field("api.app:create_app", description="What makes the HTTP application.")
     behind_proxy: bool = Field(False, description="A proxy in front ends TLS and sets headers.")
+    plain_http: bool = Field(False, description="Bind beyond loopback although nothing ends TLS.")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
 
     lease_seconds: float = Field(30.0, gt=0, description="A lease's life without a heartbeat.")
@@ -47,6 +48,8 @@ class Settings(BaseSettings):
 
     log_level: LogLevel = Field("info", description="The least severe line that is logged.")
     log_json: bool = Field(False, description="One JSON object a line instead of text.")
+
+    ci: str = Field("", validation_alias="CI", description="Set where nobody watches a terminal.")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -65,6 +68,11 @@ class Settings(BaseSettings):
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def in_ci(self) -> bool:
+        """Whether this runs in continuous integration, where nothing may wait for a person."""
+        return self.ci.lower() not in ("", "0", "false")
 
     @classmethod
     def read(cls, **given: object) -> Settings:

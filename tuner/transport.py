@@ -41,7 +41,6 @@ _BY_STATUS: dict[int, type[TunerError]] = {
     413: TooLarge,
     422: InvalidInput,
     429: TooManyRequests,
-    503: Unavailable,
 }
 
 
@@ -200,10 +199,9 @@ def error_of(answer: httpx.Response) -> TunerError:
     after = answer.headers.get("retry-after", "")
     if after.isdigit():
         facts.setdefault("retry_after_seconds", int(after))
-    if answer.status_code in _PASSING:
-        return Unavailable(str(message), **facts)
-    kind = _classes().get(str(problem.get("code"))) or _BY_STATUS.get(
-        answer.status_code, TunerError
+    status = answer.status_code
+    kind = _classes().get(str(problem.get("code"))) or (
+        Unavailable if status in _PASSING else _BY_STATUS.get(status, TunerError)
     )
     error = kind.__new__(kind)
     # Each class words its own message; this one is worded already.

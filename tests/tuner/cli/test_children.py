@@ -1,0 +1,80 @@
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tuner.cli import children
+from tuner.cli.children import Children
+
+CALM = "import sys, signal; signal.signal(15, lambda *_: sys.exit(0)); sys.stdin.read()"
+STUBBORN = (
+    "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+)
+
+
+def eventually(check: Callable[[], bool], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.02)
+    return check()
+
+
+def test_children_run_and_stop() -> None:
+    running = Children([sys.executable, "-c", CALM], 2)
+    assert len(running.pids) == 2
+    running.stop()
+    assert running.pids == []
+
+
+def test_a_child_that_dies_is_started_again_a_bounded_number_of_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "RESTARTS", 2)
+    log = tmp_path / "starts"
+    program = f"open({str(log)!r}, 'a').write('x'); raise SystemExit(3)"
+    running = Children([sys.executable, "-c", program], 1, pause_seconds=0.01)
+    assert eventually(lambda: log.exists() and log.read_text() == "xxx")
+    time.sleep(1.0)
+    assert log.read_text() == "xxx"
+    running.stop()
+
+
+def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    program = STUBBORN.replace("print(1, flush=True)", f"open({str(ready)!r}, 'w').close()")
+    running = Children([sys.executable, "-c", program], 1)
+    assert eventually(ready.exists)
+    running.stop(grace_seconds=0.2)
+    assert running.pids == []
+
+
+def test_a_child_ends_when_its_parent_does(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    program = (
+        "import threading; from tuner.cli.children import when_parent_ends\n"
+        "stop = threading.Event(); when_parent_ends(stop)\n"
+        f"stop.wait(30) and open({str(done)!r}, 'w').close()"
+    )
+    running = Children([sys.executable, "-c", program], 1)
+    pipe = running._children[0].process.stdin
+    assert pipe is not None
+    pipe.close()  # as the kernel does for a parent that was killed
+    assert eventually(done.exists)
+    running.stop()
+
+
+def test_the_environment_and_the_index_are_passed(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; open(sys.argv[1], 'w').write(os.environ['FLAVOUR']); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "{index}")]
+    running = Children(command, 2, environment={"FLAVOUR": "sour"})
+    assert eventually(lambda: len([p for p in tmp_path.iterdir() if p.read_text()]) == 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+    running.stop()
+    assert threading.active_count() < 20

@@ -1,0 +1,147 @@
+"""Commands that need no server: what they print, and what becomes of wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from tuner import __version__
+from tuner.cli import main
+from tuner.cli.main import app
+from tuner.cli.output import duration, plain, shown
+
+
+@pytest.fixture(autouse=True)
+def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("TUNER_HOME", "TUNER_DATABASE_URL", "TUNER_URL", "TUNER_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tuner {__version__}\n"
+
+
+def test_the_commands_of_the_contract_are_there() -> None:
+    group = typer.main.get_command(app)
+    commands = set(getattr(group, "commands", {}))
+    long = {"demo", "serve", "worker", "run"}
+    wanted = long | {"submit", "studies", "show", "export", "advise", "token", "db"}
+    assert wanted <= commands
+
+
+def test_the_known_error_of_the_square_root(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["advise", "scale", "--lr", "5e-4", "--batch-size", "128", "--batch", "1024"]
+    assert main([*arguments, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["config"]["lr"] == pytest.approx(0.00141421, rel=1e-5)
+    assert main(arguments) == 0
+    assert "lr rises from 0.0005 to 0.00141421" in capsys.readouterr().out
+
+
+def test_further_settings_are_numbers_too(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["advise", "scale", "--lr", "1e-3", "--batch-size", "64", "--batch", "128"]
+    assert main([*arguments, "--rule", "sde", "--set", "eps=1e-8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["eps"] == pytest.approx(1e-8 / 2**0.5)
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["advise", "scale", "--lr", "0", "--batch-size", "8", "--batch", "16"], "lr"),
+    (["advise", "scale", "--lr", "1", "--batch-size", "0", "--batch", "16"], "batch_size"),
+    (["advise", "scale", "--lr", "1", "--batch-size", "8", "--batch", "16", "--rule", "x"], "rule"),
+    (["advise", "scale", "--lr", "1", "--batch-size", "8", "--batch", "9", "--set", "x"], "set"),
+    (["advise", "scale", "--lr", "one", "--batch-size", "8", "--batch", "16"], "--lr"),
+    (["advise", "scale"], "--batch"),
+    (["no-such-command"], "no-such-command"),
+    (["submit", "no/such/file.yaml"], "file"),
+    (["run", "no/such/file.yaml"], "file"),
+    (["db", "upgrade", "--database-url", "mysql://x/y"], "database_url"),
+    (["db", "upgrade", "no-such-revision"], "revision"),
+    (["token", "create", "--name", "n", "--scope", "everything"], "scope"),
+    (["token", "create", "--name", "", "--scope", "read"], "name"),
+    (["serve", "--host", "0.0.0.0"], "host"),
+    (["serve", "--host", "0.0.0.0", "--no-auth"], "no_auth"),
+    (["serve", "--port", "70000"], "PORT"),
+    (["studies", "--url", "ftp://host"], "url"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    WRONG,
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else value,
+)
+def test_wrong_input_is_one_line_that_names_it(
+    arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("tuner: ")
+    assert names in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuner.transport._BACK_OFF", lambda _state: 0.0)
+    assert main(["studies", "--url", "http://127.0.0.1:1"]) == 1
+    printed = capsys.readouterr()
+    assert "is `tuner serve` running?" in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_the_database_goes_up_and_down(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["db", "current", "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)
+    assert before["revision"] is None
+    assert main(["db", "upgrade"]) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert main(["db", "downgrade", "base", "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["revision"] == "base"
+    assert Path(".tuner/tuner.sqlite").is_file()
+
+
+def test_a_database_password_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "postgresql://me:s3cret@127.0.0.1:1/x"
+    assert main(["db", "current", "--database-url", url]) == 1
+    printed = capsys.readouterr()
+    assert "s3cret" not in printed.out + printed.err
+
+
+def test_a_token_lives_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    create = ["token", "create", "--name", "ci", "--scope", "read", "--scope", "submit"]
+    assert main([*create, "--days", "1"]) == 0
+    secret = capsys.readouterr().out.strip()
+    assert secret.startswith("tuner_")
+    assert main(create) == 1
+    assert "ci" in capsys.readouterr().err
+    assert main(["token", "list", "--json"]) == 0
+    listed = capsys.readouterr().out
+    (row,) = json.loads(listed)
+    assert (row["scopes"], row["active"]) == (["read", "submit"], True)
+    assert secret not in listed
+    assert main(["token", "revoke", "ci"]) == 0
+    capsys.readouterr()
+    assert main(["token", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["active"] is False
+    assert main(["token", "revoke", "nobody"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (95, "1:35"), (3600, "1:00:00"), (None, "–"), (float("inf"), "–")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_values_are_shown_without_control_characters() -> None:
+    assert shown("a\x1b[31mred") == "a\\x1b[31mred"
+    assert shown({"lr": 0.00123456789, "n": 3}) == "lr=0.00123457 n=3"
+    assert plain({"x": float("nan"), "y": (1, float("-inf"))}) == {"x": "nan", "y": [1, "-inf"]}

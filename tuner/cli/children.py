@@ -1,0 +1,141 @@
+"""The worker processes that a server starts beside itself.
+
+A child holds a pipe to its parent and stops when it closes, so that no worker outlives a server
+that was killed. One that dies is started again a few times, later each time, and then no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+RESTARTS = 5
+"""How often one worker is started again before it is given up."""
+
+GRACE_SECONDS = 20.0
+"""How long a worker may take to save its slots and return its leases."""
+
+
+@dataclass
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    restarts: int = 0
+    due: float = 0.0
+    given_up: bool = False
+
+
+class Children:
+    """Runs ``count`` copies of one command until it is told to stop.
+
+    Args:
+        command: What to run; ``{index}`` in an argument becomes the child's number.
+        count: How many.
+        environment: Variables added to this process's own.
+        pause_seconds: Wait before the first restart; it doubles with each.
+        log: A file that takes what the children print; else it goes where this process prints.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        *,
+        environment: Mapping[str, str] | None = None,
+        pause_seconds: float = 1.0,
+        log: Path | None = None,
+    ) -> None:
+        self._command = tuple(command)
+        self._environment = {**os.environ, **(environment or {})}
+        self._pause_seconds = pause_seconds
+        self._log = log
+        self._stopping = threading.Event()
+        self._children = [_Child(f"worker {index}", self._start(index)) for index in range(count)]
+        self._watcher = threading.Thread(target=self._watch, name="children", daemon=True)
+        self._watcher.start()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        return [child.process.pid for child in self._children if child.process.poll() is None]
+
+    def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """Asks every child to end, waits, and kills what is left."""
+        self._stopping.set()
+        self._watcher.join()
+        for child in self._children:
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + grace_seconds
+        for child in self._children:
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                logger.warning("%s did not stop in time and is killed", child.name)
+                child.process.kill()
+                child.process.wait()
+            if child.process.stdin:
+                child.process.stdin.close()
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        with ExitStack() as stack:
+            sink = stack.enter_context(self._log.open("ab")) if self._log else None
+            return subprocess.Popen(
+                [part.replace("{index}", str(index)) for part in self._command],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=sink,
+                stderr=sink,
+                # Ctrl-C at the terminal is for the server, which stops its workers in order.
+                start_new_session=True,
+            )
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.2):
+            for index, child in enumerate(self._children):
+                self._mend(index, child)
+
+    def _mend(self, index: int, child: _Child) -> None:
+        if child.given_up or child.process.poll() is None:
+            return
+        code = child.process.returncode
+        if child.due == 0.0:
+            if child.restarts >= RESTARTS:
+                child.given_up = True
+                logger.error("%s ended %d times and is not started again", child.name, RESTARTS + 1)
+                return
+            pause = self._pause_seconds * 2**child.restarts
+            child.due = time.monotonic() + pause
+            logger.warning("%s ended with code %s; next start in %g s", child.name, code, pause)
+        elif time.monotonic() >= child.due:
+            if child.process.stdin:
+                child.process.stdin.close()
+            child.restarts += 1
+            child.due = 0.0
+            child.process = self._start(index)
+
+
+def worker_command(*arguments: str) -> list[str]:
+    """The command line of a worker run by this same Python."""
+    return [sys.executable, "-m", "tuner", "worker", "--exit-with-parent", *arguments]
+
+
+def when_parent_ends(stop: threading.Event) -> None:
+    """Sets ``stop`` when standard input closes, which it does when the parent ends."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        stop.set()
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

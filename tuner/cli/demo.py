@@ -1,0 +1,115 @@
+"""``tuner demo``: the whole product on one machine, on real data, in a minute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import tuner
+from tuner import logs
+from tuner.cli.options import Home
+from tuner.cli.output import err, print_json, say, shown
+from tuner.cli.progress import watch
+from tuner.cli.serving import serving
+from tuner.cli.signals import stopping
+from tuner.cli.studies import describe
+from tuner.errors import Conflict, NotFound, TunerError
+from tuner.settings import Settings
+
+if TYPE_CHECKING:
+    from tuner.client import Client
+    from tuner.service import StudyView, TrialView
+
+
+def demo(
+    file: Annotated[Path | None, typer.Argument(help="A study file; digits by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to bind; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Local workers to start.")] = None,
+    leave: Annotated[
+        bool, typer.Option("--exit", help="End when the study does; so does CI=true.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document, then end.")
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Starts a server and workers, tunes a real model, and shows the dashboard."""
+    from tuner.client import Client, load
+
+    settings = Settings.read(host="127.0.0.1", port=port, workers=workers, home=home)
+    log = settings.home / "demo.log"
+    settings.home.mkdir(parents=True, exist_ok=True)
+    stop = stopping()
+    with log.open("a", encoding="utf-8") as stream:
+        # The terminal belongs to the live view.
+        logs.configure(settings.log_level, as_json=settings.log_json, stream=stream)
+        with (
+            serving(settings, auth=False, stop=stop, worker_log=log) as url,
+            Client(url) as client,
+        ):
+            study = client.submit(named(client, load(file or example())))
+            err.print(f"study {study.id} at {url}/studies/{study.id}, log in {log}\n", markup=False)
+            study = watch(lambda: client.study(study.id), stop=stop, quiet=json)
+            best = client.best(study.id, k=5)
+            advice = doubled(client, best)
+            if json:
+                print_json({"study": study, "best": best, "advice": advice, "url": url})
+                return
+            report(study, best, advice)
+            say(f"\ndashboard: {url}/studies/{study.id}")
+            if not (leave or settings.in_ci or stop.is_set()):
+                say("serving until Ctrl-C")
+                stop.wait()
+    if study.state == "failed":
+        raise TunerError(f"the study failed; the log is in {log}")
+
+
+def report(study: StudyView, best: list[TrialView], advice: dict[str, Any] | str | None) -> None:
+    """What came out, for a person."""
+    say("")
+    describe(study, best)
+    if isinstance(advice, str):
+        say(f"\nadvisor: {advice}")
+    elif advice is not None:
+        say(f"\nadvisor, on doubling the batch size ({advice.get('rule')}):")
+        changes = advice.get("changes", {})
+        for text in changes.values() if isinstance(changes, dict) else changes:
+            say(f"  {text}")
+        for text in advice.get("why", []) if isinstance(advice.get("why"), list) else []:
+            say(f"  {text}")
+        for text in advice.get("cautions", []):
+            say(f"  caution: {text}")
+
+
+def doubled(client: Client, best: list[TrialView]) -> dict[str, Any] | str | None:
+    """What the advisor says about training the best configuration at twice its batch size."""
+    if not best or "batch_size" not in best[0].config:
+        return None
+    config = dict(best[0].config)
+    try:
+        return client.scale(config, 2 * int(config["batch_size"]))
+    except TunerError as error:
+        return str(error)
+
+
+def named(client: Client, spec: dict[str, Any]) -> dict[str, Any]:
+    """The study under a name that is free: names are unique, and a demo is run again."""
+    name = str(spec.get("name", "demo"))
+    for number in range(1, 10_000):
+        candidate = name if number == 1 else f"{name}-{number}"
+        try:
+            client.study(candidate)
+        except NotFound:
+            return {**spec, "name": candidate}
+    raise Conflict(f"all names like {name} are taken", name=shown(name))
+
+
+def example() -> Path:
+    """The study file of the demo: in the source tree, or in the installed package."""
+    package = Path(tuner.__file__).resolve().parent
+    for folder in (package / "_examples", package.parent / "examples"):
+        if (folder / "digits.yaml").is_file():
+            return folder / "digits.yaml"
+    raise NotFound("example", "digits.yaml")

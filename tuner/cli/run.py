@@ -1,0 +1,161 @@
+"""``tuner run FILE``: a study without a server, in the same tables; run again, it goes on."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tuner import logs
+from tuner.cli.options import DatabaseUrl, Home, Json
+from tuner.cli.output import err, print_json, say
+from tuner.cli.progress import FINISHED, watch
+from tuner.cli.signals import stopping
+from tuner.cli.studies import describe
+from tuner.errors import InvalidInput, TunerError
+from tuner.settings import Settings
+
+if TYPE_CHECKING:
+    from tuner.service import Context, StudyView
+    from tuner.spec import StudySpec
+
+ACTOR = "tuner run"
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="A study file.")],
+    seed: Annotated[
+        int | None, typer.Option(help="Another seed than the file's: other weights, other order.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Trials trained at once; measured by default.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Runs a study here and now, without a server.
+
+    Ctrl-C saves what runs; the same command goes on from there.
+    """
+    from tuner import service
+    from tuner.spec import StudySpec
+    from tuner.storage import migrate
+
+    settings = Settings.read(home=home, database_url=database_url, log_level="warning")
+    logs.configure(settings.log_level, as_json=settings.log_json)
+    spec = StudySpec.from_yaml(file)
+    if seed is not None:
+        spec = StudySpec.parse({**spec.to_dict(), "seed": seed})
+    migrate.prepare(settings.database_url)
+    context = service.Context.open(settings.database_url)
+    try:
+        study = taken_up(context, spec)
+        stop = stopping()
+        if study.state not in FINISHED:
+            study = trained(context, study.id, stop, device, slots, task or [], settings, json)
+        best = service.best(context, study.id, k=5)
+    finally:
+        context.close()
+    if json:
+        print_json({"study": study, "best": best})
+    else:
+        describe(study, best)
+        if study.state not in FINISHED:
+            say("interrupted; the same command goes on from here")
+    if study.state == "failed":
+        raise TunerError(f"study {study.name} failed")
+    if study.state not in FINISHED:
+        raise typer.Exit(130)
+
+
+def taken_up(context: Context, spec: StudySpec) -> StudyView:
+    """The study of that name, submitted if there is none.
+
+    Raises:
+        InvalidInput: There is one of that name that differs.
+    """
+    from tuner import service
+
+    found = named(context, spec.name)
+    if found is None:
+        return service.submit(context, spec, actor=ACTOR)
+    if not same(found, spec):
+        raise InvalidInput(
+            "name", f"study {found.id} is named {spec.name!r} too and differs; choose another name"
+        )
+    if found.state == "paused":
+        return service.resume_study(context, found.id, actor=ACTOR)
+    err.print(f"going on with study {found.id} ({found.state})", markup=False)
+    return found
+
+
+def named(context: Context, name: str) -> StudyView | None:
+    """The study of exactly that name."""
+    from tuner import service
+
+    cursor = None
+    while True:
+        page = service.list_studies(context, text=name, cursor=cursor)
+        for study in page.items:
+            if study.name == name:
+                return study
+        if page.next_cursor is None:
+            return None
+        cursor = page.next_cursor
+
+
+def same(found: StudyView, spec: StudySpec) -> bool:
+    """Whether a stored study is what this file asks for."""
+    from tuner.spec import StudySpec, resolve
+
+    return resolve(StudySpec.parse(found.spec)).spec == resolve(spec).spec
+
+
+def trained(
+    context: Context,
+    study: int,
+    stop: threading.Event,
+    device: str,
+    slots: int | None,
+    tasks: list[str],
+    settings: Settings,
+    quiet: bool,
+) -> StudyView:
+    """Trains a study in this process, drawing it, until it ends or ``stop`` is set."""
+    from tuner import service
+    from tuner.worker.local import run_study
+
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            run_study(
+                context,
+                study,
+                device=device,
+                slots=slots,
+                tasks=tasks,
+                home=settings.home,
+                stop=stop,
+            )
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=work, name="worker")
+    thread.start()
+    watch(lambda: service.show_study(context, study), stop=done, quiet=quiet)
+    # Finished or not, the worker is left to save its slots and hand them back.
+    thread.join()
+    if failed:
+        raise failed[0]
+    return service.show_study(context, study)

@@ -1,0 +1,211 @@
+"""A server in this process and its workers beside it: exposed safely, stopped in order."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.cli.children import Children, worker_command
+from tuner.cli.output import err
+from tuner.errors import InvalidInput, Unavailable
+from tuner.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from tuner.service import Context
+
+DRAIN_SECONDS = 5
+"""How long open connections (dashboards that listen) may take to end at shutdown."""
+
+
+@contextmanager
+def serving(
+    settings: Settings,
+    *,
+    auth: bool,
+    stop: threading.Event,
+    worker_log: Path | None = None,
+) -> Iterator[str]:
+    """A running server with its workers; everything is stopped in order when the block ends.
+
+    Workers go first, so that they can hand back what they hold.
+
+    Args:
+        settings: Where to listen, and how many workers to start.
+        auth: Whether to ask for tokens.
+        stop: Set when the server ends by itself, so that nobody waits for a dead one.
+        worker_log: A file for what the workers log, else standard error.
+
+    Yields:
+        Its address.
+
+    Raises:
+        InvalidInput: The address may not be bound like that, or cannot be.
+        SchemaOutdated: An external database is of another version.
+        Unavailable: The database cannot be reached, or the server did not start.
+    """
+    check_exposure(settings, auth=auth)
+
+    import uvicorn
+    from uvicorn.importer import import_from_string
+
+    from tuner.service import Context, ServiceSettings
+    from tuner.storage import migrate
+
+    migrate.prepare(settings.database_url)
+    context = Context.open(
+        settings.database_url,
+        settings=ServiceSettings(
+            lease_seconds=settings.lease_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            max_attempts=settings.max_attempts,
+            home=settings.home,
+        ),
+    )
+    listener = bound(settings.host, settings.port)
+    port = listener.getsockname()[1]
+    url = f"http://{reachable(settings.host)}:{port}"
+    server = uvicorn.Server(
+        uvicorn.Config(
+            import_from_string(settings.app)(context, settings, auth=auth),
+            log_config=None,
+            access_log=settings.log_level == "debug",
+            proxy_headers=settings.behind_proxy,
+            forwarded_allow_ips="*" if settings.behind_proxy else None,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+    )
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listener])
+        finally:
+            stop.set()
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    try:
+        await_start(server, thread)
+        if auth:
+            greet(context, url)
+        with ExitStack() as stack:
+            if settings.workers:
+                stack.enter_context(
+                    local_workers(context, settings, url, auth=auth, log=worker_log)
+                )
+            yield url
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+        context.close()
+
+
+def check_exposure(settings: Settings, *, auth: bool) -> None:
+    """Refuses to show the server to a network that could read its tokens, or needs none.
+
+    Raises:
+        InvalidInput: The address is not loopback, and auth is off or nothing ends TLS.
+    """
+    if settings.loopback:
+        return
+    if not auth:
+        raise InvalidInput(
+            "no_auth", f"whoever reaches {settings.host} could do everything; only for 127.0.0.1"
+        )
+    if not (settings.behind_proxy or settings.plain_http):
+        raise InvalidInput(
+            "host",
+            f"on {settings.host} tokens would cross the network unencrypted; put a proxy that ends "
+            "TLS in front and say --behind-proxy, or accept it with --plain-http",
+        )
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket, made before anything else starts, so that a taken port is said at once.
+
+    Raises:
+        InvalidInput: The address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidInput("port", f"{host}:{port} cannot be bound: {reason}") from error
+    listener.listen(2048)
+    return listener
+
+
+def reachable(host: str) -> str:
+    """The host part of an address at which this machine reaches what is bound to ``host``."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
+    """Waits until the server answers.
+
+    Raises:
+        Unavailable: Its thread ended instead; the log says why.
+    """
+    while not server.started:
+        if not thread.is_alive():
+            raise Unavailable("the server did not start; the log says why")
+        thread.join(0.02)
+
+
+def greet(context: Context, url: str) -> None:
+    """At the first start, makes the admin's token and shows it, this once."""
+    from tuner.service import tokens
+
+    if any("admin" in token.scopes for token in tokens.list_tokens(context)):
+        return
+    made = tokens.create_token(context, "admin", ["admin"], actor="first start")
+    err.print(
+        f"\nThis is the first start. The admin's token, shown only now:\n\n    {made.secret}\n\n"
+        f"    export TUNER_TOKEN={made.secret}\n    {url}/login\n",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def local_workers(
+    context: Context, settings: Settings, url: str, *, auth: bool, log: Path | None
+) -> Iterator[Children]:
+    """The local workers, with a token of their own that lives as long as they do."""
+    from tuner.service import tokens
+
+    environment = {
+        "TUNER_URL": url,
+        "TUNER_HOME": str(settings.home.absolute()),
+        "TUNER_LOG_LEVEL": settings.log_level,
+        "TUNER_LOG_JSON": str(settings.log_json),
+        # Processes that each take every core slow each other down.
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // settings.workers)),
+    }
+    made = None
+    if auth:
+        name = f"local workers of {socket.gethostname()} {url.rpartition(':')[2]}"
+        made = tokens.create_token(context, name, ["work"], actor="serve", replace=True)
+        environment["TUNER_TOKEN"] = made.secret
+    command = worker_command("--name", f"{socket.gethostname()}-{{index}}")
+    children = Children(command, settings.workers, environment=environment, log=log)
+    try:
+        yield children
+    finally:
+        children.stop()
+        if made is not None:
+            tokens.revoke_token(context, made.id, actor="serve")

@@ -1,0 +1,200 @@
+"""Commands about studies on a server: submit, watch, list, show, steer, export."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tuner.cli.options import Json, Token, Url
+from tuner.cli.output import complain, duration, out, print_json, print_table, say, shown
+from tuner.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from tuner.client import Client
+    from tuner.service import StudyView, TrialView
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="Its id, or its name.")]
+
+
+@contextmanager
+def connected(url: str | None, token: str | None) -> Iterator[Client]:
+    """A client, closed at the end."""
+    from tuner.client import Client
+
+    with Client(url, token) as client:
+        yield client
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="A study file.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Show progress until it ends.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and preview only.")] = False,
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Posts a study to a server."""
+    with connected(url, token) as client:
+        if dry_run:
+            preview = client.preview(file)
+            if json:
+                print_json(preview)
+            else:
+                say(f"{preview.trials} trials, at most {preview.total_epochs} epochs in all")
+                names = sorted({name for sample in preview.samples for name in sample})
+                rows = [[sample.get(name) for name in names] for sample in preview.samples]
+                print_table(names, rows, title="ten configurations it might try")
+            return
+        study = client.submit(file)
+        if not json:
+            say(f"study {study.id} ({study.name}) at {client.url}/studies/{study.id}")
+        if watch:
+            study = client.wait(study.id, progress=not json)
+        if json:
+            print_json(study)
+        elif watch:
+            describe(study, client.best(study.id, k=5))
+
+
+def list_(
+    state: Annotated[str | None, typer.Option(help="Only studies in this state.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only studies with this tag.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 50,
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Lists studies."""
+    with connected(url, token) as client:
+        found = list(islice(client.studies(state=state, tag=tag), limit))
+    if json:
+        print_json(found)
+        return
+    columns = ("id", "name", "state", "task", "trials", "best", "created")
+    print_table(columns, [_row(study) for study in found])
+
+
+def show(
+    study: Study,
+    k: Annotated[int, typer.Option("--best", min=1, help="How many of the best trials.")] = 5,
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Shows a study and its best trials."""
+    with connected(url, token) as client:
+        found = client.study(study)
+        best = client.best(found.id, k=k)
+    if json:
+        print_json({"study": found, "best": best})
+    else:
+        describe(found, best)
+
+
+def pause(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Holds a study; its trials keep their checkpoints."""
+    _steer("pause", study, url, token, json)
+
+
+def resume(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Lets a paused study go on."""
+    _steer("resume", study, url, token, json)
+
+
+def stop(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Starts no more trials of a study; those that run finish."""
+    _steer("stop", study, url, token, json)
+
+
+def cancel(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:
+    """Ends a study now; its running trials are dropped."""
+    _steer("cancel", study, url, token, json)
+
+
+def export(
+    study: Study,
+    kind: Annotated[
+        Literal["csv", "json", "parquet"], typer.Option("--format", help="The form.")
+    ] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file; else standard output.")
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Writes all trials of a study: parameters, values, states, times."""
+    if kind == "parquet" and output is None and sys.stdout.isatty():
+        raise InvalidInput("output", "parquet is binary: name a file, or pipe it on")
+    with connected(url, token) as client:
+        content = client.export(client.study(study).id, "json" if json else kind)
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+        return
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise InvalidInput("output", f"{output} cannot be written: {error.strerror}") from error
+    complain(f"wrote {len(content)} bytes to {output}")
+
+
+def describe(study: StudyView, best: list[TrialView]) -> None:
+    """A study and its best trials, for a person."""
+    counts = study.counts
+    say(
+        f"study {study.id} ({study.name}): {study.state}, {counts.complete} complete, "
+        f"{counts.pruned} pruned, {counts.fail} failed, {counts.running} running, "
+        f"{counts.waiting} waiting, {duration(study.device_seconds)} of device time"
+    )
+    if best:
+        print_best(best)
+
+
+def print_best(best: list[TrialView]) -> None:
+    """The best trials: value, last metrics, and what they were trained with."""
+    searched = sorted({name for trial in best for name in trial.params})
+    measured = sorted({name for trial in best for name in trial.last_metrics})
+    rows = [
+        [
+            trial.number,
+            ", ".join(shown(value) for value in _values(trial)),
+            *(trial.last_metrics.get(name) for name in measured),
+            *(trial.params.get(name) for name in searched),
+        ]
+        for trial in best
+    ]
+    print_table(("trial", "value", *measured, *searched), rows, title="best trials")
+
+
+def _values(trial: TrialView) -> list[object]:
+    value: object = trial.value
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _row(study: StudyView) -> list[object]:
+    counts = study.counts
+    ended = counts.complete + counts.pruned + counts.fail
+    best = study.best.value if study.best else None
+    return [study.id, study.name, study.state, study.task, ended, best, study.created_at]
+
+
+def _steer(
+    action: Literal["pause", "resume", "stop", "cancel"],
+    study: str,
+    url: str | None,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    with connected(url, token) as client:
+        found = getattr(client, action)(client.study(study).id)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(f"study {found.id} is {found.state}", markup=False)

@@ -1,0 +1,97 @@
+"""``tuner token``: access tokens, made and revoked beside the database, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tuner.cli.options import DatabaseUrl, Json
+from tuner.cli.output import err, out, print_json, print_table, say
+from tuner.settings import Settings
+
+if TYPE_CHECKING:
+    from tuner.service import Context
+
+app = typer.Typer(help="Create, list and revoke access tokens.", no_args_is_help=True)
+ACTOR = "command line"
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="Who uses it: what the audit trail will say.")],
+    scope: Annotated[list[str], typer.Option(help="read, submit, work or admin; may be repeated.")],
+    days: Annotated[float | None, typer.Option(help="It expires after so many.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the name from a token, which stops working.")
+    ] = False,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Makes a token and prints its secret, this once."""
+    from tuner.service import tokens
+
+    with opened(database_url) as context:
+        expires_at = None if days is None else context.now() + timedelta(days=days)
+        made = tokens.create_token(
+            context, name, scope, expires_at=expires_at, actor=ACTOR, replace=replace
+        )
+    if json:
+        print_json(made)
+        return
+    err.print(f"token {made.id}; its secret is shown only now", markup=False)
+    out.print(made.secret, markup=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_(database_url: DatabaseUrl = None, json: Json = False) -> None:
+    """Lists tokens, without their secrets."""
+    from tuner.service import tokens
+
+    with opened(database_url) as context:
+        found = tokens.list_tokens(context)
+    if json:
+        print_json(found)
+        return
+    columns = ("id", "name", "scopes", "active", "created", "expires", "last used")
+    rows = [
+        [t.id, t.name, " ".join(t.scopes), t.active, t.created_at, t.expires_at, t.last_used_at]
+        for t in found
+    ]
+    print_table(columns, rows)
+
+
+@app.command()
+def revoke(
+    token: Annotated[str, typer.Argument(help="Its id or its name.")],
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Ends a token."""
+    from tuner.service import tokens
+
+    with opened(database_url) as context:
+        key = int(token) if token.isdecimal() else token
+        found = tokens.revoke_token(context, key, actor=ACTOR)
+    if json:
+        print_json(found)
+    else:
+        say(f"token {found.id} ({found.name}) is revoked")
+
+
+@contextmanager
+def opened(database_url: str | None) -> Iterator[Context]:
+    """A service context on the database of the settings, its tables checked."""
+    from tuner.service import Context
+    from tuner.storage import migrate
+
+    url = Settings.read(database_url=database_url).database_url
+    migrate.prepare(url)
+    context = Context.open(url)
+    try:
+        yield context
+    finally:
+        context.close()

@@ -1,0 +1,388 @@
+"""The HTTP client: studies, trials and your own loop, from a script or a notebook.
+
+>>> client = Client("http://127.0.0.1:8420", token)            # doctest: +SKIP
+>>> study = client.submit("examples/digits.yaml")              # doctest: +SKIP
+>>> client.wait(study.id)                                      # doctest: +SKIP
+>>> client.trials_frame(study.id).sort_values("value").head()  # doctest: +SKIP
+
+Errors are those of ``tuner.errors``, of the class that the server raised.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+import httpx
+import yaml
+from pydantic import TypeAdapter
+
+from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
+from tuner.protocol import SlotVerdict
+from tuner.service import Asked, EventView, MeasurementView, Preview, StudyView, TrialView
+from tuner.settings import Settings
+from tuner.transport import Transport
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+T = TypeVar("T")
+Spec = Mapping[str, Any] | str | Path
+FINISHED = frozenset({"completed", "cancelled", "failed"})
+PAGE = 500
+
+
+class Client:
+    """Talks to one server. Threads may share it.
+
+    Args:
+        url: The server; by default ``TUNER_URL``, else http://127.0.0.1:8420.
+        token: What to show; by default ``TUNER_TOKEN``.
+        inner: Another way to reach the server, for an application in the same process.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        inner: httpx.BaseTransport | None = None,
+    ) -> None:
+        settings = Settings.read(url=url, token=token)
+        secret = settings.token.get_secret_value() if settings.token else None
+        self.url = settings.url.rstrip("/")
+        self._transport = Transport(self.url, secret, inner=inner)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    # Studies
+
+    def submit(self, spec: Spec) -> StudyView:
+        """Posts a study: a mapping, or the path of a study file.
+
+        Raises:
+            InvalidInput: A field is wrong; it is named, and nothing was stored.
+        """
+        return self._read(StudyView, "POST", "studies", json=load(spec))
+
+    def preview(self, spec: Spec) -> Preview:
+        """What a study would do, without storing it: size, ten sample configurations, epochs."""
+        return self._read(Preview, "POST", "studies/preview", json=load(spec), repeatable=True)
+
+    def study(self, study: int | str) -> StudyView:
+        """A study by id, or the newest of that name."""
+        if isinstance(study, int) or study.isdecimal():
+            return self._read(StudyView, "GET", f"studies/{study}")
+        for found in self._pages(StudyView, "studies", {"text": study}):
+            if found.name == study:
+                return found
+        raise NotFound("study", study)
+
+    def studies(
+        self, *, state: str | None = None, tag: str | None = None, text: str | None = None
+    ) -> Iterator[StudyView]:
+        """All studies, the newest first."""
+        return self._pages(StudyView, "studies", {"state": state, "tag": tag, "text": text})
+
+    def pause(self, study: int) -> StudyView:
+        """Holds a study; its trials keep their checkpoints."""
+        return self._read(StudyView, "POST", f"studies/{study}/pause")
+
+    def resume(self, study: int) -> StudyView:
+        """Lets a paused study go on."""
+        return self._read(StudyView, "POST", f"studies/{study}/resume")
+
+    def stop(self, study: int) -> StudyView:
+        """Starts no more trials; those that run finish."""
+        return self._read(StudyView, "POST", f"studies/{study}/stop")
+
+    def cancel(self, study: int) -> StudyView:
+        """Ends a study now."""
+        return self._read(StudyView, "POST", f"studies/{study}/cancel")
+
+    def delete(self, study: int) -> None:
+        """Removes a study with its trials."""
+        self._transport.call("DELETE", f"studies/{study}", repeatable=True)
+
+    # Results
+
+    def trials(
+        self, study: int, *, state: str | None = None, sort: str = "number", order: str = "asc"
+    ) -> Iterator[TrialView]:
+        """All trials of a study."""
+        query = {"state": state, "sort": sort, "order": order}
+        return self._pages(TrialView, f"studies/{study}/trials", query)
+
+    def trial(self, trial: int) -> TrialView:
+        """One trial by id."""
+        return self._read(TrialView, "GET", f"trials/{trial}")
+
+    def measurements(self, trial: int) -> list[MeasurementView]:
+        """What was measured of a trial, step by step."""
+        return self._read(list[MeasurementView], "GET", f"trials/{trial}/measurements")
+
+    def best(self, study: int, *, k: int = 1) -> list[TrialView]:
+        """The ``k`` best trials; with several objectives, the Pareto front."""
+        return self._read(list[TrialView], "GET", f"studies/{study}/best", params={"k": k})
+
+    def enqueue(self, study: int, configs: Sequence[Mapping[str, Any]]) -> list[TrialView]:
+        """Asks for trials of given configurations."""
+        body = {"configs": [dict(config) for config in configs]}
+        return self._read(list[TrialView], "POST", f"studies/{study}/trials", json=body)
+
+    def trials_frame(self, study: int) -> pd.DataFrame:
+        """One row a trial: number, state, value, a column a hyperparameter (``params.lr``)."""
+        import pandas as pd  # noqa: PLC0415  (a second to load, and few callers need it)
+
+        rows = [
+            {
+                "number": trial.number,
+                "state": trial.state,
+                "value": trial.value,
+                "step": trial.step,
+                "reason": trial.reason,
+                **{f"params.{name}": value for name, value in trial.params.items()},
+                **{f"metrics.{name}": v for name, v in trial.last_metrics.items()},
+                "device_seconds": trial.device_seconds,
+                "id": trial.id,
+            }
+            for trial in self.trials(study)
+        ]
+        return pd.DataFrame(rows)
+
+    def figure(self, study: int, name: str = "history") -> go.Figure:
+        """A figure of the study, ready to show in a notebook."""
+        import plotly.graph_objects as go  # noqa: PLC0415  (slow to load, and few callers need it)
+
+        drawn = self._transport.call("GET", f"studies/{study}/figures/{name}").json()
+        return go.Figure(drawn, skip_invalid=True)
+
+    def importances(self, study: int) -> dict[str, float]:
+        """How much each hyperparameter explains of the objective's variance."""
+        answer: dict[str, float] = self._transport.call(
+            "GET", f"studies/{study}/importances"
+        ).json()
+        return answer
+
+    def export(self, study: int, kind: Literal["csv", "json", "parquet"] = "csv") -> bytes:
+        """All trials as a file's content."""
+        query = {"format": kind}
+        return self._transport.call("GET", f"studies/{study}/export", params=query).content
+
+    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> dict[str, Any]:
+        """What the advisor says about moving a configuration to another batch size."""
+        body = {"config": dict(config), "batch": batch, **options}
+        answer: dict[str, Any] = self._transport.call(
+            "POST", "advisor/scale", json=body, repeatable=True
+        ).json()
+        return answer
+
+    def events(self, study: int, *, after: int = 0) -> Iterator[EventView]:
+        """What happens to a study, as it happens; ends when the study does.
+
+        A broken connection is taken up again where it broke.
+        """
+        seen = after
+        while True:
+            try:
+                for event in self._listen(study, seen):
+                    if event is None:  # a sign of life: nothing happens at the moment
+                        if self.study(study).state in FINISHED:
+                            return
+                        continue
+                    seen = event.id
+                    yield event
+                    if event.kind == "study.state" and event.data.get("state") in FINISHED:
+                        return
+            except Unavailable:
+                self.study(study)  # waits and tries again; raises where the server stays away
+
+    def wait(
+        self,
+        study: int,
+        *,
+        progress: bool = True,
+        poll_seconds: float = 1.0,
+        timeout_seconds: float | None = None,
+    ) -> StudyView:
+        """Blocks until a study has ended.
+
+        Args:
+            study: Its id.
+            progress: Whether to draw a progress bar.
+            poll_seconds: How often to look.
+            timeout_seconds: After so long, return the study as it is then.
+        """
+        from rich.progress import (  # noqa: PLC0415  (only here)
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("best {task.fields[best]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, disable=not progress) as bar:
+            task = bar.add_task("study", total=None, best="–")
+            while True:
+                view = self.study(study)
+                bar.update(task, **_drawn(view))
+                late = deadline is not None and time.monotonic() >= deadline
+                if view.state in FINISHED or late:
+                    return view
+                time.sleep(poll_seconds)
+
+    # Your own loop
+
+    def ask(self, study: int, k: int = 1) -> list[Asked]:
+        """Takes up to ``k`` trials to evaluate by yourself; hold them with :meth:`held`."""
+        return self._read(list[Asked], "POST", f"studies/{study}/ask", json={"k": k})
+
+    def report(self, trial: Asked, step: int, **metrics: float) -> SlotVerdict:
+        """Sends one evaluation of an asked trial; the answer says whether to go on.
+
+        Raises:
+            LeaseLost: The trial is not yours any more; drop it.
+        """
+        body = {"token": trial.token, "measured": {"step": step, "metrics": metrics}}
+        path = f"trials/{trial.trial_id}/report"
+        return self._read(SlotVerdict, "POST", path, json=body, repeatable=True)
+
+    def tell(
+        self,
+        trial: Asked,
+        values: float | Sequence[float] | None = None,
+        *,
+        state: Literal["complete", "pruned", "fail"] | None = None,
+        reason: str | None = None,
+    ) -> TrialView:
+        """Ends an asked trial: with its value(s), or as pruned or failed.
+
+        Raises:
+            LeaseLost: The trial is not yours any more; it was handed to somebody else.
+        """
+        given = [values] if isinstance(values, int | float) else values
+        body = {"token": trial.token, "values": given, "state": state, "reason": reason}
+        body = {key: value for key, value in body.items() if value is not None}
+        return self._read(TrialView, "POST", f"trials/{trial.trial_id}/tell", json=body)
+
+    @contextmanager
+    def held(
+        self, trials: Iterable[Asked], *, heartbeat_seconds: float = 5.0
+    ) -> Iterator[threading.Event]:
+        """Renews the leases of asked trials while the block runs, from a thread of its own.
+
+        Yields:
+            An event that is set when a lease was lost, so that a long evaluation can stop.
+        """
+        holding = {trial.trial_id: trial.token for trial in trials}
+        lost, done = threading.Event(), threading.Event()
+
+        def beat() -> None:
+            while holding and not done.wait(heartbeat_seconds):
+                for trial, token in list(holding.items()):
+                    try:
+                        self._transport.call(
+                            "POST", f"trials/{trial}/renew", json={"token": token}, repeatable=True
+                        )
+                    except Unavailable:
+                        break  # the server is away; the lease outlives a few beats
+                    except (LeaseLost, NotFound):
+                        del holding[trial]
+                        lost.set()
+
+        thread = threading.Thread(target=beat, name="tuner-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield lost
+        finally:
+            done.set()
+            thread.join()
+
+    # Inside
+
+    def _read(self, kind: type[T], method: str, path: str, **request: Any) -> T:
+        content = self._transport.call(method, path, **request).content
+        found: T = _parser(kind).validate_json(content)
+        return found
+
+    def _pages(self, kind: type[T], path: str, query: Mapping[str, Any]) -> Iterator[T]:
+        cursor: str | None = None
+        while True:
+            page = self._transport.call(
+                "GET", path, params={**query, "cursor": cursor, "limit": PAGE}
+            ).json()
+            yield from (_parser(kind).validate_python(item) for item in page["items"])
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return
+
+    def _listen(self, study: int, after: int) -> Iterator[EventView | None]:
+        """Events after an id as the server tells them; None is a sign of life without news."""
+        headers = {"accept": "text/event-stream", "last-event-id": str(after)}
+        data: list[str] = []
+        for line in self._transport.stream(f"studies/{study}/events", headers=headers):
+            if line.startswith("data:"):
+                data.append(line.removeprefix("data:").removeprefix(" "))
+            elif line.startswith(": ping"):
+                yield None
+            elif not line and data:
+                for told in json.loads("\n".join(data)):
+                    yield _parser(EventView).validate_python({"study_id": study, **told})
+                data.clear()
+
+
+def load(spec: Spec) -> dict[str, Any]:
+    """A study as a mapping; a path is read as YAML.
+
+    Raises:
+        InvalidInput: The file cannot be read, or does not hold a mapping.
+    """
+    if isinstance(spec, Mapping):
+        return dict(spec)
+    try:
+        found = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput("file", f"{spec} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput("file", f"{spec} is not YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidInput("file", f"{spec} holds no study: expected fields such as name and task")
+    return found
+
+
+def _drawn(view: StudyView) -> dict[str, Any]:
+    counts = view.counts
+    best = view.best.value if view.best else None
+    return {
+        "description": f"{view.name}: {view.state}",
+        "completed": counts.complete + counts.pruned + counts.fail,
+        "total": view.budget.get("trials"),
+        "best": "–" if best is None else f"{best:.6g}",
+    }
+
+
+_parser: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+"""Building a validator takes milliseconds, using one microseconds."""
