@@ -90,27 +90,35 @@ def _with_bounds(points: Points, basis: Callable[[Array], Array]) -> Array:
 
 
 def _solve_saturating(points: Points, alpha: float) -> Curves:
-    """A grid over the one nonlinear parameter; the level is closed form at each of its values."""
+    """Two grids over the one nonlinear parameter; the level at each is closed form."""
     low, high = float(points.x.min()), float(points.x.max())
-    grid = np.linspace(low - 7, high + 7, _GRID)
-    drop = alpha * np.logaddexp2(0.0, grid[:, None] - points.x)
+    grid = np.linspace(low - 7, high + 7, _GRID)[None]
+    center = _best_on(grid, points, alpha)
+    step = (grid[0, 1] - grid[0, 0]) / 8
+    noise = _best_on(center[:, None] + step * np.arange(-12, 13), points, alpha)
+    drop = alpha * np.logaddexp2(0.0, noise[:, None] - points.x)
     weight = points.weight / points.weight.sum()
-    gap = points.y[:, None, :] + drop
+    return Curves("saturating", np.column_stack([(points.y + drop) @ weight, noise]), alpha)
+
+
+def _best_on(grid: Array, points: Points, alpha: float) -> Array:
+    """The best log2 B_noise of each replicate on ``grid [R or 1, G]``, between its points too."""
+    weight = points.weight / points.weight.sum()
+    gap = points.y[:, None, :] + alpha * np.logaddexp2(0.0, grid[..., None] - points.x)
     level = gap @ weight
     misfit = ((gap - level[..., None]) ** 2) @ points.weight
     if points.bound_x.size:
-        at = level[..., None] - alpha * np.logaddexp2(0.0, grid[:, None] - points.bound_x)
+        at = level[..., None] - alpha * np.logaddexp2(0.0, grid[..., None] - points.bound_x)
         broken = at - np.clip(at, points.low, points.high)
         misfit = misfit + (broken**2).sum(-1) * min(1 / _BOUND_ERROR**2, points.weight.max())
-    best = np.clip(np.argmin(misfit, axis=1), 1, _GRID - 2)
+    best = np.clip(np.argmin(misfit, axis=1), 1, grid.shape[1] - 2)
     rows = np.arange(best.size)
     left, middle, right = (misfit[rows, best + step] for step in (-1, 0, 1))
     bend = left - 2 * middle + right
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = np.where(bend > 0, 0.5 * (left - right) / bend, 0.0)
-    noise = grid[best] + np.clip(shift, -1, 1) * (grid[1] - grid[0])
-    drop = alpha * np.logaddexp2(0.0, noise[:, None] - points.x)
-    return Curves("saturating", np.column_stack([(points.y + drop) @ weight, noise]), alpha)
+    values = np.broadcast_to(grid, (best.size, grid.shape[1]))[rows, best]
+    return np.asarray(values + np.clip(shift, -1, 1) * (grid[:, 1] - grid[:, 0]))
 
 
 def held_out(points: Points, alpha: float) -> dict[str, Array]:
