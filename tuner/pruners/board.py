@@ -47,33 +47,41 @@ class Track:
 
 
 class Board:
-    """All tracks of a study, and for each lane and step a ranking that grows with the reports."""
+    """All tracks of a study, and for each lane and step a ranking that grows with the reports.
 
-    def __init__(self) -> None:
+    Args:
+        by_best: Rank by the best value up to a step instead of the value there.
+    """
+
+    def __init__(self, *, by_best: bool = False) -> None:
+        self.by_best = by_best
         self.tracks: dict[int, Track] = {}
         self._columns: dict[tuple[int, int], list[Entry]] = {}
+        self._entries: dict[int, dict[int, float]] = {}  # trial -> step -> the value it ranks by
 
     def add(self, track: Track) -> None:
         """Takes a track in, or replaces the one of the same number."""
         old = self.tracks.get(track.number)
         if old is not None:
-            for step, value in old.curve.items():
-                self._remove(old, step, value)
-            self._remove(old, old.until, math.inf)
+            self._clear(old)
         self.tracks[track.number] = track
-        for step, value in track.curve.items():
-            insort(self._column(track.lane, step), (value, track.number))
-        if track.diverged:
-            self._insert_lost(track)
+        self._enter(track)
 
     def report(self, number: int, step: int, value: float) -> None:
         """One finite value at one step; a second report of the same step replaces the first."""
         track = self.tracks[number]
-        if step in track.curve:
-            self._remove(track, step, track.curve[step])
+        again = step <= track.step and bool(track.curve)
+        if again:
+            self._clear(track)
         track.curve[step] = value
         track.step = max(track.step, step)
-        insort(self._column(track.lane, step), (value, number))
+        if again:
+            self._enter(track)
+        else:
+            entries = self._entries[number]
+            if self.by_best and entries:
+                value = min(value, *entries.values())
+            self._insert(track, step, value)
 
     def lose(self, number: int) -> None:
         """The trial diverged: it ranks last at the step that it was to reach."""
@@ -89,17 +97,26 @@ class Board:
     def rank(self, number: int, step: int) -> int:
         """How many trials of the lane were better at ``step``."""
         track = self.tracks[number]
-        return bisect_left(self.ranking(step, track.lane), (track.curve[step], number))
+        return bisect_left(self.ranking(step, track.lane), (self._entries[number][step], number))
 
-    def _column(self, lane: int, step: int) -> list[Entry]:
-        return self._columns.setdefault((lane, step), [])
+    def _enter(self, track: Track) -> None:
+        self._entries[track.number] = {}
+        best = math.inf
+        for step in sorted(track.curve):
+            best = min(best, track.curve[step])
+            self._insert(track, step, best if self.by_best else track.curve[step])
+        if track.diverged:
+            self._insert_lost(track)
+
+    def _clear(self, track: Track) -> None:
+        for step, value in self._entries.pop(track.number).items():
+            column = self._columns[track.lane, step]
+            del column[bisect_left(column, (value, track.number))]
+
+    def _insert(self, track: Track, step: int, value: float) -> None:
+        self._entries[track.number][step] = value
+        insort(self._columns.setdefault((track.lane, step), []), (value, track.number))
 
     def _insert_lost(self, track: Track) -> None:
         if track.until not in track.curve:
-            insort(self._column(track.lane, track.until), (math.inf, track.number))
-
-    def _remove(self, track: Track, step: int, value: float) -> None:
-        column = self._columns.get((track.lane, step), [])
-        at = bisect_left(column, (value, track.number))
-        if at < len(column) and column[at] == (value, track.number):
-            del column[at]
+            self._insert(track, track.until, math.inf)

@@ -44,6 +44,8 @@ class Pruner(ABC):
     options: ClassVar[Mapping[str, Option]] = {}
     resumes: ClassVar[bool] = False
     """Whether it sets trials aside and may take them up again."""
+    ranks_by_best: ClassVar[bool] = False
+    """Whether its board ranks a trial by its best value so far instead of its present one."""
 
     def __init__(self, settings: Mapping[str, Any], max_step: int, space: Space, seed: int) -> None:
         self.settings = dict(settings)

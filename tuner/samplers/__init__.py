@@ -53,7 +53,9 @@ def names() -> list[str]:
     return registry.names()
 
 
-def create(raw: Mapping[str, Any], *, space: Space, objectives: int, seed: int) -> Sampler:
+def create(
+    raw: Mapping[str, Any], *, space: Space, objectives: int, seed: int, max_step: int = 1
+) -> Sampler:
     """The sampler that a study's ``sampler`` mapping describes; its ``seed`` is read elsewhere.
 
     Raises:
@@ -68,4 +70,6 @@ def create(raw: Mapping[str, Any], *, space: Space, objectives: int, seed: int) 
         raise InvalidInput(
             "sampler.name", f"{cls.name} takes {cls.most_objectives} objective; several: {able}"
         )
-    return cls(settings, space, objectives, seed)
+    sampler = cls(settings, space, objectives, seed)
+    sampler.max_step = max_step
+    return sampler

@@ -29,6 +29,9 @@ class History:
         last: ``[n]`` the primary objective there, lower is better; NaN before the first.
         violation: ``[n]`` by how much the constraint is broken; 0 or below: it holds; NaN: unknown.
         taken: The points tried or being tried.
+        curves: By row, step to the primary objective, lower is better.
+        offered: By draw, the points handed out that no row shows yet.
+        version: Grows with every change.
     """
 
     def __init__(self, space: Space, objectives: int = 1) -> None:
@@ -42,6 +45,9 @@ class History:
         self._step = np.zeros(64, dtype=np.int64)
         self._last = np.full(64, np.nan)
         self._violation = np.full(64, np.nan)
+        self.version = 0
+        self.curves: dict[int, Mapping[int, float]] = {}
+        self.offered: dict[int, Floats] = {}
         self.notes: dict[int, Mapping[str, Any]] = {}
         self.taken: set[Key] = set()
 
@@ -77,6 +83,7 @@ class History:
         A point that was not ``tried`` in this study (a warm start's) may be proposed again.
         """
         self._grow(number)
+        self.version += 1
         self._unit[number] = self.space.to_unit(params)
         self._status[number] = PENDING
         self.notes[number] = note
@@ -94,11 +101,17 @@ class History:
         violation: float | None = None,
     ) -> None:
         """The result of a row so far; ``values`` and ``last`` with lower better."""
+        self.version += 1
         self._status[number] = status
         self._step[number] = step
         self._last[number] = last
         self._values[number] = np.nan if values is None else values
         self._violation[number] = np.nan if violation is None else violation
+
+    def pending(self) -> Floats:
+        """``[p, D]`` the points whose result nobody knows yet."""
+        rows = self.unit[self.status == PENDING]
+        return np.vstack([rows, *(u[None, :] for u in self.offered.values())])
 
     def order(self) -> NDArray[np.int64]:
         """Rows that teach something, best first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -48,6 +48,8 @@ class Sampler(ABC):
         self.space = space
         self.objectives = objectives
         self.seed = seed
+        self.max_step = 1
+        """The step at which a trial is complete. Set by :func:`create`."""
 
     def rng(self, draw: int) -> np.random.Generator:
         """The generator of the study's ``draw``-th sampled trial."""
@@ -67,14 +69,19 @@ class Sampler(ABC):
         """Whether there is nothing more to propose, ever."""
         return False
 
-    @property
-    def stale(self) -> bool:
+    def stale(self, history: History) -> bool:
         """Whether :meth:`refit` would do something now."""
+        del history
         return False
 
-    def refit(self, history: History) -> None:
-        """Fits what is too slow for :meth:`suggest`; most samplers have no such thing."""
+    def refit(self, history: History) -> Callable[[], None]:
+        """Prepares a fit of what is too slow for :meth:`suggest`; most samplers have no such thing.
+
+        Returns:
+            The fit, over a copy of what it needs: to be called in any thread, once.
+        """
         del history
+        return lambda: None
 
 
 def uniform(space: Space, rng: np.random.Generator) -> dict[str, Any]:

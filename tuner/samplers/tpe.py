@@ -54,9 +54,13 @@ class TpeSampler(Sampler):
         many = self.objectives > 1
         good_count = math.ceil(0.1 * len(order)) if many else min(math.ceil(0.1 * len(order)), 25)
         good = np.sort(order[:good_count])
-        pending = np.flatnonzero(history.status == PENDING)
-        bad = np.sort(np.concatenate([order[good_count:], pending]))
+        bad = np.sort(
+            np.concatenate([order[good_count:], np.flatnonzero(history.status == PENDING)])
+        )
         fits = [_Group(self, history, axes, good, bad, many) for axes in self._groups]
+        for unit in history.offered.values():
+            for fit in fits:
+                fit.lie(unit)
         out = []
         taken = set(history.taken)
         for i in range(k):

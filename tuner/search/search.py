@@ -9,7 +9,7 @@ curves.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,19 @@ import numpy as np
 from tuner import pruners, samplers
 from tuner.errors import InvalidInput
 from tuner.pruners import Board, Track
-from tuner.samplers import COMPLETE, DIVERGED, PARTIAL, PENDING, VOID, History, untaken
+from tuner.pruners.auto import AutoPruner
+from tuner.samplers import (
+    COMPLETE,
+    DIVERGED,
+    PARTIAL,
+    PENDING,
+    VOID,
+    History,
+    Proposal,
+    untaken,
+)
+from tuner.samplers.auto import AutoSampler
+from tuner.search.race import Race
 from tuner.search.records import Budget, Objective, Record, State, Suggestion, Verdict
 from tuner.spaces import Space
 
@@ -69,14 +81,19 @@ class Search:
         self.budget = budget
         self.seed = seed
         self.constraint = constraint
-        self.sampler = samplers.create(sampler, space=space, objectives=len(objectives), seed=seed)
+        self.sampler = samplers.create(
+            sampler, space=space, objectives=len(objectives), seed=seed, max_step=max_step
+        )
         if len(objectives) > 1:
             pruner = {"name": "none"}
         self._sign = objectives[0].sign
         self.pruner = pruners.create(
             pruner, max_step=max_step, space=space, seed=seed, sign=self._sign
         )
-        self._board = Board()
+        self._board = Board(by_best=self.pruner.ranks_by_best)
+        self._race = None
+        if isinstance(self.sampler, AutoSampler) and isinstance(self.pruner, AutoPruner):
+            self._race = Race(self.sampler, self.pruner, max_step)
         self._history = History(space, len(objectives))
         self._records: dict[int, Record] = {}
         self._params: dict[int, Mapping[str, Any]] = {}
@@ -90,6 +107,9 @@ class Search:
         self._warm = 0
         for record in warm_start:
             self._learn(self._warm, record)
+            self._history.curves[self._warm] = {
+                s: self._sign * v for s, v in record.curve.items() if math.isfinite(v)
+            }
             self._warm += 1
 
     # --- what happened --------------------------------------------------------------------------
@@ -107,6 +127,7 @@ class Search:
         if isinstance(draw, int):
             self._draws = max(self._draws, draw + 1)
             self._offered.pop(draw, None)
+            self._history.offered.pop(draw, None)
         old = self._board.tracks.get(number)
         if old is not None:
             self._spent -= old.step
@@ -138,6 +159,7 @@ class Search:
         elif not ended and not record.paused:
             self._loose.add(number)
         self._learn(self._warm + number, record)
+        self._history.curves[self._warm + number] = curve
         self._aim(number, record.state, record.values, record.constraint)
 
     def _learn(self, row: int, record: Record) -> None:
@@ -363,6 +385,9 @@ class Search:
         for number in sorted(self._loose):
             if len(out) >= k or not self._resume(self._board.tracks[number], out):
                 break
+        if self._race is not None:
+            self._run_race(self._race, k, out)
+            return out
         last_call = not self._may_start
         if len(out) < k:
             for track in self.pruner.promotable(self._board, last_call):
@@ -390,34 +415,68 @@ class Search:
         out.append(Suggestion(track.number, params, track.step, until, dict(track.note)))
         return True
 
-    def _start(self, k: int, out: list[Suggestion]) -> None:
+    def _run_race(self, race: Race, k: int, out: list[Suggestion]) -> None:
+        """Fills the slots one by one: the race's turn, a promotion, or a new trial."""
+        going = True
+        while going and len(out) < k:
+            may_start = self._may_start
+            choice = race.choose(
+                self._board, self._history, self._warm, self._draws, may_start=may_start
+            )
+            if choice is None:
+                choice = next(self.pruner.promotable(self._board, not may_start), None)
+            if isinstance(choice, Track):
+                going = self._resume(choice, out)
+            elif choice is not None:
+                going = self._add(choice, out, race=True)
+            else:
+                going = may_start and self._start(1, out)
+
+    def _start(self, k: int, out: list[Suggestion]) -> bool:
         """New trials, as many as the budget allows; one call of the sampler for all of them."""
         if self.budget.trials is not None:
             k = min(k, self.budget.trials - self._count)
-        for proposal in self.sampler.suggest(self._history, k, self._draws):
-            draw = self._draws
-            note: dict[str, Any] = {"draw": draw, **self.pruner.enter(draw)}
-            if proposal.note:
-                note["sampler"] = proposal.note
-            until = self._granted(0, self.pruner.next_stop(0, self.pruner.lane(note)))
-            if until < 1:
-                break
-            params = proposal.params
-            if self.space.key(params) in self._history.taken:
-                # the sampler met a point of this very batch, or knows no other
-                params = untaken(self._history, np.random.default_rng([self.seed, draw, 1]))
-            self._history.taken.add(self.space.key(params))
-            self._draws += 1
-            self._offered[draw] = until
-            out.append(Suggestion(None, params, 0, until, note))
+        proposals = self.sampler.suggest(self._history, k, self._draws)
+        return bool(proposals) and all(self._add(p, out) for p in proposals)
+
+    def _add(self, proposal: Proposal, out: list[Suggestion], *, race: bool = False) -> bool:
+        """One new trial; False: the epochs left do not allow it."""
+        draw = self._draws
+        note: dict[str, Any] = {"draw": draw, **self.pruner.enter(draw)}
+        if race:
+            note["race"] = True
+        if proposal.note:
+            note["sampler"] = proposal.note
+        until = self._granted(0, self.pruner.next_stop(0, self.pruner.lane(note)))
+        if until < 1:
+            return False
+        params = proposal.params
+        if self.space.key(params) in self._history.taken:
+            # the sampler met a point of this very batch, or knows no other
+            params = untaken(self._history, np.random.default_rng([self.seed, draw, 1]))
+        self._history.taken.add(self.space.key(params))
+        self._history.offered[draw] = self.space.to_unit(params)
+        self._draws += 1
+        self._offered[draw] = until
+        out.append(Suggestion(None, params, 0, until, note))
+        return True
 
     # --- what is slow ---------------------------------------------------------------------------
 
     @property
     def stale(self) -> bool:
         """Whether :meth:`refit` would improve what :meth:`suggest` goes by."""
-        return self.sampler.stale
+        return self.sampler.stale(self._history)
 
     def refit(self) -> None:
-        """Fits the sampler's model anew; may run in another thread while the search is in use."""
-        self.sampler.refit(self._history)
+        """Fits the sampler's model anew, here and now."""
+        self.prepare_refit()()
+
+    def prepare_refit(self) -> Callable[[], None]:
+        """The same in two halves: this one is quick and belongs to whoever holds the search.
+
+        Returns:
+            The slow half, for another thread. It works on a copy and swaps the result in at once,
+            so the search may be used meanwhile; suggestions go by the last fit.
+        """
+        return self.sampler.refit(self._history)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+Floats = NDArray[np.float64]
 Scalar = bool | int | float | str | None
 """Any JSON scalar."""
 
@@ -37,33 +39,34 @@ class Prior:
     spread: float
     scale: Literal["linear", "log", "complement"] = "linear"
 
-    def axis(self, value: float, low: float, high: float) -> float:
+    def axis(self, value: Floats, low: float, high: float) -> Floats:
         """``value`` on the prior's scale, where one unit is what ``spread`` counts in."""
         if self.scale == "log":
-            return math.log10(max(value, 1e-300))
+            return np.log10(np.maximum(value, 1e-300))
         if self.scale == "complement":
-            return math.log10(max(1.0 - value, 1e-16))
-        return (value - low) / (high - low) if high > low else 0.5
+            return np.log10(np.maximum(1.0 - value, 1e-16))
+        return (value - low) / (high - low) if high > low else np.full_like(value, 0.5)
 
-    def value(self, axis: float, low: float, high: float) -> float:
+    def value(self, axis: Floats, low: float, high: float) -> Floats:
         """The inverse of :meth:`axis`."""
         if self.scale == "log":
-            return float(10.0**axis)
+            return np.power(10.0, axis)
         if self.scale == "complement":
-            return float(1.0 - 10.0**axis)
+            return 1.0 - np.power(10.0, axis)
         return low + axis * (high - low)
 
-    def draw(self, u: float, low: float, high: float) -> float:
-        """The ``u``-quantile of the normal cut to [low, high]; ``u`` lies in (0, 1)."""
-        ends = sorted((self.axis(low, low, high), self.axis(high, low, high)))
-        middle = self.axis(self.center, low, high)
-        a, b = ((end - middle) / self.spread for end in ends)
+    def draw(self, u: Floats, low: float, high: float) -> Floats:
+        """The ``u``-quantiles of the normal cut to [low, high]; ``u`` lies in (0, 1)."""
+        a, b = np.sort(self.axis(np.array([low, high]), low, high))
+        middle = self.axis(np.array([self.center]), low, high)[0]
+        a, b = (a - middle) / self.spread, (b - middle) / self.spread
         if a > 0:  # the upper tail, mirrored: ndtr keeps its precision below zero only
-            z = -float(ndtri(ndtr(-a) + u * (ndtr(-b) - ndtr(-a))))
+            z = -ndtri(ndtr(-a) + u * (ndtr(-b) - ndtr(-a)))
         else:
-            z = float(ndtri(ndtr(a) + u * (ndtr(b) - ndtr(a))))
-        z = min(max(z, a), b) if math.isfinite(z) else (a if abs(a) < abs(b) else b)
-        return min(max(self.value(middle + z * self.spread, low, high), low), high)
+            z = ndtri(ndtr(a) + u * (ndtr(b) - ndtr(a)))
+        nearest = a if abs(a) < abs(b) else b  # so far out that no digit is left
+        z = np.clip(np.where(np.isfinite(z), z, nearest), a, b)
+        return np.clip(self.value(middle + z * self.spread, low, high), low, high)
 
 
 @dataclass(frozen=True)

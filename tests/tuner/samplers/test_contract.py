@@ -135,7 +135,7 @@ def test_learns_where_the_good_points_are(name: str) -> None:
     number = 0
     drawn: list[float] = []
     for _ in range(12):
-        sampler.refit(history)
+        sampler.refit(history)()
         for p in sampler.suggest(history, 6, number):
             history.add(number, p.params, {"draw": number, "sampler": p.note})
             value = (p.params["x"] - 0.2) ** 2 + 0.3 * (p.params["y"] - 0.7) ** 2

@@ -26,7 +26,7 @@ simulation = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(simulation)
 Simulation, SPACE, random_walk = simulation.Simulation, simulation.SPACE, simulation.random_walk
 
-CHEAP = ("random", "tpe")
+CHEAP = ("random", "tpe", "auto")
 STEPPED = Space.parse(
     {"a": {"type": "int", "low": 1, "high": 3}, "b": {"type": "categorical", "choices": ["x", "y"]}}
 )
