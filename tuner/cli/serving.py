@@ -59,20 +59,20 @@ def serving(
     from tuner.storage import migrate
 
     migrate.prepare(settings.database_url)
-    context = Context.open(
-        settings.database_url,
-        settings=ServiceSettings(
-            lease_seconds=settings.lease_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            max_attempts=settings.max_attempts,
-            home=settings.home,
-        ),
-    )
-    listener = bound(settings.host, settings.port)
-    port = listener.getsockname()[1]
-    url = f"http://{reachable(settings.host)}:{port}"
-    server = uvicorn.Server(
-        uvicorn.Config(
+    with ExitStack() as stack:
+        context = Context.open(
+            settings.database_url,
+            settings=ServiceSettings(
+                lease_seconds=settings.lease_seconds,
+                heartbeat_seconds=settings.heartbeat_seconds,
+                max_attempts=settings.max_attempts,
+                home=settings.home,
+            ),
+        )
+        stack.callback(context.close)
+        listener = stack.enter_context(bound(settings.host, settings.port))
+        url = f"http://{reachable(settings.host)}:{listener.getsockname()[1]}"
+        config = uvicorn.Config(
             import_from_string(settings.app)(context, settings, auth=auth),
             log_config=None,
             access_log=settings.log_level == "debug",
@@ -81,7 +81,23 @@ def serving(
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-    )
+        stack.enter_context(running(uvicorn.Server(config), listener, stop))
+        if auth:
+            greet(context, url)
+        if settings.workers:
+            stack.enter_context(local_workers(context, settings, url, auth=auth, log=worker_log))
+        yield url
+
+
+@contextmanager
+def running(
+    server: uvicorn.Server, listener: socket.socket, stop: threading.Event
+) -> Iterator[None]:
+    """The server in a thread of its own, so that this one decides when, and in what order, to end.
+
+    Raises:
+        Unavailable: It did not start.
+    """
 
     def run() -> None:
         try:
@@ -92,20 +108,14 @@ def serving(
     thread = threading.Thread(target=run, name="server")
     thread.start()
     try:
-        await_start(server, thread)
-        if auth:
-            greet(context, url)
-        with ExitStack() as stack:
-            if settings.workers:
-                stack.enter_context(
-                    local_workers(context, settings, url, auth=auth, log=worker_log)
-                )
-            yield url
+        while not server.started:
+            if not thread.is_alive():
+                raise Unavailable("the server did not start; the log says why")
+            thread.join(0.02)
+        yield
     finally:
         server.should_exit = True
         thread.join()
-        listener.close()
-        context.close()
 
 
 def check_exposure(settings: Settings, *, auth: bool) -> None:
@@ -152,18 +162,6 @@ def reachable(host: str) -> str:
     if host in ("0.0.0.0", "::"):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
-
-
-def await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
-    """Waits until the server answers.
-
-    Raises:
-        Unavailable: Its thread ended instead; the log says why.
-    """
-    while not server.started:
-        if not thread.is_alive():
-            raise Unavailable("the server did not start; the log says why")
-        thread.join(0.02)
 
 
 def greet(context: Context, url: str) -> None:

@@ -1,0 +1,178 @@
+"""The client against a real server on the loopback, without workers: our own loop does the work."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tuner.cli.serving import serving
+from tuner.client import Client, load
+from tuner.errors import Conflict, InvalidInput, LeaseLost, NotFound, Unauthorized
+from tuner.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("home")
+    settings = Settings.read(
+        home=home, database_url=f"sqlite:///{home}/tuner.sqlite", port=0, workers=0
+    )
+    with serving(settings, auth=False, stop=threading.Event()) as found:
+        yield found
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url) as made:
+        yield made
+
+
+@pytest.fixture
+def spec(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {
+        "name": request.node.name,
+        "objective": {"metric": "loss", "direction": "minimize"},
+        "space": {
+            "lr": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
+            "depth": {"type": "int", "low": 1, "high": 4},
+        },
+        "sampler": {"name": "random", "seed": 0},
+        "pruner": {"name": "none"},
+        "budget": {"trials": 6, "epochs": 3},
+    }
+
+
+def loss(config: dict[str, Any]) -> float:
+    return float((config["lr"] - 0.1) ** 2 + config["depth"])
+
+
+def finish(client: Client, study: int) -> None:
+    while asked := client.ask(study, 2):
+        for trial in asked:
+            for step in range(1, 4):
+                client.report(trial, step, loss=loss(trial.config) / step)
+            client.tell(trial, loss(trial.config))
+
+
+def test_a_study_is_submitted_worked_on_and_read(client: Client, spec: dict[str, Any]) -> None:
+    study = client.submit(spec)
+    assert client.study(study.name).id == study.id
+    assert study.id in [found.id for found in client.studies()]
+    finish(client, study.id)
+    ended = client.wait(study.id, progress=False, timeout_seconds=30)
+    assert ended.state == "completed"
+    assert ended.counts.complete == 6
+    trials = list(client.trials(study.id))
+    assert [trial.number for trial in trials] == list(range(6))
+    (best,) = client.best(study.id)
+    assert best.value == min(trial.value for trial in trials if trial.value is not None)
+    assert [point.step for point in client.measurements(best.id)] == [1, 2, 3]
+    with pytest.raises(Conflict):
+        client.ask(study.id)
+
+
+def test_results_come_as_a_frame_a_figure_and_files(client: Client, spec: dict[str, Any]) -> None:
+    study = client.submit(spec)
+    finish(client, study.id)
+    frame = client.trials_frame(study.id)
+    assert list(frame["number"]) == list(range(6))
+    assert {"value", "state", "params.lr", "params.depth", "metrics.loss"} <= set(frame.columns)
+    assert frame["value"].notna().all()
+    assert len(client.figure(study.id, "history").data) > 0
+    table = pd.read_csv(io.BytesIO(client.export(study.id, "csv")))
+    assert len(table) == 6
+    assert len(pd.read_parquet(io.BytesIO(client.export(study.id, "parquet")))) == 6
+
+
+def test_events_are_told_in_order_until_the_end(client: Client, spec: dict[str, Any]) -> None:
+    study = client.submit(spec)
+    worker = threading.Thread(target=finish, args=(client, study.id))
+    worker.start()
+    told = list(client.events(study.id))
+    worker.join()
+    assert [event.id for event in told] == sorted({event.id for event in told})
+    assert told[0].kind == "study.created"
+    assert told[-1].data["state"] == "completed"
+
+
+def test_a_wrong_field_is_refused_by_its_name(client: Client, spec: dict[str, Any]) -> None:
+    spec["space"]["lr"]["low"] = 0.0
+    with pytest.raises(InvalidInput) as caught:
+        client.submit(spec)
+    assert caught.value.field.startswith("space.lr")
+    with pytest.raises(NotFound):
+        client.study(spec["name"])
+
+
+def test_a_preview_stores_nothing(client: Client, spec: dict[str, Any]) -> None:
+    preview = client.preview(spec)
+    assert preview.trials == 6
+    assert len(preview.samples) == 10
+    with pytest.raises(NotFound):
+        client.study(spec["name"])
+
+
+def test_a_study_is_steered(client: Client, spec: dict[str, Any]) -> None:
+    study = client.submit(spec)
+    assert client.pause(study.id).state == "paused"
+    assert client.resume(study.id).state in ("queued", "running")
+    queued = client.enqueue(study.id, [{"lr": 0.1, "depth": 2}])
+    assert queued[0].params == {"lr": 0.1, "depth": 2}
+    (first,) = client.ask(study.id)
+    assert first.config["depth"] == 2
+    assert client.cancel(study.id).state == "cancelled"
+    with pytest.raises(Conflict):
+        client.resume(study.id)
+    client.delete(study.id)
+    with pytest.raises(NotFound):
+        client.study(study.id)
+
+
+def test_a_trial_told_twice_or_by_a_stranger_changes_nothing(
+    client: Client, spec: dict[str, Any]
+) -> None:
+    study = client.submit(spec)
+    (trial,) = client.ask(study.id)
+    stranger = trial.model_copy(update={"token": "0" * 32})
+    with pytest.raises(LeaseLost):
+        client.tell(stranger, 0.0)
+    client.tell(trial, 2.0)
+    with pytest.raises(Conflict):
+        client.tell(trial, 1.0)
+    assert client.trial(trial.trial_id).value == 2.0
+
+
+def test_a_study_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("name: x\nspace: {lr: 0.1}\n")
+    assert load(file) == {"name": "x", "space": {"lr": 0.1}}
+    for content in ("- a\n", "{", "just text"):
+        file.write_text(content)
+        with pytest.raises(InvalidInput, match="file"):
+            load(file)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load(tmp_path / "missing.yaml")
+
+
+def test_tokens_are_asked_for_and_the_first_is_shown_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings.read(
+        home=tmp_path, database_url=f"sqlite:///{tmp_path}/t.sqlite", port=0, workers=0
+    )
+    with serving(settings, auth=True, stop=threading.Event()) as url:
+        secret = next(
+            line.strip() for line in capsys.readouterr().err.splitlines() if "    tuner_" in line
+        )
+        with Client(url, secret) as admin, Client(url, "wrong") as stranger:
+            assert list(admin.studies()) == []
+            with pytest.raises(Unauthorized):
+                list(stranger.studies())
+    with serving(settings, auth=True, stop=threading.Event()):
+        assert "tuner_" not in capsys.readouterr().err
