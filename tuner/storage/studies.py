@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
-from tuner.storage.models import FINISHED_TRIAL_STATES, Study, Trial
+from tuner.storage.models import Study, Trial
 
 OPEN_STATES = ("queued", "running")
 """In these a study may start trials."""
@@ -171,6 +172,18 @@ def leased(session: Session, study_id: int) -> int:
     )
 
 
+def ready(session: Session, study_id: int) -> int:
+    """How many of its trials wait for a worker now."""
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Trial)
+            .where(Trial.study_id == study_id, Trial.state == "waiting", Trial.until > Trial.step)
+        )
+        or 0
+    )
+
+
 def counts(session: Session, study_ids: Collection[int]) -> dict[int, Counts]:
     """The trials of each study by state; every id asked for is in the answer."""
     aside = func.sum(case((Trial.paused, 1), else_=0))
@@ -186,9 +199,21 @@ def counts(session: Session, study_ids: Collection[int]) -> dict[int, Counts]:
     return {i: Counts(**by_state) for i, by_state in found.items()}
 
 
-def steps(session: Session, study_id: int) -> int:
-    """Evaluation periods that its trials have behind them."""
-    return session.scalar(select(func.sum(Trial.step)).where(Trial.study_id == study_id)) or 0
+def steps(session: Session, study_ids: Collection[int]) -> dict[int, int]:
+    """Evaluation periods that each study's trials have behind them."""
+    rows = session.execute(
+        select(Trial.study_id, func.sum(Trial.step))
+        .where(Trial.study_id.in_(study_ids))
+        .group_by(Trial.study_id)
+    )
+    return {study_id: int(n or 0) for study_id, n in rows}
+
+
+def delete(session: Session, study_id: int) -> None:
+    """Deletes a study; the database deletes its trials and their points with it."""
+    session.execute(
+        sql_delete(Study).where(Study.id == study_id).execution_options(synchronize_session=False)
+    )
 
 
 def ranked(direction: str) -> list[ColumnElement[Any]]:
@@ -229,7 +254,7 @@ def best_ids(session: Session, studies: Iterable[Study]) -> dict[int, int]:
 def page(
     session: Session,
     query: Select[Any],
-    columns: Sequence[tuple[ColumnElement[Any], bool]],
+    columns: Sequence[tuple[Any, bool]],
     after: Sequence[Any] | None,
     limit: int,
 ) -> Sequence[Any]:
@@ -251,6 +276,3 @@ def page(
         query = query.where(or_(*choices))
     order = [column.desc() if descending else column for column, descending in columns]
     return session.scalars(query.order_by(*order).limit(limit)).all()
-
-
-FINISHED = FINISHED_TRIAL_STATES

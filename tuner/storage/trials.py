@@ -122,7 +122,7 @@ class NewTrial:
 
 
 def _row(row: Row[Any]) -> TrialRow:
-    return TrialRow(*row._tuple())
+    return TrialRow(*list(row))
 
 
 def get(session: Session, trial_id: int) -> TrialRow:
@@ -176,6 +176,27 @@ def of_study(
     if states is not None:
         query = query.where(Trial.state.in_(states))
     return select_rows(session, query.with_for_update() if lock else query)
+
+
+def by_ids(session: Session, trial_ids: Collection[int]) -> dict[int, TrialRow]:
+    """Trials by id; those that are gone are left out."""
+    if not trial_ids:
+        return {}
+    rows = select_rows(session, select(*COLUMNS).where(Trial.id.in_(list(trial_ids))))
+    return {row.id: row for row in rows}
+
+
+def leased_ids(session: Session, study_id: int) -> list[int]:
+    """The trials of a study that somebody holds."""
+    return list(
+        session.scalars(
+            select(Trial.id).where(
+                Trial.study_id == study_id,
+                Trial.state == "running",
+                Trial.lease_token.is_not(None),
+            )
+        )
+    )
 
 
 def changed(session: Session, study_id: int, since: int) -> list[TrialRow]:

@@ -1,0 +1,67 @@
+"""What every use case needs: the database, the clock, the settings and the live searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import URL
+
+from tuner.service.searches import Searches
+from tuner.storage.engine import Database
+
+
+def utc_now() -> datetime:
+    """The present moment."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """What a process was told about the queue.
+
+    Args:
+        lease_seconds: A lease's life without a sign of life from its holder.
+        heartbeat_seconds: How often workers are to give one.
+        max_attempts: Attempts of a trial whose holders fall silent.
+        ask_seconds: The life of a trial that a user's own loop asked for, between its reports.
+        home: Where files of the service are kept.
+    """
+
+    lease_seconds: float = 30.0
+    heartbeat_seconds: float = 5.0
+    max_attempts: int = 3
+    ask_seconds: float = 3600.0
+    home: Path = field(default_factory=lambda: Path(".tuner"))
+
+
+@dataclass
+class Context:
+    """One process's view of one database. Threads may share it."""
+
+    db: Database
+    now: Callable[[], datetime] = utc_now
+    settings: ServiceSettings = field(default_factory=ServiceSettings)
+    searches: Searches = field(default_factory=Searches)
+
+    @classmethod
+    def open(
+        cls,
+        url: str | URL,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        settings: ServiceSettings | None = None,
+    ) -> Self:
+        """Opens a database that has all tables (see ``tuner.storage.migrate``)."""
+        return cls(Database(url), now, settings or ServiceSettings())
+
+    def close(self) -> None:
+        """Closes the connections; the searches are rebuilt from the database when needed."""
+        self.db.dispose()
+
+    def lease_end(self, now: datetime) -> datetime:
+        """When a lease given now runs out."""
+        return now + timedelta(seconds=self.settings.lease_seconds)

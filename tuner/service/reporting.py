@@ -1,0 +1,191 @@
+"""What a report means: points stored, verdicts asked for, trials moved; all within one turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Literal
+
+from tuner.errors import InvalidInput
+from tuner.protocol import Measured, SlotReport, SlotVerdict
+from tuner.queue import leases
+from tuner.service.context import Context
+from tuner.service.turn import Turn
+from tuner.storage import measurements, trials
+from tuner.storage.measurements import Point
+from tuner.storage.trials import TrialRow
+
+DIVERGED = "diverged"
+OUT_OF_MEMORY = "oom"
+LONGEST_REASON = 2000
+Action = Literal["continue", "pause", "stop", "finish", "lost"]
+
+
+def take_in(
+    ctx: Context,
+    turn: Turn,
+    slots: Sequence[SlotReport],
+    order: Sequence[int],
+    seconds: float | None = None,
+) -> dict[int, SlotVerdict]:
+    """Everything that one request says of one study's trials.
+
+    Args:
+        ctx: The service.
+        turn: The study's.
+        slots: The slots of this study.
+        order: The ids of all slots of the request, to name one that is wrong.
+        seconds: The life that leases get from here; a worker's unless given.
+
+    Returns:
+        A verdict for each slot.
+    """
+    turn.join()
+    ids = [slot.trial_id for slot in slots]
+    rows = trials.lock(turn.session, ids)
+    before = measurements.attempt_seconds(turn.session, ids)
+    lease_end = (
+        ctx.lease_end(turn.now) if seconds is None else turn.now + timedelta(seconds=seconds)
+    )
+    out: dict[int, SlotVerdict] = {}
+    measured: list[int] = []
+    for slot in slots:
+        row = rows.get(slot.trial_id)
+        if row is None or not leases.owns(row, slot.token):
+            out[slot.trial_id] = SlotVerdict(trial_id=slot.trial_id, action="lost")
+            continue
+        at = f"slots[{order.index(slot.trial_id)}]"
+        verdict = _take_slot(turn, row, slot, before.get(row.id, 0.0), at)
+        if row.lease_token is not None:
+            row.lease_expires_at = max(row.lease_expires_at or lease_end, lease_end)
+        turn.change(row)
+        if slot.measurements:
+            measured.append(row.id)
+        out[slot.trial_id] = verdict
+    if measured:
+        turn.note("trial.measured", trials=measured, points=len(turn.points))
+    turn.settle()
+    return out
+
+
+def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: float, at: str) -> SlotVerdict:
+    """One trial's news; the verdict on it."""
+    if slot.checkpoint is not None:
+        row.checkpoint = {
+            "uri": slot.checkpoint.uri,
+            "step": slot.checkpoint.step,
+            "attempt": row.attempt,
+        }
+    action: Action = "continue"
+    reason: str | None = None
+    config = turn.checked.space.fill(row.params)
+    last_step = turn.checked.max_step_of(config)
+    for i, measured in enumerate(sorted(slot.measurements, key=lambda m: m.step)):
+        action, reason = _take_point(turn, row, measured, last_step, f"{at}.measurements[{i}]")
+        if action != "continue":
+            break
+    latest = max((m.seconds for m in slot.measurements if m.seconds is not None), default=None)
+    if latest is not None:
+        # A counter that went back was started anew, by a worker that resumed the attempt.
+        spent = latest - before if latest >= before else latest
+        row.device_seconds += spent
+        turn.study.device_seconds += spent
+    if slot.outcome:
+        action, reason = _outcome(turn, row, slot, action, reason)
+    return _carry_out(turn, row, action, reason, slot.outcome)
+
+
+def _take_point(
+    turn: Turn, row: TrialRow, measured: Measured, last_step: int, at: str
+) -> tuple[Action, str | None]:
+    """Stores one point; what the search makes of it."""
+    checked = turn.checked
+    for metric in checked.metrics:
+        if metric not in measured.metrics:
+            raise InvalidInput(f"{at}.metrics", f"lacks {metric}, which the study goes by")
+    if measured.step > checked.max_step:
+        raise InvalidInput(
+            f"{at}.step", f"{measured.step} is beyond the training's {checked.max_step} steps"
+        )
+    numbers = {k: math.nan if v is None else float(v) for k, v in measured.metrics.items()}
+    value = numbers[checked.objectives[0].metric]
+    turn.points.append(
+        Point(
+            trial_id=row.id,
+            attempt=row.attempt,
+            step=measured.step,
+            value=measurements.finite(value),
+            samples=measured.samples,
+            seconds=measured.seconds,
+            metrics=numbers,
+            created_at=turn.now,
+        )
+    )
+    if measured.step <= row.step:
+        return "continue", None  # said before: what was decided then stays decided
+    row.step = measured.step
+    row.values = [numbers[o.metric] for o in checked.objectives]
+    if checked.spec.constraint is not None:
+        violation = numbers[checked.spec.constraint.metric] - checked.spec.constraint.max
+        row.constraint = violation if math.isfinite(violation) else None
+    if not all(math.isfinite(v) for v in row.values):
+        turn.search.observe(row.number, measured.step, math.nan)
+        return "stop", DIVERGED
+    verdict = turn.search.observe(row.number, measured.step, value)
+    if verdict.action == "continue":
+        row.until = verdict.until
+        if measured.step >= last_step:
+            return "finish", None
+    return verdict.action, verdict.reason or None
+
+
+def _outcome(
+    turn: Turn, row: TrialRow, slot: SlotReport, action: Action, reason: str | None
+) -> tuple[Action, str | None]:
+    """What the worker itself says became of the trial; it wins over ``continue``."""
+    said = (slot.reason or "")[:LONGEST_REASON] or None
+    if slot.outcome == "complete":
+        if row.values is None:
+            return "stop", "it ended without a measurement"
+        return ("finish", None) if action in ("continue", "pause") else (action, reason)
+    if slot.outcome == "fail":
+        return "stop", said or "error"
+    return action, reason
+
+
+def _carry_out(
+    turn: Turn, row: TrialRow, action: Action, reason: str | None, outcome: str
+) -> SlotVerdict:
+    """Moves the trial as decided."""
+    failed = outcome == "fail" or reason == DIVERGED or (outcome == "complete" and not row.values)
+    if action == "finish":
+        turn.end(row, "complete", None if reason == "complete" else reason)
+    elif action == "stop" and failed and reason == OUT_OF_MEMORY and row.reason != OUT_OF_MEMORY:
+        # Once more, alone or among fewer; the mark stays on the trial until it ends.
+        leases.next_attempt(row)
+        row.reason = OUT_OF_MEMORY
+        turn.moved(row)
+    elif action == "stop":
+        if failed:
+            row.values = None
+        turn.end(row, "fail" if failed else "pruned", reason)
+    elif action == "pause":
+        row.set_aside()
+        turn.moved(row)
+    elif outcome == "returned" or turn.study.state == "paused":
+        # The search still counts it as busy: it goes on as soon as somebody takes it.
+        row.wait()
+        row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
+        turn.moved(row, returned=True)
+        action = "pause"
+    elif _late(turn):
+        turn.end(row, "pruned", "budget: seconds")
+        action, reason = "stop", "budget: seconds"
+    return SlotVerdict(trial_id=row.id, action=action, until=row.until, reason=reason)
+
+
+def _late(turn: Turn) -> bool:
+    """Whether the study has had its wall time: then running trials stop at their next report."""
+    seconds = turn.checked.budget.seconds
+    return seconds is not None and turn.elapsed >= seconds

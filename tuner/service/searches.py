@@ -1,0 +1,163 @@
+"""The live searches of this process: one per study, each behind a lock, each a copy of the truth.
+
+The database is the truth. A live search has been told everything up to ``revision``; before it is
+used it is told what changed since, so that several servers on one database agree. Whenever a
+transaction fails, the search that took part in it is dropped, and built anew when next needed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from tuner.search import Record, Search
+from tuner.spec import Checked, StudySpec, resolve
+from tuner.storage import measurements, trials
+from tuner.storage.models import Study
+from tuner.storage.trials import TrialRow
+
+
+class Plans:
+    """The study files of the studies looked at last, read and resolved once each."""
+
+    def __init__(self, size: int = 1000) -> None:
+        self._lock = threading.Lock()
+        self._size = size
+        self._known: dict[int, tuple[dict[str, Any], Checked]] = {}
+
+    def of(self, study: Study) -> Checked:
+        """The study as submitted.
+
+        Raises:
+            InvalidInput: It names what is not installed here, such as another package's task.
+        """
+        with self._lock:
+            known = self._known.get(study.id)
+        if known is not None and known[0] == study.spec:
+            return known[1]
+        checked = resolve(StudySpec.parse(study.spec))
+        with self._lock:
+            if len(self._known) >= self._size:
+                self._known.pop(next(iter(self._known)))
+            self._known[study.id] = (study.spec, checked)
+        return checked
+
+
+@dataclass
+class Live:
+    """One study's search and what it has been told.
+
+    Attributes:
+        plans: What studies were submitted as.
+        lock: Held by whoever uses or changes the rest.
+        search: None until it is needed, and after a transaction with it has failed.
+        revision: It was told everything up to here.
+        idle_at: The revision at which it had nothing to suggest; -1: it has not been asked.
+        settled_at: The revision at which upkeep last looked whether the study is over.
+    """
+
+    plans: Plans
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    search: Search | None = None
+    revision: int = -1
+    idle_at: int = -1
+    settled_at: int = -1
+
+    def drop(self) -> None:
+        """Forgets everything; the next use reads the database."""
+        self.search = None
+        self.revision = self.idle_at = self.settled_at = -1
+
+    def plan(self, study: Study) -> Checked:
+        """The study as submitted."""
+        return self.plans.of(study)
+
+    def synced(self, session: Session, study: Study) -> Search:
+        """The search, told everything that the database holds."""
+        checked = self.plan(study)
+        if self.search is None:
+            self.search = checked.search(warm_start(session, checked))
+            self.revision = -1
+        if self.revision < study.revision:
+            rows = trials.changed(session, study.id, self.revision)
+            ids = None if self.revision < 0 else [row.id for row in rows]
+            curves = measurements.curves(session, ids, study.id)
+            self.search.sync(record(row, curves.get(row.id, {})) for row in rows)
+            self.revision = study.revision
+        return self.search
+
+
+class Searches:
+    """The live searches by study."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live: dict[int, Live] = {}
+        self.plans = Plans()
+
+    def of(self, study_id: int) -> Live:
+        """The study's entry; take its ``lock`` before using the rest."""
+        with self._lock:
+            return self._live.setdefault(study_id, Live(self.plans))
+
+    def forget(self, study_id: int) -> None:
+        """The study is over: frees what was kept for it. The caller holds its lock."""
+        with self._lock:
+            live = self._live.pop(study_id, None)
+        if live is not None:
+            live.drop()
+
+    @contextmanager
+    def hold(self, study_ids: Collection[int]) -> Iterator[dict[int, Live]]:
+        """Takes the locks of several studies, always in the order of their ids."""
+        with ExitStack() as stack:
+            held: dict[int, Live] = {}
+            for study_id in sorted(set(study_ids)):
+                held[study_id] = self.of(study_id)
+                stack.enter_context(held[study_id].lock)
+            yield held
+
+    def entries(self) -> list[tuple[int, Live]]:
+        """All entries, for upkeep."""
+        with self._lock:
+            return sorted(self._live.items())
+
+
+def record(row: TrialRow, curve: dict[int, float]) -> Record:
+    """A stored trial as the search knows it."""
+    values = None
+    if row.values is not None and row.state == "complete":
+        values = tuple(measurements.number(v) or 0.0 for v in row.values)
+    return Record(
+        number=row.number,
+        params=row.params,
+        state=row.state,  # type: ignore[arg-type]  # the database checks that it is one of them
+        values=values,
+        curve=curve,
+        paused=row.paused,
+        busy=row.busy,
+        note=row.note,
+        origin=row.origin if row.origin in ("enqueued", "retried") else "sampled",  # type: ignore[arg-type]  # narrowed by hand
+        reason=row.reason,
+        constraint=row.constraint,
+        until=row.until or None,
+    )
+
+
+def warm_start(session: Session, checked: Checked) -> list[Record]:
+    """Finished trials of the studies named to start from, where they are points of this space."""
+    out: list[Record] = []
+    for study_id in checked.spec.warm_start:
+        rows = trials.of_study(session, study_id, states=("complete", "pruned", "fail"))
+        curves = measurements.curves(session, None, study_id)
+        out += [
+            record(row, curves.get(row.id, {}))
+            for row in rows
+            if checked.space.contains(row.params)
+        ]
+    return out

@@ -1,0 +1,422 @@
+"""What a user does with a study: submit, look, change, pause, resume, stop, cancel, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import String, cast, select
+from sqlalchemy.orm import Session
+
+from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
+from tuner.service import cursor as cursors
+from tuner.service.context import Context
+from tuner.service.turn import Turn, elapsed, turn
+from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
+from tuner.spaces import Space, widen
+from tuner.spec import BudgetSpec, Checked, StudySpec, check
+from tuner.storage import events, measurements, studies, trials
+from tuner.storage.events import NewEvent
+from tuner.storage.models import FINISHED_STUDY_STATES, STUDY_STATES, Study, Trial
+from tuner.storage.studies import OPEN_STATES
+
+SAMPLES = 10
+LARGEST_LIST = 1000
+SORTS: dict[str, tuple[Any, tuple[type, ...]]] = {
+    "created_at": (Study.created_at, (datetime,)),
+    "name": (Study.name, (str,)),
+    "priority": (Study.priority, (int,)),
+    "id": (Study.id, (int,)),
+}
+
+
+class Preview(BaseModel):
+    """What a study would do, without storing anything."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: dict[str, Any] = Field(description="The study file with its defaults filled in.")
+    grid_size: int | None = Field(description="Points of the space; null: a continuum.")
+    samples: list[dict[str, Any]] = Field(description="Ten configurations it might try.")
+    trials: int | None = Field(description="The most trials it runs; null: as many as fit.")
+    total_epochs: float | None = Field(description="The most epochs; null: until another bound.")
+
+
+class StudyPatch(BaseModel):
+    """What may change while a study lives. What is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str | None = Field(None, min_length=1, max_length=255)
+    priority: int | None = Field(None, ge=-1000, le=1000)
+    max_concurrent: int | None = Field(None, ge=1, le=65536, description="null: no bound")
+    tags: list[str] | None = Field(None, max_length=50)
+    description: str | None = Field(None, max_length=10_000)
+    budget: BudgetSpec | None = Field(None, description="A finished study with more goes on.")
+    space: dict[str, Any] | None = Field(None, description="Wider than before.")
+
+
+def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyView:
+    """Queues a study.
+
+    Raises:
+        InvalidInput: A value is wrong; nothing is stored.
+        Conflict: The name is taken.
+    """
+    checked = check(spec)
+    spec = checked.spec
+    now = ctx.now()
+    study = Study(
+        name=spec.name,
+        state="queued",
+        spec=spec.to_dict(),
+        directions=[o.direction for o in checked.objectives],
+        owner=actor,
+        tags=list(spec.tags),
+        priority=spec.priority,
+        max_concurrent=spec.max_concurrent,
+        created_at=now,
+        user_attrs={},
+        system_attrs={},
+    )
+    with ctx.db.write() as session:
+        for i, other in enumerate(spec.warm_start):
+            try:
+                studies.get(session, other)
+            except NotFound as error:
+                raise InvalidInput(f"warm_start[{i}]", error.message) from error
+        if studies.by_name(session, spec.name) is not None:
+            raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
+        study_id = studies.add(session, study)
+        told = {"name": spec.name}
+        events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
+    return show_study(ctx, study_id)
+
+
+def preview(ctx: Context, spec: StudySpec) -> Preview:
+    """Checks a study and says what it would do; stores nothing.
+
+    Raises:
+        InvalidInput: A value is wrong.
+    """
+    checked = check(spec)
+    size = checked.space.grid_size
+    search = checked.search()
+    suggested = [s.params for s in search.suggest(SAMPLES)]
+    if len(suggested) < SAMPLES and checked.spec.sampler and checked.spec.sampler.name != "grid":
+        rng = np.random.default_rng(checked.spec.seed)
+        axes = len(checked.space.searched)
+        more = (checked.space.from_unit(rng.random(axes)) for _ in range(SAMPLES))
+        suggested += islice(more, SAMPLES - len(suggested))
+    bounds = [b for b in (checked.budget.trials, _grid(checked)) if b is not None]
+    count = min(bounds, default=None)
+    epochs = [float(checked.spec.budget.total_epochs or 0)] if checked.spec.budget else []
+    if count is not None:
+        epochs.append(count * checked.max_step * checked.spec.eval_every)
+    return Preview(
+        spec=checked.spec.to_dict(),
+        grid_size=size,
+        samples=[checked.space.fill(params) for params in suggested],
+        trials=count,
+        total_epochs=min((e for e in epochs if e), default=None),
+    )
+
+
+def _grid(checked: Checked) -> int | None:
+    grid = checked.spec.sampler is not None and checked.spec.sampler.name == "grid"
+    return checked.space.grid_size if grid else None
+
+
+def list_studies(
+    ctx: Context,
+    *,
+    state: str | None = None,
+    tag: str | None = None,
+    text: str | None = None,
+    sort: str = "-created_at",
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[StudyView]:
+    """Studies, a page at a time.
+
+    Args:
+        ctx: The service.
+        state: Only those in this state.
+        tag: Only those with this tag.
+        text: Only those whose name holds this, whatever its case.
+        sort: created_at, name, priority or id; a minus before it reverses.
+        cursor: Where the page before ended.
+        limit: Rows of a page.
+
+    Raises:
+        InvalidInput: An argument is wrong.
+    """
+    key = sort.removeprefix("-")
+    if key not in SORTS:
+        raise InvalidInput("sort", f"{sort!r} is none of {', '.join(SORTS)}, or one with a minus")
+    if state is not None and state not in STUDY_STATES:
+        raise InvalidInput("state", f"{state!r} is none of {', '.join(STUDY_STATES)}")
+    if not 1 <= limit <= LARGEST_LIST:
+        raise InvalidInput("limit", f"{limit} is outside [1, {LARGEST_LIST}]")
+    column, kind = SORTS[key]
+    down = sort.startswith("-")
+    after = cursors.read(cursor, [kind, (int,)])
+    query = select(Study)
+    if state is not None:
+        query = query.where(Study.state == state)
+    if text:
+        query = query.where(Study.name.icontains(text, autoescape=True))
+    if tag is not None:
+        quoted = '"' + tag.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        query = query.where(cast(Study.tags, String).contains(quoted, autoescape=True))
+    with ctx.db.session() as session:
+        rows = list(
+            studies.page(session, query, [(column, down), (Study.id, down)], after, limit + 1)
+        )
+        more, rows = len(rows) > limit, rows[:limit]
+        items = _views(ctx, session, rows)
+    ends = cursors.write([getattr(rows[-1], key), rows[-1].id]) if more else None
+    return Page(items=items, next_cursor=ends)
+
+
+def show_study(ctx: Context, study_id: int) -> StudyView:
+    """One study.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    with ctx.db.session() as session:
+        study = studies.get(session, study_id)
+        view = _views(ctx, session, [study])[0]
+        if study.state not in ("running", "stopping"):
+            return view
+        return view.model_copy(update={"throughput": _throughput(session, study_id)})
+
+
+def find_study(ctx: Context, name: str) -> StudyView | None:
+    """The study of that name, if there is one."""
+    with ctx.db.session() as session:
+        study = studies.by_name(session, name)
+        return None if study is None else _views(ctx, session, [study])[0]
+
+
+def _throughput(session: Session, study_id: int) -> float | None:
+    """Training samples a second over the trials that run now."""
+    held = trials.leased_ids(session, study_id)
+    rates = [
+        p.samples / p.seconds
+        for p in measurements.last(session, held).values()
+        if p.samples and p.seconds
+    ]
+    return sum(rates) if rates else None
+
+
+def plan_of(ctx: Context, study: Study) -> Checked | None:
+    """A study as submitted; None for one that Optuna made, or whose task is not installed here."""
+    if not study.spec:
+        return None
+    try:
+        return ctx.searches.plans.of(study)
+    except TunerError:
+        return None
+
+
+def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyView]:
+    """Studies as shown, in a few statements whatever their number."""
+    rows = list(rows)
+    now = ctx.now()
+    ids = [study.id for study in rows]
+    counted = studies.counts(session, ids)
+    steps = studies.steps(session, ids)
+    best = studies.best_ids(session, rows)
+    best_rows = trials.by_ids(session, best.values())
+    last = measurements.last(session, list(best_rows))
+    out = []
+    for study in rows:
+        checked = plan_of(ctx, study)
+        winner = best_rows.get(best.get(study.id, -1))
+        shown = None if winner is None else trial_view(winner, checked, last.get(winner.id), now)
+        seconds = elapsed(study, now)
+        out.append(
+            study_view(
+                study,
+                checked,
+                counted[study.id],
+                shown,
+                active_seconds=seconds,
+                progress=progress(checked, counted[study.id], steps.get(study.id, 0), seconds),
+            )
+        )
+    return out
+
+
+def best(ctx: Context, study_id: int, *, k: int = 1) -> list[TrialView]:
+    """The best complete trials that keep the constraint; several objectives: the Pareto front.
+
+    Raises:
+        NotFound: No such study.
+    """
+    with ctx.db.session() as session:
+        study = studies.get(session, study_id)
+        checked = plan_of(ctx, study)
+        if len(study.directions) == 1:
+            rows = trials.select_rows(
+                session,
+                select(*trials.COLUMNS)
+                .where(Trial.study_id == study_id, *studies.comparable())
+                .order_by(*studies.ranked(study.directions[0]))
+                .limit(k),
+            )
+        else:
+            rows = trials.of_study(session, study_id, states=("complete",))
+            rows = _front(rows, study.directions)
+        last = measurements.last(session, [row.id for row in rows])
+    now = ctx.now()
+    return [trial_view(row, checked, last.get(row.id), now) for row in rows]
+
+
+def _front(rows: list[trials.TrialRow], directions: list[str]) -> list[trials.TrialRow]:
+    """Those that no other trial beats in every objective, by the first one."""
+    rows = [r for r in rows if r.values is not None and (r.constraint or 0.0) <= 0]
+    if not rows:
+        return []
+    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
+    values = np.array([[float(v) for v in r.values or ()] for r in rows]) * signs
+    kept = []
+    for i, row in enumerate(rows):
+        no_worse = (values <= values[i]).all(axis=1)
+        if not (no_worse & (values < values[i]).any(axis=1)).any():
+            kept.append((tuple(values[i]), row.number, row))
+    return [row for *_, row in sorted(kept, key=lambda e: e[:2])]
+
+
+def update_study(
+    ctx: Context, study_id: int, patch: StudyPatch, *, actor: str | None = None
+) -> StudyView:
+    """Changes a study while it lives: more budget, a wider space, another priority.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: The changed study would not hold; nothing is stored.
+        Conflict: The name is taken, or the study has no study file.
+    """
+    given = patch.model_dump(exclude_unset=True)
+    for name in ("name", "priority", "tags", "description", "budget", "space"):
+        if name in given and given[name] is None:
+            raise InvalidInput(name, "cannot be null")
+    with turn(ctx, study_id, actor=actor) as this:
+        study = this.study
+        if not study.spec:
+            raise Conflict("a study that Optuna made is changed through Optuna")
+        before = this.checked
+        merged = {**study.spec, **given}
+        if patch.space is not None:
+            wider = widen(before.space, Space.parse(patch.space))
+            merged["space"] = wider.to_dict()
+        after = check(StudySpec.parse(merged))
+        if after.max_step != before.max_step and study.next_number:
+            raise InvalidInput("budget.epochs", "cannot change once there are trials")
+        if "name" in given and given["name"] != study.name:
+            if studies.by_name(this.session, given["name"]) is not None:
+                raise Conflict(f"there is a study named {given['name']!r} already")
+            study.name = given["name"]
+        study.spec = after.spec.to_dict()
+        study.priority = after.spec.priority
+        study.max_concurrent = after.spec.max_concurrent
+        study.tags = list(after.spec.tags)
+        this.live.drop()
+        this.note("study.updated", fields=sorted(given))
+        if study.state == "completed" and "budget" in given and this.exhausted() is None:
+            this.state("queued")
+        this.revised = True
+    return show_study(ctx, study_id)
+
+
+def delete_study(ctx: Context, study_id: int, *, actor: str | None = None) -> None:
+    """Deletes a study and its trials; the audit trail keeps that it was there.
+
+    Raises:
+        NotFound: No such study.
+    """
+    with turn(ctx, study_id, actor=actor) as this:
+        this.note("study.deleted", name=this.study.name)
+        studies.delete(this.session, study_id)
+        this.deleted = True
+
+
+def pause_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
+    """Starts nothing more; running trials are handed back, with checkpoints, at their next report.
+
+    Raises:
+        NotFound: No such study.
+        Conflict: It is over, or stopping.
+    """
+    with turn(ctx, study_id, actor=actor) as this:
+        _allow(this, "pause", ("queued", "running", "paused"))
+        this.state("paused")
+    return show_study(ctx, study_id)
+
+
+def resume_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
+    """Lets a paused study go on.
+
+    Raises:
+        NotFound: No such study.
+        Conflict: It is over, or stopping.
+    """
+    with turn(ctx, study_id, actor=actor) as this:
+        _allow(this, "resume", ("queued", "running", "paused"))
+        if this.study.state == "paused":
+            this.state("running" if this.study.started_at else "queued")
+    return show_study(ctx, study_id)
+
+
+def stop_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
+    """Drains a study: nothing new starts, what runs is finished.
+
+    Raises:
+        NotFound: No such study.
+        Conflict: It is over.
+    """
+    with turn(ctx, study_id, actor=actor) as this:
+        _allow(this, "stop", (*OPEN_STATES, "paused", "stopping"))
+        this.state("stopping")
+        waiting = trials.of_study(this.session, study_id, states=("waiting",), lock=True)
+        this.close(waiting, "stopped")
+        this.settle()
+    return show_study(ctx, study_id)
+
+
+def cancel_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
+    """Ends a study now: leases are revoked, and whoever holds one is told to drop it.
+
+    Raises:
+        NotFound: No such study.
+        Conflict: It is over.
+    """
+    with turn(ctx, study_id, actor=actor) as this:
+        _allow(this, "cancel", (*OPEN_STATES, "paused", "stopping"))
+        for row in trials.of_study(
+            this.session, study_id, states=("waiting", "running"), lock=True
+        ):
+            if row.paused:
+                this.end(row, "pruned", "cancelled")
+            else:
+                row.values = None
+                this.end(row, "fail", "cancelled")
+        this.state("cancelled")
+    return show_study(ctx, study_id)
+
+
+def _allow(this: Turn, what: str, states: tuple[str, ...]) -> None:
+    if this.study.state not in states:
+        over = this.study.state in FINISHED_STUDY_STATES
+        raise Conflict(
+            f"cannot {what} a study that is {this.study.state}"
+            + ("; give it more budget to go on" if over else ""),
+            state=this.study.state,
+        )

@@ -1,0 +1,214 @@
+"""Handing out: what waits is claimed, and what is missing is suggested, a study at a time.
+
+Suggestions are written down before they are handed out. On SQLite, which has one writer at a time,
+they are computed before the transaction that writes them, so that a slow sampler holds up its own
+study only; should another process have changed the study meanwhile, they are thrown away. On
+PostgreSQL the study's row is locked meanwhile, and nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from tuner.queue import leases
+from tuner.queue.leases import Lease
+from tuner.queue.order import order
+from tuner.search import Suggestion
+from tuner.service.context import Context
+from tuner.service.searches import Live
+from tuner.service.turn import STOPS_ALL, Turn, elapsed, turn
+from tuner.storage import studies
+from tuner.storage.events import NewEvent
+from tuner.storage.models import Study, Worker
+from tuner.storage.studies import OPEN_STATES
+from tuner.storage.trials import TrialRow
+
+HURRIED_TRIES = 2
+"""Tries to suggest outside the transaction before the study is locked for it."""
+
+
+def hand_out(
+    ctx: Context, worker: Worker, k: int, prefer: int | None
+) -> list[tuple[Study, TrialRow]]:
+    """Up to ``k`` trials for a worker, from the studies in the order of service.
+
+    A study that somebody else is busy with comes last, and is waited for only when there is nothing
+    else to hand out.
+    """
+    out: list[tuple[Study, TrialRow]] = []
+    if k < 1:
+        return out
+    with ctx.db.session() as session:
+        wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
+    late: list[int] = []
+    for queued in wanted:
+        if len(out) >= k:
+            break
+        live = ctx.searches.of(queued.id)
+        if not queued.ready and live.idle_at == queued.revision:
+            continue
+        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False)
+        if got is None:
+            late.append(queued.id)
+        else:
+            out += got
+    for study_id in late:
+        if out:
+            break
+        out += from_study(ctx, study_id, k, worker.id) or []
+    return out
+
+
+def from_study(
+    ctx: Context,
+    study_id: int,
+    k: int,
+    worker_id: int | None,
+    *,
+    wait: bool = True,
+    seconds: float | None = None,
+    origin: str = "sampled",
+    actor: str | None = None,
+) -> list[tuple[Study, TrialRow]] | None:
+    """Claims up to ``k`` trials of one study, suggesting what is missing.
+
+    Args:
+        ctx: The service.
+        study_id: Whose trials.
+        k: How many at most.
+        worker_id: Who is to hold them; None: a user's own loop.
+        wait: Whether to wait for a study that another thread is busy with.
+        seconds: The life of the lease.
+        origin: Of new trials.
+        actor: On whose behalf.
+
+    Returns:
+        Study and trial for each; None when the study is busy and ``wait`` is off.
+    """
+    live = ctx.searches.of(study_id)
+    with _taken(live, wait) as mine:
+        if not mine:
+            return None
+        for hurried in range(HURRIED_TRIES + 1):
+            ahead = None
+            if ctx.db.embedded and hurried < HURRIED_TRIES:
+                ahead = _suggest_ahead(ctx, live, study_id, k)
+            with turn(ctx, study_id, actor=actor) as this:
+                if ahead is not None and ahead.revision != this.study.revision:
+                    live.drop()
+                    continue
+                if ahead is not None:
+                    this.told = True  # it was asked a moment ago, at this very revision
+                lease = Lease.new(worker_id, _lease_end(ctx, this, seconds))
+                return [(this.study, row) for row in _claim(this, k, lease, ahead, origin)]
+    raise AssertionError("the last try always returns")
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What was suggested before the transaction, and the revision that it goes by."""
+
+    revision: int
+    suggestions: list[Suggestion]
+
+
+@contextmanager
+def _taken(live: Live, wait: bool) -> Iterator[bool]:
+    mine = live.lock.acquire(blocking=wait)
+    try:
+        yield mine
+    finally:
+        if mine:
+            live.lock.release()
+
+
+def _lease_end(ctx: Context, this: Turn, seconds: float | None) -> datetime:
+    if seconds is None:
+        return ctx.lease_end(this.now)
+    return this.now + timedelta(seconds=seconds)
+
+
+def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | None:
+    with ctx.db.session() as session:
+        study = studies.get(session, study_id)
+        if study.state not in OPEN_STATES:
+            return None
+        try:
+            search = live.synced(session, study)
+            missing = _missing(session, study, k)
+            found = search.suggest(missing, elapsed_seconds=elapsed(study, ctx.now()))
+        except BaseException:
+            live.drop()
+            raise
+        return Ahead(study.revision, found)
+
+
+def _allowed(session: Session, study: Study, k: int) -> int:
+    """How many of ``k`` trials the study may have running beside those it has."""
+    if study.max_concurrent is None:
+        return k
+    return max(min(k, study.max_concurrent - studies.leased(session, study.id)), 0)
+
+
+def _missing(session: Session, study: Study, k: int) -> int:
+    """How many trials must be suggested so that ``k`` can be claimed."""
+    return max(_allowed(session, study, k) - studies.ready(session, study.id), 0)
+
+
+def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -> list[TrialRow]:
+    study = this.study
+    if study.state not in OPEN_STATES or this.exhausted() in STOPS_ALL:
+        return []
+    allowed = _allowed(this.session, study, k)
+    if ahead is not None:
+        suggestions = ahead.suggestions
+    else:
+        missing = _missing(this.session, study, k)
+        suggestions = this.search.suggest(missing, elapsed_seconds=this.elapsed)
+    this.write_down(suggestions, origin)
+    this.flush()
+    rows = leases.claim(
+        this.session, study.id, allowed, lease, revision=this.revision, now=this.now
+    )
+    if rows:
+        this.revised = True
+        this.state("running")
+        told = {"trials": [row.id for row in rows], "numbers": [row.number for row in rows]}
+        this.events.append(NewEvent("trial.leased", study.id, worker_id=lease.worker_id, data=told))
+    elif allowed > 0:
+        this.settle()
+        this.live.idle_at = study.revision + this.revised
+    return rows
+
+
+def prepare(ctx: Context, study_id: int, ready: int) -> int:
+    """Suggests ahead, so that ``ready`` trials wait for the workers that are free now.
+
+    Returns:
+        How many trials were written down.
+    """
+    live = ctx.searches.of(study_id)
+    with _taken(live, wait=False) as mine:
+        if not mine:
+            return 0
+        ahead = _suggest_ahead(ctx, live, study_id, ready) if ctx.db.embedded else None
+        if ahead is not None and not ahead.suggestions:
+            return 0
+        with turn(ctx, study_id) as this:
+            if this.study.state not in OPEN_STATES or (ctx.db.embedded and ahead is None):
+                return 0
+            if ahead is not None and ahead.revision != this.study.revision:
+                live.drop()
+                return 0
+            if ahead is None:
+                missing = _missing(this.session, this.study, ready)
+                suggestions = this.search.suggest(missing, elapsed_seconds=this.elapsed)
+            else:
+                suggestions = ahead.suggestions
+                this.told = True
+            return len(this.write_down(suggestions))

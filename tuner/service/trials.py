@@ -1,0 +1,289 @@
+"""What a user does with trials: look, enqueue, stop, retry; and their curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy.orm import Session
+
+from tuner.errors import Conflict, InvalidInput
+from tuner.service import cursor as cursors
+from tuner.service.context import Context
+from tuner.service.studies import plan_of
+from tuner.service.turn import Turn, turn
+from tuner.service.views import (
+    MeasurementView,
+    Page,
+    TrialView,
+    measurement_views,
+    trial_view,
+)
+from tuner.spaces import Categorical, Constant, Space
+from tuner.storage import measurements as stored
+from tuner.storage import studies, trials
+from tuner.storage.models import FINISHED_STUDY_STATES, TRIAL_STATES, Trial
+from tuner.storage.trials import NewTrial, TrialRow
+
+LARGEST_LIST = 10_000
+MOST_ENQUEUED = 10_000
+NUMBER = (int, float)
+COLUMNS: dict[str, tuple[Any, tuple[type, ...]]] = {
+    "number": (Trial.number, (int,)),
+    "state": (Trial.state, (str,)),
+    "step": (Trial.step, (int,)),
+    "created_at": (Trial.created_at, (datetime,)),
+    "device_seconds": (func.coalesce(Trial.device_seconds, 0.0), NUMBER),
+    "attempt": (Trial.attempt, (int,)),
+}
+LAST = 1e308
+"""Where trials without a value stand in a list sorted by it: after all others."""
+
+
+def list_trials(
+    ctx: Context,
+    study_id: int,
+    *,
+    state: str | None = None,
+    sort: str = "number",
+    order: str = "asc",
+    filters: Mapping[str, str] | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> Page[TrialView]:
+    """A study's trials, a page at a time.
+
+    Args:
+        ctx: The service.
+        study_id: Whose.
+        state: Only those in this state; ``paused``: only those set aside.
+        sort: number, state, step, created_at, device_seconds, attempt, value, or ``params.NAME``.
+        order: asc or desc; trials without the value come last either way.
+        filters: ``params.NAME`` to the value it must have.
+        cursor: Where the page before ended.
+        limit: Rows of a page.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: An argument is wrong.
+    """
+    if order not in ("asc", "desc"):
+        raise InvalidInput("order", f"{order!r} is neither asc nor desc")
+    if not 1 <= limit <= LARGEST_LIST:
+        raise InvalidInput("limit", f"{limit} is outside [1, {LARGEST_LIST}]")
+    down = order == "desc"
+    query = select(*trials.COLUMNS).where(Trial.study_id == study_id)
+    if state == "paused":
+        query = query.where(Trial.paused)
+    elif state is not None:
+        if state not in TRIAL_STATES:
+            known = ", ".join((*TRIAL_STATES, "paused"))
+            raise InvalidInput("state", f"{state!r} is none of {known}")
+        query = query.where(Trial.state == state, ~Trial.paused)
+    with ctx.db.session() as session:
+        study = studies.get(session, study_id)
+        checked = plan_of(ctx, study)
+        space = None if checked is None else checked.space
+        for name, value in (filters or {}).items():
+            query = query.where(_filter(name, value, space))
+        column, kind = _sorted_by(sort, space, down)
+        after = cursors.read(cursor, [kind, (int,)])
+        rows = _page(session, query, column, down, after, limit + 1)
+        more, rows = len(rows) > limit, rows[:limit]
+        found = [row for row, _ in rows]
+        last = stored.last(session, [row.id for row in found])
+    now = ctx.now()
+    return Page(
+        items=[trial_view(row, checked, last.get(row.id), now) for row in found],
+        next_cursor=cursors.write([rows[-1][1], rows[-1][0].number]) if more else None,
+    )
+
+
+def _page(
+    session: Session,
+    query: Any,
+    column: ColumnElement[Any],
+    down: bool,
+    after: list[Any] | None,
+    limit: int,
+) -> list[tuple[TrialRow, Any]]:
+    if after is not None:
+        beyond = column < after[0] if down else column > after[0]
+        query = query.where(or_(beyond, and_(column == after[0], Trial.number > after[1])))
+    rows = session.execute(
+        query.add_columns(column)
+        .order_by(column.desc() if down else column, Trial.number)
+        .limit(limit)
+    )
+    return [(TrialRow(*list(row)[:-1]), row[-1]) for row in rows]
+
+
+def _sorted_by(
+    sort: str, space: Space | None, down: bool
+) -> tuple[ColumnElement[Any], tuple[type, ...]]:
+    if sort in COLUMNS:
+        return COLUMNS[sort]
+    end = -LAST if down else LAST
+    if sort == "value":
+        known = and_(
+            Trial.state.in_(("complete", "pruned")),
+            Trial.values[0].as_string().not_in(studies.NOT_NUMBERS),
+        )
+        return _or_last(known, Trial.values[0].as_float(), end), NUMBER
+    name = sort.removeprefix("params.")
+    if sort.startswith("params.") and space is not None and name in space.searched:
+        if isinstance(space.parameters[name], Categorical):
+            return func.coalesce(Trial.params[name].as_string(), ""), (str,)
+        return func.coalesce(Trial.params[name].as_float(), end), NUMBER
+    known_names = ", ".join((*COLUMNS, "value", "params.NAME"))
+    raise InvalidInput("sort", f"{sort!r} is none of {known_names}")
+
+
+def _or_last(known: ColumnElement[bool], value: Any, end: float) -> ColumnElement[Any]:
+    return case((known, value), else_=end)
+
+
+def _filter(name: str, value: str, space: Space | None) -> ColumnElement[bool]:
+    short = name.removeprefix("params.")
+    if not name.startswith("params.") or space is None or short not in space.searched:
+        raise InvalidInput(f"filters.{name}", "names no parameter that is searched")
+    parameter = space.parameters[short]
+    if isinstance(parameter, Categorical | Constant):
+        same: ColumnElement[bool] = Trial.params[short].as_string() == value
+        return same
+    try:
+        same = Trial.params[short].as_float() == float(value)
+    except ValueError as error:
+        raise InvalidInput(f"filters.{name}", f"{value!r} is not a number") from error
+    return same
+
+
+def show_trial(ctx: Context, trial_id: int) -> TrialView:
+    """One trial.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    with ctx.db.session() as session:
+        row = trials.get(session, trial_id)
+        checked = plan_of(ctx, studies.get(session, row.study_id))
+        last = stored.last(session, [trial_id])
+    return trial_view(row, checked, last.get(trial_id), ctx.now())
+
+
+def measurements(ctx: Context, trial_id: int, *, after_step: int = 0) -> list[MeasurementView]:
+    """A trial's points by step, the last attempt's word where several measured one.
+
+    Raises:
+        NotFound: No such trial.
+    """
+    with ctx.db.session() as session:
+        trials.study_of(session, trial_id)
+        return measurement_views(stored.of_trial(session, trial_id, after_step))
+
+
+def enqueue(
+    ctx: Context, study_id: int, configs: Sequence[Mapping[str, Any]], *, actor: str | None = None
+) -> list[TrialView]:
+    """Adds given configurations; they run before anything that is suggested.
+
+    They count towards the study's budget of trials.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: A configuration is no point of the space; nothing is stored.
+        Conflict: The study is over, or its budget of trials has no room.
+    """
+    if not configs or len(configs) > MOST_ENQUEUED:
+        raise InvalidInput("configs", f"give 1 to {MOST_ENQUEUED} configurations")
+    with turn(ctx, study_id, actor=actor) as this:
+        _open(this, "enqueue trials in")
+        checked = this.checked
+        params = [checked.space.check(c, f"configs[{i}]") for i, c in enumerate(configs)]
+        _within_budget(this, len(params))
+        rows = _add(this, params, "enqueued")
+    now = ctx.now()
+    return [trial_view(row, checked, None, now) for row in rows]
+
+
+def _add(this: Turn, params: Sequence[Mapping[str, Any]], origin: str) -> list[TrialRow]:
+    """New trials for the search to release: it says how far each may run."""
+    this.join()
+    distributions = this.distributions
+    return this.add(
+        [
+            NewTrial(
+                number=this.study.next_number + i,
+                params=one,
+                distributions=distributions,
+                seed=this.checked.spec.seed,
+                origin=origin,
+            )
+            for i, one in enumerate(params)
+        ]
+    )
+
+
+def _open(this: Turn, what: str) -> None:
+    if this.study.state in (*FINISHED_STUDY_STATES, "stopping"):
+        raise Conflict(f"cannot {what} a study that is {this.study.state}", state=this.study.state)
+    if not this.study.spec:
+        raise Conflict("a study that Optuna made runs its trials through Optuna")
+
+
+def _within_budget(this: Turn, more: int) -> None:
+    budget = this.checked.budget.trials
+    if budget is not None and this.study.next_number + more > budget:
+        raise Conflict(
+            f"the study's budget of {budget} trials has room for "
+            f"{max(budget - this.study.next_number, 0)} more",
+            budget=budget,
+        )
+
+
+def stop_trial(ctx: Context, trial_id: int, *, actor: str | None = None) -> TrialView:
+    """Ends a trial now: with points it counts as pruned, without as cancelled.
+
+    Its holder is told to drop it.
+
+    Raises:
+        NotFound: No such trial.
+        Conflict: It has ended already.
+    """
+    with ctx.db.session() as session:
+        study_id = trials.study_of(session, trial_id)
+    with turn(ctx, study_id, actor=actor) as this:
+        if this.study.spec:
+            this.join()
+        row = trials.lock(this.session, [trial_id])[trial_id]
+        if row.finished:
+            raise Conflict(f"trial {trial_id} has ended already", state=row.state)
+        if row.step > 0:
+            this.end(row, "pruned", "stopped")
+        else:
+            this.end(row, "fail", "cancelled")
+        if this.study.spec:
+            this.settle()
+    return show_trial(ctx, trial_id)
+
+
+def retry_trial(ctx: Context, trial_id: int, *, actor: str | None = None) -> TrialView:
+    """Runs a failed trial's configuration again, as a new trial within the study's budget.
+
+    Raises:
+        NotFound: No such trial.
+        Conflict: It did not fail, the study is over, or its budget has no room.
+    """
+    with ctx.db.session() as session:
+        study_id = trials.study_of(session, trial_id)
+    with turn(ctx, study_id, actor=actor) as this:
+        _open(this, "retry a trial of")
+        row = trials.lock(this.session, [trial_id])[trial_id]
+        if row.state != "fail":
+            raise Conflict(f"trial {trial_id} is {row.state}, it has not failed", state=row.state)
+        _within_budget(this, 1)
+        checked = this.checked
+        new = _add(this, [row.params], "retried")[0]
+    return trial_view(new, checked, None, ctx.now())

@@ -1,0 +1,133 @@
+"""What must happen though nobody asks: leases run out, studies end, models are fitted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from tuner.errors import Unavailable
+from tuner.queue import leases
+from tuner.service.context import Context
+from tuner.service.supply import prepare
+from tuner.service.turn import turn
+from tuner.storage import events, studies, trials, workers
+from tuner.storage.events import NewEvent
+from tuner.storage.studies import OPEN_STATES
+
+log = logging.getLogger(__name__)
+
+GONE_AFTER_LEASES = 2.0
+"""A worker not heard of for this many lifetimes of a lease counts as gone."""
+
+
+def tick(ctx: Context) -> None:
+    """One round of upkeep; idempotent, and safe with several servers on one database.
+
+    A study that fails here is logged and does not keep the others waiting.
+
+    Raises:
+        Unavailable: The database cannot be reached; the next round catches up.
+    """
+    _reclaim(ctx)
+    _miss_workers(ctx)
+    _settle(ctx)
+    _suggest(ctx)
+    _refit(ctx)
+
+
+def _reclaim(ctx: Context) -> None:
+    """Trials whose holder fell silent wait for another, or fail after too many attempts."""
+    with ctx.db.session() as session:
+        late = leases.expired(session, ctx.now())
+    for study_id, ids in late.items():
+        with _guarded(study_id), turn(ctx, study_id) as this:
+            this.join()
+            rows = trials.lock(this.session, ids).values()
+            for row, outcome in leases.expire(
+                rows, max_attempts=ctx.settings.max_attempts, now=this.now
+            ):
+                if outcome == "fail":
+                    row.values = None
+                    this.end(row, "fail", leases.LEASE_EXPIRED)
+                else:
+                    this.moved(row, cause=leases.LEASE_EXPIRED)
+            this.settle()
+
+
+def _miss_workers(ctx: Context) -> None:
+    now = ctx.now()
+    before = now - timedelta(seconds=GONE_AFTER_LEASES * ctx.settings.lease_seconds)
+    with ctx.db.session() as session:
+        if not workers.silent(session, before):
+            return
+    with ctx.db.write() as session:
+        missed = workers.silent(session, before)
+        for worker in missed:
+            worker.state = "gone"
+        session.flush()
+        events.add(session, [NewEvent("worker.gone", worker_id=w.id) for w in missed], None, now)
+
+
+def _settle(ctx: Context) -> None:
+    """Ends studies that drained, or whose wall time is over, though nobody reports."""
+    with ctx.db.session() as session:
+        candidates = studies.states(session, (*OPEN_STATES, "stopping"))
+    for study_id, state, revision in candidates:
+        live = ctx.searches.of(study_id)
+        search = live.search
+        timed = search is not None and search.budget.seconds is not None
+        if state in OPEN_STATES and live.settled_at == revision and not timed:
+            continue
+        with _guarded(study_id), turn(ctx, study_id) as this:
+            if this.study.state in OPEN_STATES:
+                this.join()
+            this.settle()
+            live.settled_at = this.study.revision + this.revised
+
+
+def _suggest(ctx: Context) -> None:
+    """Suggests ahead of need, at most what the workers now free can take.
+
+    Further ahead a model would go by less than is known when the trial starts.
+    """
+    with ctx.db.session() as session:
+        free: dict[str, int] = {}
+        for worker, held in workers.active(session):
+            for task in worker.tasks:
+                free[task] = free.get(task, 0) + max(worker.slots - held, 0)
+        if not any(free.values()):
+            return
+        waiting = [
+            (queued, min(n, queued.max_concurrent or n))
+            for task, n in free.items()
+            if n > 0
+            for queued in studies.queued(session, [task], ctx.now())
+        ]
+    for queued, wanted in waiting:
+        live = ctx.searches.of(queued.id)
+        if queued.ready >= wanted or live.idle_at == queued.revision:
+            continue
+        with _guarded(queued.id):
+            prepare(ctx, queued.id, wanted)
+
+
+def _refit(ctx: Context) -> None:
+    """Fits models anew, outside all locks."""
+    for study_id, live in ctx.searches.entries():
+        search = live.search
+        if search is not None and search.stale:
+            with _guarded(study_id):
+                search.refit()
+
+
+@contextmanager
+def _guarded(study_id: int) -> Iterator[None]:
+    """Logs what goes wrong with one study, so that upkeep of the others goes on."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Exception:
+        log.exception("upkeep failed", extra={"study_id": study_id})

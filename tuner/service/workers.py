@@ -1,0 +1,214 @@
+"""The five calls of a worker, and what is known about workers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from tuner.protocol import (
+    Checkpoint,
+    Heartbeat,
+    HeartbeatAnswer,
+    LeaseAnswer,
+    Leased,
+    LeaseRequest,
+    Registration,
+    Report,
+    ReportAnswer,
+    SlotVerdict,
+    WorkerHello,
+)
+from tuner.queue import leases
+from tuner.service.context import Context
+from tuner.service.reporting import take_in
+from tuner.service.supply import hand_out
+from tuner.service.turn import turns
+from tuner.service.views import WorkerView, worker_view
+from tuner.spec import Checked
+from tuner.storage import events, trials, workers
+from tuner.storage.events import NewEvent
+from tuner.storage.models import Study, Worker
+from tuner.storage.trials import TrialRow
+
+
+def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
+    """A worker introduces itself."""
+    now = ctx.now()
+    with ctx.db.write() as session:
+        worker_id = workers.add(
+            session,
+            Worker(
+                name=hello.name,
+                state="active",
+                device=hello.device,
+                tasks=list(hello.tasks),
+                slots=hello.slots,
+                status={},
+                registered_at=now,
+                heartbeat_at=now,
+            ),
+        )
+        told = {"name": hello.name, "slots": hello.slots, "tasks": list(hello.tasks)}
+        events.add(
+            session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], None, now
+        )
+    return Registration(
+        worker_id=worker_id,
+        lease_seconds=ctx.settings.lease_seconds,
+        heartbeat_seconds=ctx.settings.heartbeat_seconds,
+    )
+
+
+def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+    """A worker with free slots asks for trials.
+
+    Raises:
+        NotFound: No such worker.
+    """
+    worker = _heard(ctx, worker_id)
+    if worker.state == "draining":
+        return LeaseAnswer(leased=[], drain=True)
+    return LeaseAnswer(leased=_leased(ctx, hand_out(ctx, worker, request.k, request.prefer)))
+
+
+def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
+    """A worker delivers a round's news of all its slots, and takes new trials for those now free.
+
+    Safe to repeat: a point is stored once, and what was decided stays decided.
+
+    Raises:
+        NotFound: No such worker.
+        InvalidInput: A report lacks a metric or is of a step beyond the training; nothing of the
+            request is stored.
+    """
+    worker = _heard(ctx, worker_id, report.status)
+    verdicts: dict[int, SlotVerdict] = {}
+    slots = {slot.trial_id: slot for slot in report.slots}
+    if slots:
+        with ctx.db.session() as session:
+            belongs = trials.study_ids(session, slots)
+        with turns(ctx, set(belongs.values())) as taken:
+            for study_id, turn in taken.items():
+                mine = [slots[i] for i, of in belongs.items() if of == study_id]
+                verdicts.update(take_in(ctx, turn, mine, list(slots)))
+    draining = worker.state == "draining"
+    freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
+    fresh = [] if draining else hand_out(ctx, worker, report.refill + freed, report.prefer)
+    return ReportAnswer(
+        verdicts=[
+            verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")
+            for slot in report.slots
+        ],
+        leased=_leased(ctx, fresh),
+        drain=draining,
+    )
+
+
+def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+    """A sign of life; renews the leases it names and says which of them are lost.
+
+    Raises:
+        NotFound: No such worker.
+    """
+    now = ctx.now()
+    with ctx.db.write() as session:
+        worker = workers.get(session, worker_id)
+        draining = worker.state == "draining"
+        workers.touch(session, worker_id, now, beat.status)
+        lost = leases.renew(session, beat.held, ctx.lease_end(now))
+    return HeartbeatAnswer(drop=sorted(lost), drain=draining)
+
+
+def leave(ctx: Context, worker_id: int) -> None:
+    """A worker says goodbye; what it still held waits for others.
+
+    Raises:
+        NotFound: No such worker.
+    """
+    with ctx.db.session() as session:
+        workers.get(session, worker_id)
+        held = leases.held_by(session, worker_id)
+    for study_id, ids in held.items():
+        with turns(ctx, [study_id]) as taken:
+            for turn in taken.values():
+                for row in trials.lock(turn.session, ids).values():
+                    if row.worker_id == worker_id and row.lease_token is not None:
+                        row.wait()
+                        row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
+                        turn.moved(row, returned=True)
+    now = ctx.now()
+    with ctx.db.write() as session:
+        worker = workers.get(session, worker_id)
+        if worker.state != "gone":
+            worker.state = "gone"
+            session.flush()
+            events.add(session, [NewEvent("worker.left", worker_id=worker_id)], None, now)
+
+
+def list_workers(ctx: Context) -> list[WorkerView]:
+    """All workers, those heard of last first."""
+    with ctx.db.session() as session:
+        everyone = workers.everyone(session)
+        held = workers.held(session, [worker.id for worker in everyone])
+    return [worker_view(worker, held.get(worker.id, 0)) for worker in everyone]
+
+
+def drain_worker(ctx: Context, worker_id: int, *, actor: str | None = None) -> WorkerView:
+    """Gives a worker no more trials; it leaves when those it has are done.
+
+    Raises:
+        NotFound: No such worker.
+    """
+    now = ctx.now()
+    with ctx.db.write() as session:
+        worker = workers.get(session, worker_id, lock=True)
+        if worker.state == "active":
+            worker.state = "draining"
+            session.flush()
+            events.add(session, [NewEvent("worker.draining", worker_id=worker_id)], actor, now)
+        held = workers.held(session, [worker_id])
+    return worker_view(worker, held.get(worker_id, 0))
+
+
+def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -> Worker:
+    """The worker, noted as alive; written at most once in half a heartbeat, unless it has news."""
+    now = ctx.now()
+    with ctx.db.session() as session:
+        worker = workers.get(session, worker_id)
+    recent = now - worker.heartbeat_at < timedelta(seconds=ctx.settings.heartbeat_seconds / 2)
+    if not recent or worker.state == "gone":
+        with ctx.db.write() as session:
+            workers.touch(session, worker_id, now, status)
+    return worker
+
+
+def _leased(ctx: Context, handed: list[tuple[Study, TrialRow]]) -> list[Leased]:
+    out = []
+    for study, row in handed:
+        out.append(leased_message(ctx.searches.plans.of(study), row))
+    return out
+
+
+def leased_message(checked: Checked, row: TrialRow) -> Leased:
+    """A trial as its holder gets it."""
+    spec = checked.spec
+    config = checked.space.fill(row.params)
+    at = row.checkpoint
+    return Leased(
+        trial_id=row.id,
+        study_id=row.study_id,
+        number=row.number,
+        attempt=row.attempt,
+        token=row.lease_token or "",
+        task="" if spec.task is None else spec.task.name,
+        task_params={} if spec.task is None else spec.task.params,
+        config=config,
+        seed=row.seed,
+        data_seed=spec.seed,
+        start=0 if at is None else int(at["step"]),
+        until=row.until,
+        max_step=checked.max_step_of(config),
+        epochs_per_step=spec.eval_every,
+        checkpoint=None if at is None else Checkpoint(uri=at["uri"], step=int(at["step"])),
+        metrics=checked.metrics,
+    )
