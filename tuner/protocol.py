@@ -98,7 +98,13 @@ class Report(Message):
     """One request a round: every slot's news, and how many trials to send back."""
 
     slots: list[SlotReport]
-    refill: int = Field(default=0, ge=0, description="Trials wanted for slots now free.")
+    refill: int = Field(
+        default=0,
+        ge=-65536,
+        le=65536,
+        description="Trials wanted besides one for each slot that the verdicts free; "
+        "negative to end with fewer.",
+    )
     prefer: int | None = None
     status: dict[str, Any] = Field(default_factory=dict, description="engine, samples/s, memory")
 

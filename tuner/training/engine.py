@@ -154,6 +154,32 @@ class Engine:
         self.timings.clear()
         log.warning("out of memory with %d slots at once; going on with %d", block, self.max_block)
 
+    def wanted_slots(self) -> int | None:
+        """How many trials at once pay on this device; None while that is not known.
+
+        The smallest block within a tenth of the fastest; twice as many as tried where the widest
+        block won clearly; one where looping wins, since trials one after another teach a sampler
+        more.
+        """
+        if not self._decided:
+            return None
+        rows, samples = max(self._decided)
+        mode = self._decided[rows, samples]
+        if not mode.fused:
+            return 1
+        speeds = {
+            m.block: 1 / best
+            for m in self.candidates(rows)
+            if m.fused and (best := self._best(rows, samples, m)) is not None
+        }
+        if not speeds:
+            return None
+        fastest = max(speeds.values())
+        enough = min(block for block, speed in speeds.items() if speed >= 0.9 * fastest)
+        if enough == rows and fastest > 1.15 * speeds.get(rows // 2, 0.0):
+            return 2 * rows
+        return enough
+
     def reconsider(self, *, compiled: bool) -> None:
         """Opens the choice again, with or without compiled candidates."""
         if compiled != self.compiled:

@@ -246,13 +246,14 @@ class Population:
 
     # Training.
 
-    def train(self, samples: int) -> None:
-        """Trains every active slot on its next ``samples`` samples.
+    def train(self, samples: int | Mapping[int, int]) -> None:
+        """Trains active slots on their next samples: as many each, or as many as given by slot.
 
         Raises:
             OutOfMemory: Not even one slot fits the device.
         """
-        todo = dict.fromkeys(self._slots, samples)
+        todo = dict.fromkeys(self._slots, samples) if isinstance(samples, int) else dict(samples)
+        share = 1 / max(1, len(todo))
         start = time.perf_counter()
         with torch.no_grad():
             while any(todo.values()):
@@ -270,9 +271,9 @@ class Population:
                         todo[self._order[row]] -= length
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        share = (time.perf_counter() - start) / max(1, len(self._slots))
-        for trial in self._slots.values():
-            trial.seconds += share
+        share *= time.perf_counter() - start
+        for slot in todo:
+            self._slots[slot].seconds += share
 
     def _arrange(self, lengths: Mapping[int, int]) -> None:
         """Sorts rows so that those that train, and those that step, together lie together."""
@@ -357,6 +358,10 @@ class Population:
                 run.measure(gradients)
             total = sum_of(gradients)
             losses += total.loss
+            if at == begin and any(trial.samples == 0 for trial in trials):
+                for trial, loss in zip(trials, total.loss.tolist(), strict=True):
+                    if trial.samples == 0:
+                        trial.first_loss = loss / (stop - at)
             for run in runs:
                 run.take(total.flat, at, stop)
                 if run.rule.needs and run.wants_curvature(stop):

@@ -393,13 +393,13 @@ def drawn_targets(output: Any, target: Tensor, u: Tensor) -> Tensor:
     """
     if not isinstance(output, Tensor):
         raise InvalidInput("optimizer", "sophia_g needs a model whose output is a tensor")
-    output = output.detach()
+    means: Tensor = output.detach()
     if target.is_floating_point():
         safe = u.to(output.dtype).clamp(1e-7, 1 - 1e-7)
         normal: Tensor = math.sqrt(2) * torch.erfinv(2 * safe - 1)
-        return output + normal.reshape(output.shape)
-    below = torch.softmax(output, -1).cumsum(-1) < u.to(output.dtype).unsqueeze(-1)
-    drawn: Tensor = below.sum(-1).clamp(max=output.shape[-1] - 1).to(target.dtype)
+        return means + normal.reshape(means.shape)
+    below = torch.softmax(means, -1).cumsum(-1) < u.to(means.dtype).unsqueeze(-1)
+    drawn: Tensor = below.sum(-1).clamp(max=means.shape[-1] - 1).to(target.dtype)
     return drawn
 
 

@@ -140,7 +140,7 @@ def slot_functions(seed: Tensor, offset: Tensor) -> Iterator[None]:
             return input
         # Klambauer et al. 2017, equation 6: dropped units take alpha', then the moments mend.
         low = -1.7580993408473766
-        a = (1.0 - p + p * (1.0 - p) * low**2) ** -0.5
+        a: float = (1.0 - p + p * (1.0 - p) * low**2) ** -0.5
         keep = draws.keep(input.shape, p).to(input.dtype)
         kept: Tensor = input * keep + low * (1 - keep)
         return a * kept - a * p * low

@@ -47,7 +47,7 @@ class Slot:
     grad_norm: float = math.nan
     """Norm of the last batch's gradient, before clipping."""
     first_loss: float = math.nan
-    """Mean training loss of its first round, to tell divergence."""
+    """Mean loss of its first micro-batch, before any step: what divergence is measured by."""
     seconds: float = 0.0
     """Device seconds it has taken, shared among neighbours."""
     plateau: PlateauState = field(default_factory=PlateauState.fresh)
@@ -113,9 +113,11 @@ class Slot:
         """Mean training loss since the last call; NaN if nothing was trained."""
         mean = self.loss_sum / self.loss_count if self.loss_count else math.nan
         self.loss_sum, self.loss_count = 0.0, 0
-        if math.isnan(self.first_loss):
-            self.first_loss = mean
         return mean
+
+    def diverged(self, train_loss: float) -> bool:
+        """Whether a round's mean loss is not finite, or more than four times the first."""
+        return not math.isfinite(train_loss) or train_loss > 4 * self.first_loss > 0
 
     def progress(self) -> dict[str, Any]:
         """The part of its state that is not tensors, as JSON."""

@@ -1,0 +1,73 @@
+"""The device a worker trains on: which, how big, and how many trials to begin with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from typing import Any
+
+import torch
+
+from tuner import __version__
+from tuner.errors import InvalidInput
+
+FIRST_SLOTS = {"cpu": 8, "cuda": 64}
+"""Trials to begin with; the engine's measurements then say whether fewer or more pay."""
+MOST_SLOTS = {"cpu": 16, "cuda": 1024}
+"""On a CPU more gain little speed, and cost a sampler that learns from finished trials much."""
+
+
+def choose(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes the first GPU where there is one.
+
+    Raises:
+        InvalidInput: There is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidInput("device", f"{name!r} is no device; try auto, cpu or cuda:0") from error
+    if device.type not in FIRST_SLOTS:
+        raise InvalidInput("device", f"{name!r}: only cpu and cuda are supported")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InvalidInput("device", "this machine has no CUDA device that torch can use")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise InvalidInput("device", f"there are only {torch.cuda.device_count()} GPUs")
+        # TF32 for float32 products: ten bits of mantissa are enough for training.
+        torch.set_float32_matmul_precision("high")
+    return device
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What the server is told about the device."""
+    told: dict[str, Any] = {
+        "kind": device.type,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "tuner": __version__,
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        told |= {"name": properties.name, "memory": properties.total_memory}
+    else:
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        told |= {"name": platform.processor() or platform.machine(), "memory": pages}
+    return told
+
+
+def memory_status(device: torch.device) -> dict[str, Any]:
+    """Memory of a GPU now: what this process reserved, and what is free."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "memory_reserved": torch.cuda.memory_reserved(device),
+        "memory_free": free,
+        "memory_total": total,
+    }

@@ -1,0 +1,211 @@
+"""A study trained without a server: workers beside a process that owns the database.
+
+On a CPU several processes of one thread each beat one process with many threads, since the
+matrices are small. Each speaks to its parent over a pipe, and only the parent touches the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuner import service
+from tuner.errors import TunerError, Unavailable
+from tuner.protocol import (
+    Gateway,
+    Heartbeat,
+    HeartbeatAnswer,
+    LeaseAnswer,
+    LeaseRequest,
+    Registration,
+    Report,
+    ReportAnswer,
+    WorkerHello,
+)
+from tuner.service import Context
+from tuner.storage.models import FINISHED_STUDY_STATES
+from tuner.training.engine import Choice
+from tuner.worker import device as devices
+from tuner.worker.direct import DirectGateway
+from tuner.worker.loop import load_task, run_worker
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.2
+MOST_PROCESSES = 8
+"""Workers on one machine's CPU; more of them starve the sampler of finished trials."""
+
+
+def default_processes(device: str) -> int:
+    """Worker processes for a device: one for a GPU, one for each core of a CPU up to a few."""
+    if devices.choose(device).type == "cuda":
+        return 1
+    return max(1, min(MOST_PROCESSES, os.cpu_count() or 1))
+
+
+def run_study(
+    context: Context,
+    study_id: int,
+    *,
+    device: str = "auto",
+    slots: int | None = None,
+    tasks: Sequence[str] = (),
+    home: Path = Path(".tuner"),
+    stop: threading.Event | None = None,
+    processes: int | None = None,
+    engine: Choice = "auto",
+) -> None:
+    """Trains a study until it ends or ``stop`` is set; everything reported is in the database.
+
+    Args:
+        context: The service.
+        study_id: Which study.
+        device: ``auto``, ``cpu``, ``cuda:0`` ...
+        slots: Trials at once in each process; by default as many as pay.
+        tasks: Further tasks, as ``package.module:Class``.
+        home: Where checkpoints go.
+        stop: Ends early; running trials are saved and go on when the study is run again.
+        processes: Worker processes; chosen by device unless given.
+        engine: ``auto``, or an engine to insist on.
+    """
+    stop = stop or threading.Event()
+    for path in tasks:
+        load_task(path)
+    count = processes or default_processes(device)
+    threads = max(1, (os.cpu_count() or 1) // count)
+    # A fork starts at once, since torch is loaded already. But its OpenMP threads and its CUDA
+    # context do not survive one, so it is for workers that use neither.
+    forkable = threads == 1 and devices.choose(device).type == "cpu" and sys.platform == "linux"
+    start = (
+        multiprocessing.get_context("fork") if forkable else multiprocessing.get_context("spawn")
+    )
+    options = {
+        "device": device,
+        "slots": slots,
+        "tasks": list(tasks),
+        "home": home,
+        "engine": engine,
+    }
+    ends: list[Connection] = []
+    children: list[Any] = []
+    for index in range(count):
+        here, there = start.Pipe()
+        child = start.Process(
+            target=_child,
+            args=(there, [*ends, here] if forkable else [], f"local-{index}", threads, options),
+            name=f"tuner worker {index}",
+            daemon=True,
+        )
+        child.start()
+        there.close()
+        ends.append(here)
+        children.append(child)
+    gateway = DirectGateway(context)
+    servers = [threading.Thread(target=_serve, args=(end, gateway), daemon=True) for end in ends]
+    for server in servers:
+        server.start()
+    try:
+        while not stop.wait(TICK_SECONDS):
+            service.tick(context)
+            if service.show_study(context, study_id).state in FINISHED_STUDY_STATES:
+                break
+            if not any(child.is_alive() for child in children):
+                raise Unavailable("all local workers have ended; the log says why")
+    finally:
+        for child in children:
+            if child.is_alive():
+                os.kill(child.pid, signal.SIGTERM)
+        for child in children:
+            child.join(timeout=30)
+            if child.is_alive():
+                child.kill()
+                child.join()
+        for server in servers:
+            server.join()
+
+
+def _child(
+    end: Connection, inherited: Sequence[Connection], name: str, threads: int, options: Any
+) -> None:
+    """The life of a worker process."""
+    for other in inherited:
+        other.close()  # so that a closed pipe is seen as closed
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops us
+    torch.set_num_threads(threads)
+    try:
+        run_worker(PipeGateway(end), name=name, stop=stop, **options)
+    except Unavailable as error:
+        log.warning("%s ends: %s", name, error)
+
+
+def _serve(end: Connection, gateway: Gateway) -> None:
+    """Answers one child's calls until its end of the pipe closes."""
+    while True:
+        try:
+            call, arguments = end.recv()
+        except (EOFError, OSError):
+            return
+        method: Callable[..., Any] = getattr(gateway, call)
+        try:
+            answer: tuple[bool, Any] = (True, method(*arguments))
+        except TunerError as error:
+            answer = (False, error)
+        try:
+            end.send(answer)
+        except OSError:
+            return
+
+
+class PipeGateway:
+    """A ``tuner.protocol.Gateway`` whose other end is the parent process."""
+
+    def __init__(self, end: Connection) -> None:
+        self._end = end
+        self._lock = threading.Lock()
+
+    def register(self, hello: WorkerHello) -> Registration:
+        """Introduces the worker."""
+        answer: Registration = self._call("register", hello)
+        return answer
+
+    def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+        """Takes up to ``request.k`` trials."""
+        answer: LeaseAnswer = self._call("lease", worker_id, request)
+        return answer
+
+    def report(self, worker_id: int, report: Report) -> ReportAnswer:
+        """Delivers a round's news."""
+        answer: ReportAnswer = self._call("report", worker_id, report)
+        return answer
+
+    def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+        """Renews leases."""
+        answer: HeartbeatAnswer = self._call("heartbeat", worker_id, beat)
+        return answer
+
+    def leave(self, worker_id: int) -> None:
+        """Says goodbye."""
+        self._call("leave", worker_id)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        with self._lock:
+            try:
+                self._end.send((name, arguments))
+                good, answer = self._end.recv()
+            except (EOFError, OSError) as error:
+                raise Unavailable("the parent process has ended") from error
+        if good:
+            return answer
+        raise answer
