@@ -1,0 +1,289 @@
+"""Reports: what is stored, what is decided, and what a worker without a lease can change."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.tuner.service.simulation import Clock, Trainer, submit
+from tuner import service
+from tuner.errors import InvalidInput
+from tuner.protocol import (
+    Heartbeat,
+    LeaseRequest,
+    Measured,
+    Report,
+    SlotReport,
+)
+from tuner.service import Context
+
+
+def test_a_study_runs_to_its_end(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 8, "epochs": 4})
+    trainer = Trainer(ctx, slots=3)
+    trainer.work()
+    done = service.show_study(ctx, study.id)
+    assert (done.state, done.counts.complete, done.counts.total) == ("completed", 8, 8)
+    assert done.progress == 1.0
+    trials = service.list_trials(ctx, study.id).items
+    assert [t.number for t in trials] == list(range(8))
+    for trial in trials:
+        assert trial.step == 4
+        assert trial.value == pytest.approx(trainer.loss(trial.config, 4))
+        points = service.measurements(ctx, trial.id)
+        assert [p.step for p in points] == [1, 2, 3, 4]
+        assert points[0].metrics["val_accuracy"] == 0.5
+    best = min(trials, key=lambda t: t.value or math.inf)
+    assert done.best is not None
+    assert done.best.id == best.id
+    assert service.best(ctx, study.id, k=3)[0].id == best.id
+    assert done.device_seconds == pytest.approx(8 * 4 * 0.5)
+
+
+def test_every_trial_shares_the_seed_of_the_study(ctx: Context) -> None:
+    submit(ctx, seed=7)
+    leased = Trainer(ctx).lease()
+    assert {(t.seed, t.data_seed) for t in leased} == {(7, 7)}
+
+
+def test_asha_sets_aside_resumes_and_leaves_none_behind(ctx: Context) -> None:
+    study = submit(ctx, pruner="asha", budget={"trials": 30, "epochs": 9})
+    trainer = Trainer(ctx, slots=4)
+    trainer.work()
+    done = service.show_study(ctx, study.id)
+    assert done.state == "completed"
+    assert done.counts.complete + done.counts.pruned == 30
+    assert done.counts.complete >= 1
+    assert done.counts.pruned > done.counts.complete
+    # Resumed where they stopped: no period was trained twice.
+    assert len(trainer.trained) == len(set(trainer.trained))
+
+
+def test_a_report_repeated_after_a_lost_answer_is_stored_once(ctx: Context) -> None:
+    study = submit(ctx)
+    trainer = Trainer(ctx, slots=2)
+    trainer.lease()
+    report = trainer.next_report()
+    service.report(ctx, trainer.id, report)
+    answer = trainer.deliver(report)
+    assert [v.action for v in answer.verdicts] == ["continue", "continue"]
+    for trial_id in trainer.held:
+        assert len(service.measurements(ctx, trial_id)) == 1
+        assert service.show_trial(ctx, trial_id).device_seconds == pytest.approx(0.5)
+    assert service.show_study(ctx, study.id).counts.total == 2
+
+
+def test_the_last_report_repeated_changes_nothing(ctx: Context) -> None:
+    submit(ctx, budget={"trials": 1, "epochs": 1})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    report = trainer.next_report()
+    assert service.report(ctx, trainer.id, report).verdicts[0].action == "finish"
+    before = service.show_trial(ctx, leased.trial_id)
+    assert service.report(ctx, trainer.id, report).verdicts[0].action == "lost"
+    assert service.show_trial(ctx, leased.trial_id) == before
+    assert len(service.measurements(ctx, leased.trial_id)) == 1
+
+
+def test_who_lost_the_lease_changes_nothing(ctx: Context, clock: Clock) -> None:
+    submit(ctx)
+    slow, quick = Trainer(ctx, slots=1, name="slow"), Trainer(ctx, slots=1, name="quick")
+    (mine,) = slow.lease()
+    slow.round()
+    clock.advance(31)
+    service.tick(ctx)
+    late = slow.next_report()
+    (theirs,) = quick.lease()
+    assert theirs.trial_id == mine.trial_id
+    assert (theirs.attempt, theirs.start) == (2, 1)
+    assert theirs.checkpoint is not None
+    assert theirs.token != mine.token
+    before = service.show_trial(ctx, mine.trial_id)
+    assert slow.deliver(late).verdicts[0].action == "lost"
+    beat = Heartbeat(held={mine.trial_id: mine.token})
+    assert service.heartbeat(ctx, slow.id, beat).drop == [mine.trial_id]
+    assert service.show_trial(ctx, mine.trial_id).worker_id == before.worker_id
+    assert len(service.measurements(ctx, mine.trial_id)) == 1
+    quick.work()
+    slow.work()
+    assert service.show_trial(ctx, mine.trial_id).state == "complete"
+    assert [p.attempt for p in service.measurements(ctx, mine.trial_id)] == [1, 2, 2, 2]
+
+
+def test_a_heartbeat_keeps_the_lease(ctx: Context, clock: Clock) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    for _ in range(5):
+        clock.advance(20)
+        assert (
+            service.heartbeat(ctx, trainer.id, Heartbeat(held={leased.trial_id: leased.token})).drop
+            == []
+        )
+        service.tick(ctx)
+    assert trainer.round().verdicts[0].action == "continue"
+    assert service.show_trial(ctx, leased.trial_id).attempt == 1
+
+
+def test_a_trial_whose_workers_die_fails_after_its_attempts(ctx: Context, clock: Clock) -> None:
+    study = submit(ctx, budget={"trials": 1, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    for attempt in (1, 2, 3):
+        (leased,) = trainer.lease()
+        assert leased.attempt == attempt
+        trainer.held.clear()
+        clock.advance(31)
+        service.tick(ctx)
+    trial = service.show_trial(ctx, leased.trial_id)
+    assert (trial.state, trial.reason) == ("fail", "lease_expired")
+    assert trainer.lease() == []
+    done = service.show_study(ctx, study.id)
+    assert (done.state, done.counts.fail) == ("failed", 1)
+
+
+def test_a_worker_that_leaves_hands_its_trials_on(ctx: Context) -> None:
+    submit(ctx, budget={"trials": 2, "epochs": 4})
+    first, second = Trainer(ctx, slots=2, name="first"), Trainer(ctx, slots=2, name="second")
+    first.lease()
+    first.round()
+    service.leave(ctx, first.id)
+    assert {w.name: w.state for w in service.list_workers(ctx)}["first"] == "gone"
+    taken = second.lease()
+    assert {(t.attempt, t.start) for t in taken} == {(1, 1)}
+
+
+def test_a_returned_trial_goes_on_from_its_checkpoint_in_the_same_attempt(ctx: Context) -> None:
+    submit(ctx, budget={"trials": 1, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    trainer.lease()
+    report = trainer.next_report()
+    slot = report.slots[0].model_copy(update={"outcome": "returned"})
+    answer = service.report(ctx, trainer.id, Report(slots=[slot], refill=-1))
+    assert answer.verdicts[0].action == "pause"
+    assert answer.leased == []
+    trainer.held.clear()
+    (again,) = trainer.lease()
+    assert (again.attempt, again.start) == (1, 1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None])
+def test_a_diverged_trial_fails_and_keeps_its_curve(ctx: Context, bad: float | None) -> None:
+    study = submit(ctx, sampler="tpe", budget={"trials": 3, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    trainer.round()
+    report = trainer.next_report()
+    measured = report.slots[0].measurements[0].model_copy(update={"metrics": {"val_loss": bad}})
+    slot = report.slots[0].model_copy(update={"measurements": [measured]})
+    answer = trainer.deliver(Report(slots=[slot]))
+    assert (answer.verdicts[0].action, answer.verdicts[0].reason) == ("stop", "diverged")
+    trial = service.show_trial(ctx, leased.trial_id)
+    assert (trial.state, trial.reason, trial.values) == ("fail", "diverged", None)
+    points = service.measurements(ctx, leased.trial_id)
+    assert points[0].value is not None
+    assert points[1].value is None
+    trainer.work()
+    done = service.show_study(ctx, study.id)
+    assert (done.state, done.counts.fail, done.counts.complete) == ("completed", 1, 2)
+
+
+def test_out_of_memory_is_tried_once_more(ctx: Context) -> None:
+    submit(ctx, budget={"trials": 2, "epochs": 2})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    failed = SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="fail", reason="oom")
+    answer = trainer.deliver(Report(slots=[failed]))
+    (again,) = answer.leased
+    assert (again.trial_id, again.attempt) == (leased.trial_id, 2)
+    failed = failed.model_copy(update={"token": again.token})
+    trainer.deliver(Report(slots=[failed]))
+    trial = service.show_trial(ctx, leased.trial_id)
+    assert (trial.state, trial.reason) == ("fail", "oom")
+    trainer.work()
+    assert service.show_study(ctx, 1).state == "completed"
+
+
+def test_an_error_text_is_kept(ctx: Context) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    failed = SlotReport(
+        trial_id=leased.trial_id, token=leased.token, outcome="fail", reason="ValueError: no"
+    )
+    answer = trainer.deliver(Report(slots=[failed]))
+    assert answer.verdicts[0].action == "stop"
+    assert service.show_trial(ctx, leased.trial_id).reason == "ValueError: no"
+    assert len(answer.leased) == 1
+
+
+def test_a_report_without_the_objective_is_refused_whole(ctx: Context) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=2)
+    trainer.lease()
+    good = trainer.next_report()
+    wrong = good.slots[1].model_copy(
+        update={"measurements": [Measured(step=1, metrics={"accuracy": 0.5})]}
+    )
+    with pytest.raises(InvalidInput, match="lacks val_loss") as caught:
+        service.report(ctx, trainer.id, Report(slots=[good.slots[0], wrong]))
+    assert caught.value.field == "slots[1].measurements[0].metrics"
+    for trial_id in trainer.held:
+        assert service.measurements(ctx, trial_id) == []
+    assert trainer.deliver(good).verdicts[0].action == "continue"
+
+
+def test_a_step_beyond_the_training_is_refused(ctx: Context) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    slot = SlotReport(
+        trial_id=leased.trial_id,
+        token=leased.token,
+        measurements=[Measured(step=5, metrics={"val_loss": 1.0})],
+    )
+    with pytest.raises(InvalidInput, match="beyond the training's 4 steps"):
+        service.report(ctx, trainer.id, Report(slots=[slot]))
+
+
+def test_several_measurements_of_one_trial_in_one_report(ctx: Context) -> None:
+    submit(ctx, budget={"trials": 1, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    slot = SlotReport(
+        trial_id=leased.trial_id,
+        token=leased.token,
+        measurements=[Measured(step=s, metrics={"val_loss": 1.0 / s}) for s in (2, 1, 4, 3)],
+    )
+    answer = service.report(ctx, trainer.id, Report(slots=[slot]))
+    assert answer.verdicts[0].action == "finish"
+    trial = service.show_trial(ctx, leased.trial_id)
+    assert (trial.value, trial.step) == (0.25, 4)
+
+
+def test_trials_of_several_studies_in_one_report(ctx: Context) -> None:
+    first, second = submit(ctx, "first"), submit(ctx, "second")
+    trainer = Trainer(ctx, slots=6)
+    trainer.lease(3)
+    trainer.take(service.lease(ctx, trainer.id, LeaseRequest(k=3, prefer=second.id)).leased)
+    trainer.work()
+    for study in (first, second):
+        assert service.show_study(ctx, study.id).counts.complete == 8
+
+
+def test_an_unknown_trial_is_lost(ctx: Context) -> None:
+    trainer = Trainer(ctx)
+    slot = SlotReport(trial_id=99, token="x")
+    assert service.report(ctx, trainer.id, Report(slots=[slot])).verdicts[0].action == "lost"
+
+
+def test_a_drained_worker_gets_no_more(ctx: Context) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=2)
+    trainer.lease()
+    assert service.drain_worker(ctx, trainer.id, actor="anna").state == "draining"
+    while trainer.held:
+        answer = trainer.round()
+        assert answer.drain
+        assert answer.leased == []
+    assert service.lease(ctx, trainer.id, LeaseRequest(k=1)).drain
