@@ -7,6 +7,7 @@ changes the mathematics, which stays in :meth:`tuner.optimizers.rule.Rule.update
 
 from __future__ import annotations
 
+import functools
 import logging
 import types
 import warnings
@@ -23,12 +24,13 @@ __all__ = ["apply_", "coefficient_table", "working_dtype"]
 
 log = logging.getLogger(__name__)
 
-CHUNK = 32_768
-"""Elements a thread works on at a time: float32 temporaries of 128 KiB, a handful of them in L2."""
+CHUNK = 131_072
+"""Elements a thread works on at a time: its temporaries, half a MiB each in float32, stay in the
+last-level cache, and are long enough to outweigh the calls."""
 COMPILED_FROM = 2_048
 """Below this many elements a compiled call costs more in guards than it saves."""
 
-_Kernel = Callable[[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None], None]
+_Kernel = Callable[..., None]
 _compiled: dict[tuple[object, ...], _Kernel] = {}
 _broken: set[str] = set()
 """Device types on which no compiler worked in this process."""
@@ -161,30 +163,18 @@ def _apply_rows(
 def _apply_compiled(
     rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
 ) -> None:
-    if p.ndim == 2 and p.shape[0] == 1 and mask is None:
-        # A size of 1 is a constant to the compiler: one slot shares the kernel of a single model.
-        p, g = p[0], g[0]
-        state = {name: s[0] for name, s in state.items()}
-        c = {name: value.reshape(()) for name, value in c.items()}
-    key = (
-        rule.key,
-        p.ndim,
-        p.device.type,
-        p.dtype,
-        g.dtype,
-        mask is None,
-        *((s.dtype, s.shape[-1] == p.shape[-1]) for s in state.values()),
-        *((value.dtype, value.ndim) for value in c.values()),
-    )
+    # One slot is a kernel of its own: a size of 1 is a constant to the compiler.
+    key = (_key_of(rule), p.shape[:-1] == (1,), p.ndim, p.dtype, p.device.type, mask is None)
+    tensors = (p, g, *state.values(), *c.values(), *(() if mask is None else (mask,)))
     kernel = _compiled.get(key)
     if kernel is not None:
-        kernel(p, g, tuple(state.values()), tuple(c.values()), mask)
+        kernel(*tensors)
         return
     kernel = _compile(rule, tuple(state), tuple(c), dims)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
-            kernel(p, g, tuple(state.values()), tuple(c.values()), mask)
+            kernel(*tensors)
     except Exception as error:  # any backend's own kind; it is raised before anything is written
         _broken.add(p.device.type)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -194,25 +184,21 @@ def _apply_compiled(
         _compiled[key] = kernel
 
 
-def _compile(rule: Rule, states: tuple[str, ...], names: tuple[str, ...], dims: Dims) -> _Kernel:
-    """A kernel over all sizes, compiled at its first call."""
+@functools.cache
+def _key_of(rule: Rule) -> tuple[object, ...]:
+    return rule.key
 
-    def kernel(
-        p: Tensor,
-        g: Tensor,
-        state: tuple[Tensor, ...],
-        c: tuple[Tensor, ...],
-        mask: Tensor | None,
-    ) -> None:
-        _step(
-            rule,
-            p,
-            g,
-            dict(zip(states, state, strict=True)),
-            dict(zip(names, c, strict=True)),
-            dims,
-            mask,
-        )
+
+def _compile(rule: Rule, states: tuple[str, ...], names: tuple[str, ...], dims: Dims) -> _Kernel:
+    """A kernel over all sizes, compiled at its first call; takes its tensors one by one."""
+    first_c = 2 + len(states)
+    first_mask = first_c + len(names)
+
+    def kernel(*tensors: Tensor) -> None:
+        state = dict(zip(states, tensors[2:first_c], strict=True))
+        c = dict(zip(names, tensors[first_c:first_mask], strict=True))
+        mask = tensors[first_mask] if len(tensors) > first_mask else None
+        _step(rule, tensors[0], tensors[1], state, c, dims, mask)
 
     # Dynamo counts recompilations by code object, so each kernel gets one of its own.
     own: Any = types.FunctionType(
@@ -222,5 +208,11 @@ def _compile(rule: Rule, states: tuple[str, ...], names: tuple[str, ...], dims: 
         None,
         kernel.__closure__,
     )
-    compiled: _Kernel = torch.compile(own, fullgraph=True, dynamic=True)
+    # Types, shapes and strides may change from call to call; the rule and this module do not.
+    options: Any = {"guard_filter_fn": _tensor_guards}
+    compiled: _Kernel = torch.compile(own, fullgraph=True, dynamic=True, options=options)
     return compiled
+
+
+def _tensor_guards(guards: Sequence[Any]) -> list[bool]:
+    return [guard.guard_type in ("TENSOR_MATCH", "SHAPE_ENV") for guard in guards]

@@ -28,7 +28,7 @@ class Prodigy(Rule):
         N = beta3 N + (d / d0) d lr b <g, p0 - p>
         s = beta3 s + (d / d0) d lr b g
         m = beta1 m + (1 - beta1) d g;   v = beta2 v + (1 - beta2) d^2 g^2
-        d = max(d, d_coef N / |s|_1)                   (at most ``growth_rate`` times the last)
+        d = max(d, d_coef N / |s|_1)                   (at most growth_rate times the last)
         p = (1 - d lr b weight_decay) p - d lr b m / (sqrt(v) + d eps)
 
     State: ``exp_avg``, ``exp_avg_sq``, ``s``, ``p0``, one number a coordinate; ``numerator`` (N),
