@@ -17,7 +17,13 @@ MOST = 16
 
 
 def _parts(value: Any, field: str) -> list[dict[str, Any]]:
-    """A list of mappings, each with ``schedule``, ``share`` and that schedule's settings."""
+    """A list of mappings, each with ``schedule``, ``share`` and that schedule's settings.
+
+    """A list of mappings, each with ``schedule``, ``share`` and the settings of that schedule.
+    a choice among several, is a scalar.
+    """
+    if isinstance(value, str):
+        value = [_part(text, f"{field}.{i}") for i, text in enumerate(value.split(";"))]
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= MOST:
         raise InvalidInput(field, f"a list of 1 to {MOST} parts is needed")
     parts: list[dict[str, Any]] = []
@@ -35,6 +41,21 @@ def _parts(value: Any, field: str) -> list[dict[str, Any]]:
         split(kind, rest, f"{at}.")
         parts.append({"schedule": kind.name, "share": share, **rest})
     return parts
+
+
+def _part(text: str, field: str) -> dict[str, Any]:
+    name, *settings = text.split() or [""]
+    part: dict[str, Any] = {"schedule": name}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key in part:
+            raise InvalidInput(field, f"{setting!r} is no setting, such as final=0.1")
+        part[key] = {"true": True, "false": False}.get(value, value)
+        try:
+            part[key] = float(value)
+        except ValueError:
+            continue
+    return part
 
 
 def split(
@@ -63,7 +84,8 @@ class Joined(Schedule):
     is taken as it is.
 
     Example:
-        ``parts: [{schedule: constant, share: 3}, {schedule: linear, final: 0.1, share: 1}]``
+        ``schedule.parts: constant share=3; linear final=0.1`` in a study, which is in Python also
+        ``[{"schedule": "constant", "share": 3}, {"schedule": "linear", "final": 0.1}]``.
     """
 
     summary = "Several schedules one after another."
@@ -71,12 +93,8 @@ class Joined(Schedule):
     jumps = True
     options: ClassVar[Mapping[str, Option]] = {
         "parts": Option(
-            [
-                {"schedule": "constant", "share": 1.0},
-                {"schedule": "cosine", "share": 1.0, "final": 0.1},
-                {"schedule": "linear", "share": 1.0},
-            ],
-            "the parts in order: schedule, share, and its settings",
+            "constant; cosine final=0.1; linear",
+            "the parts in order: a schedule, its share (1), and its settings",
             parse=_parts,
         ),
         "continuous": Option(

@@ -50,7 +50,7 @@ class MultiStep(Schedule):
     jumps = True
     hyper: ClassVar[Mapping[str, Hyper]] = {"gamma": GAMMA}
     options: ClassVar[Mapping[str, Option]] = {
-        "milestones": Option([0.5, 0.75], "times of the cuts, in units", parse=_milestones),
+        "milestones": Option("0.5, 0.75", "times of the cuts, in units", parse=_milestones),
         "unit": UNIT,
     }
 

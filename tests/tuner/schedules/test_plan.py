@@ -157,6 +157,43 @@ def test_joined_runs_on_from_where_a_part_ended() -> None:
     assert lr.tolist() == pytest.approx([1, 0.875, 0.75, 0.625, 0.5, 0.5, 0.5, 0.25])
 
 
+def test_lists_may_be_text() -> None:
+    """A study file's values are scalars."""
+    listed = [
+        {"schedule": "linear", "final": 0.5, "share": 2},
+        {"schedule": "wsd", "decay_shape": "cosine"},
+        {"schedule": "multistep", "milestones": [0.25, 0.5], "gamma": 0.3},
+    ]
+    text = "linear share=2 final=0.5; wsd decay_shape=cosine; multistep milestones=.25,.5 gamma=.3"
+    plans = [check({"schedule": "joined", "schedule.parts": parts}, 40) for parts in (listed, text)]
+    assert plans[0].table(0, 40)[0].tolist() == plans[1].table(0, 40)[0].tolist()
+    plans = [
+        check({"schedule": "multistep", "schedule.milestones": times}, 40)
+        for times in ([0.2, 0.9], "0.2, 0.9")
+    ]
+    assert plans[0].table(0, 40)[0].tolist() == plans[1].table(0, 40)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ("", "parts.0.schedule"),
+        ("linear;", "parts.1.schedule"),
+        ("linear final", "parts.0"),
+        ("linear final=0.1 final=0.2", "parts.0"),
+        ("linear schedule=cosine", "parts.0"),
+        ("linear; linear final=high", "parts.1.final"),
+        ("joined parts=linear", "parts.0.schedule"),
+        ("linear share=nan", "parts.0.share"),
+        (";".join(["linear"] * 17), "parts"),
+    ],
+)
+def test_text_that_is_no_list_of_parts(parts: str, field: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        check({"schedule": "joined", "schedule.parts": parts}, 1000)
+    assert error.value.field == f"schedule.{field}"
+
+
 def test_joined_has_no_momentum_and_counts_epochs_of_its_parts() -> None:
     parts = [{"schedule": "step", "unit": "epoch", "every": 1}]
     plan = check({"schedule": "joined", "schedule.parts": parts, "epochs": 4}, 8)
