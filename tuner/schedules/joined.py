@@ -19,8 +19,8 @@ MOST = 16
 def _parts(value: Any, field: str) -> list[dict[str, Any]]:
     """A list of mappings, each with ``schedule``, ``share`` and that schedule's settings.
 
-    """A list of mappings, each with ``schedule``, ``share`` and the settings of that schedule.
-    a choice among several, is a scalar.
+    The same as text is ``"constant share=3; linear final=0.1"``: in a study file a value, and each
+    of several choices, is a scalar.
     """
     if isinstance(value, str):
         value = [_part(text, f"{field}.{i}") for i, text in enumerate(value.split(";"))]
