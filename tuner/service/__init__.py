@@ -4,8 +4,19 @@ Everything outside (the API, the commands, a worker in the same process) goes th
 """
 
 from tuner.service.context import Context, ServiceSettings, utc_now
+from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
+from tuner.service.results import (
+    FIGURES,
+    FORMATS,
+    Importances,
+    export,
+    figure,
+    frozen_trials,
+    importances,
+    trials_frame,
+)
 from tuner.service.studies import (
     Preview,
     StudyPatch,
@@ -52,10 +63,15 @@ from tuner.service.workers import (
 )
 
 __all__ = [
+    "FIGURES",
+    "FORMATS",
     "Asked",
     "Context",
     "CountsView",
+    "Curve",
+    "Curves",
     "EventView",
+    "Importances",
     "MeasurementView",
     "ObjectiveView",
     "Page",
@@ -68,12 +84,17 @@ __all__ = [
     "ask",
     "best",
     "cancel_study",
+    "curves",
     "delete_study",
     "drain_worker",
     "enqueue",
     "events",
+    "export",
+    "figure",
     "find_study",
+    "frozen_trials",
     "heartbeat",
+    "importances",
     "lease",
     "leave",
     "list_studies",
@@ -96,6 +117,7 @@ __all__ = [
     "submit",
     "tell",
     "tick",
+    "trials_frame",
     "update_study",
     "utc_now",
 ]

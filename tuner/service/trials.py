@@ -129,7 +129,7 @@ def _sorted_by(
     if sort == "value":
         known = and_(
             Trial.state.in_(("complete", "pruned")),
-            Trial.values[0].as_string().not_in(studies.NOT_NUMBERS),
+            Trial.values[0].as_string().not_in(stored.NOT_NUMBERS),
         )
         return _or_last(known, Trial.values[0].as_float(), end), NUMBER
     name = sort.removeprefix("params.")

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Insert, Table, and_, func, select
+from sqlalchemy import ColumnElement, Insert, Table, and_, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Measurement, Trial
 
+NOT_NUMBERS = ("nan", "inf", "-inf")
 _table = cast("Table", Measurement.__table__)
 
 
@@ -97,6 +98,26 @@ def curves(
     return out
 
 
+def columns(
+    session: Session, trial_ids: Collection[int], metric: str | None
+) -> dict[int, dict[int, float]]:
+    """One reported metric by step of each trial, finite values only; None: the objective."""
+    value: ColumnElement[Any] = _table.c.value
+    if metric is not None:
+        stored = _table.c.metrics[metric]
+        value = case((stored.as_string().in_(NOT_NUMBERS), None), else_=stored.as_float())
+    rows = session.execute(
+        select(_table.c.trial_id, _table.c.step, value)
+        .where(_table.c.trial_id.in_(trial_ids))
+        .order_by(_table.c.trial_id, _table.c.attempt, _table.c.step)
+    )
+    out: dict[int, dict[int, float]] = {}
+    for trial_id, step, number_ in rows:
+        if number_ is not None:
+            out.setdefault(trial_id, {})[step] = float(number_)
+    return out
+
+
 def of_trial(session: Session, trial_id: int, after_step: int = 0) -> list[Point]:
     """A trial's points by step, the last attempt's word where several measured one."""
     rows = session.execute(
@@ -110,11 +131,21 @@ def of_trial(session: Session, trial_id: int, after_step: int = 0) -> list[Point
 
 def last(session: Session, trial_ids: Collection[int]) -> dict[int, Point]:
     """The last point of each trial that has one."""
+    return _last(session, _table.c.trial_id.in_(trial_ids))
+
+
+def last_of_study(session: Session, study_id: int) -> dict[int, Point]:
+    """The last point of each of a study's trials that has one."""
+    mine = select(Trial.id).where(Trial.study_id == study_id)
+    return _last(session, _table.c.trial_id.in_(mine))
+
+
+def _last(session: Session, which: ColumnElement[bool]) -> dict[int, Point]:
     place = func.row_number().over(
         partition_by=_table.c.trial_id,
         order_by=(_table.c.attempt.desc(), _table.c.step.desc()),
     )
-    inner = select(_table, place.label("place")).where(_table.c.trial_id.in_(trial_ids)).subquery()
+    inner = select(_table, place.label("place")).where(which).subquery()
     columns = [inner.c[column.name] for column in _table.columns]
     rows = session.execute(select(*columns).where(inner.c.place == 1))
     return {row.trial_id: Point(**row._mapping) for row in rows}

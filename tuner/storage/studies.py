@@ -12,11 +12,11 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
+from tuner.storage.measurements import NOT_NUMBERS
 from tuner.storage.models import Study, Trial
 
 OPEN_STATES = ("queued", "running")
 """In these a study may start trials."""
-NOT_NUMBERS = ("nan", "inf", "-inf")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from optuna.distributions import distribution_to_json
-from sqlalchemy import Row, Select, Table, bindparam, insert, select, update
+from sqlalchemy import Row, Select, Table, and_, bindparam, case, insert, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
@@ -197,6 +197,48 @@ def leased_ids(session: Session, study_id: int) -> list[int]:
             )
         )
     )
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a curve's caption says of its trial."""
+
+    id: int
+    number: int
+    state: str
+    paused: bool
+
+
+def brief(
+    session: Session,
+    study_id: int,
+    *,
+    numbers: Collection[int] | None = None,
+    most: int = 300,
+    direction: str = "minimize",
+) -> list[Brief]:
+    """The trials of these numbers; or those that run, then the best, then the newest others."""
+    query = select(Trial.id, Trial.number, Trial.state, Trial.paused).where(
+        Trial.study_id == study_id
+    )
+    if numbers is not None:
+        query = query.where(Trial.number.in_(numbers))
+    else:
+        value = Trial.values[0].as_float()
+        place = case((and_(Trial.state == "running", ~Trial.paused), 0), else_=1)
+        done = case((Trial.state == "complete", 0), (Trial.state == "waiting", 2), else_=1)
+        good = case(
+            (Trial.state == "complete", -value if direction == "maximize" else value),
+            else_=0.0,
+        )
+        query = query.order_by(place, done, good, Trial.number.desc()).limit(most)
+    return [Brief(i, n, state, paused) for i, n, state, paused in session.execute(query)]
+
+
+def distributions(session: Session, study_id: int) -> dict[int, dict[str, str]]:
+    """Each trial's distributions, as Optuna writes them."""
+    rows = session.execute(select(Trial.id, Trial.distributions).where(Trial.study_id == study_id))
+    return {trial_id: written for trial_id, written in rows}  # noqa: C416  (rows are no pairs)
 
 
 def changed(session: Session, study_id: int, since: int) -> list[TrialRow]:

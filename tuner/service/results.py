@@ -1,0 +1,295 @@
+"""What a study has found: tables to take away, importances, figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import Field
+
+from tuner.errors import InvalidInput
+from tuner.service.context import Context
+from tuner.service.studies import plan_of
+from tuner.service.views import View
+from tuner.storage import measurements, studies, trials
+from tuner.storage.models import Study
+
+FORMATS = ("csv", "json", "parquet")
+STATES = {
+    "waiting": TrialState.WAITING,
+    "running": TrialState.RUNNING,
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "fail": TrialState.FAIL,
+}
+MOST_FOR_IMPORTANCE = 2000
+"""More trials tell no more about importances, only later."""
+
+
+class Importances(View):
+    """How much of the first objective's spread each parameter explains; they add up to 1."""
+
+    study_id: int
+    metric: str
+    evaluator: str
+    trials: int = Field(description="Complete trials that they are computed from.")
+    importances: dict[str, float]
+    reason: str | None = Field(None, description="Why there are none.")
+
+
+def export(ctx: Context, study_id: int, format: str = "csv") -> bytes:
+    """All trials as a table: a row each, with params, values and the last metrics.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: The format is none of csv, json, parquet.
+    """
+    if format not in FORMATS:
+        raise InvalidInput("format", f"{format!r} is none of {', '.join(FORMATS)}")
+    frame = trials_frame(ctx, study_id)
+    if format == "csv":
+        return frame.to_csv(index=False, lineterminator="\n").encode()
+    if format == "parquet":
+        # A column of several types (choices such as 1 and "one") becomes text; others keep theirs.
+        for name in frame.columns:
+            kinds = {type(v) for v in frame[name].dropna()}
+            if frame[name].dtype == object and len(kinds) > 1:
+                frame[name] = frame[name].map(lambda v: v if v is None else str(v))
+        sink = io.BytesIO()
+        frame.to_parquet(sink, index=False)
+        return sink.getvalue()
+    records = [
+        {name: _plain(value) for name, value in record.items()}
+        for record in frame.to_dict(orient="records")
+    ]
+    return json.dumps(records, allow_nan=False, indent=1).encode()
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON: missing is null, an infinity its name, a time its ISO form."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if value is pd.NaT:
+        return None
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def trials_frame(ctx: Context, study_id: int) -> pd.DataFrame:
+    """All trials of a study as a table, by number.
+
+    Raises:
+        NotFound: No such study.
+    """
+    with ctx.db.session() as session:
+        study = studies.get(session, study_id)
+        checked = plan_of(ctx, study)
+        rows = sorted(trials.of_study(session, study_id), key=lambda row: row.number)
+        last = measurements.last_of_study(session, study_id)
+    metrics = (
+        [f"value_{i}" for i in range(len(study.directions))]
+        if checked is None
+        else [o.metric for o in checked.objectives]
+    )
+    table = []
+    for row in rows:
+        config = row.params if checked is None else checked.space.fill(row.params)
+        values = row.values if row.state in ("complete", "pruned") else None
+        point = last.get(row.id)
+        record: dict[str, Any] = {
+            "number": row.number,
+            "trial_id": row.id,
+            "state": "paused" if row.paused else row.state,
+            "reason": row.reason,
+        }
+        for i, metric in enumerate(metrics):
+            record[metric] = None if values is None else measurements.number(values[i])
+        record.update({f"params.{name}": value for name, value in config.items()})
+        if point is not None:
+            told = measurements.numbers(point.metrics)
+            record.update({f"metrics.{name}": value for name, value in told.items()})
+        record.update(
+            step=row.step,
+            origin=row.origin,
+            attempt=row.attempt,
+            seed=row.seed,
+            device_seconds=row.device_seconds,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+        )
+        table.append(record)
+    return pd.DataFrame(table)
+
+
+def frozen_trials(ctx: Context, study_id: int) -> list[FrozenTrial]:
+    """The study's trials in Optuna's form, by number.
+
+    Raises:
+        NotFound: No such study.
+    """
+    with ctx.db.session() as session:
+        studies.get(session, study_id)
+        rows = sorted(trials.of_study(session, study_id), key=lambda row: row.number)
+        written = trials.distributions(session, study_id)
+        curves = measurements.curves(session, None, study_id)
+    known: dict[str, BaseDistribution] = {}
+    out = []
+    for row in rows:
+        distributions = {}
+        for name, text in written.get(row.id, {}).items():
+            if text not in known:
+                known[text] = json_to_distribution(text)
+            distributions[name] = known[text]
+        trial = create_trial(
+            state=STATES[row.state],
+            values=_values(row),
+            params={k: v for k, v in row.params.items() if k in distributions},
+            distributions=distributions,
+            intermediate_values=curves.get(row.id, {}),
+            user_attrs={} if row.reason is None else {"reason": row.reason},
+        )
+        trial.number = row.number
+        trial.datetime_start, trial.datetime_complete = row.started_at, row.finished_at
+        out.append(trial)
+    return out
+
+
+def _values(row: trials.TrialRow) -> list[float] | None:
+    """Optuna wants finite values of complete trials, and takes none of failed ones."""
+    if row.values is None or row.state not in ("complete", "pruned"):
+        return None
+    return [float(v) for v in row.values]
+
+
+def _directions(study: Study) -> list[StudyDirection]:
+    return [StudyDirection[d.upper()] for d in study.directions]
+
+
+def in_memory(ctx: Context, study_id: int) -> optuna.Study:
+    """A copy of the study in memory, for Optuna's own evaluators and figures."""
+    with ctx.db.session() as session:
+        study = studies.get(session, study_id)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        copy = optuna.create_study(directions=_directions(study), study_name=study.name)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    finished = [t for t in frozen_trials(ctx, study_id) if t.state.is_finished()]
+    # One by one in the order of their numbers: Optuna numbers what it is given.
+    copy.add_trials(finished)
+    return copy
+
+
+def importances(ctx: Context, study_id: int) -> Importances:
+    """How much each parameter explains of the first objective, by fANOVA over complete trials.
+
+    Raises:
+        NotFound: No such study.
+    """
+    with ctx.db.session() as session:
+        study = studies.get(session, study_id)
+        checked = plan_of(ctx, study)
+    metric = "value" if checked is None else checked.objectives[0].metric
+    copy = in_memory(ctx, study_id)
+    usable = [
+        t
+        for t in copy.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if math.isfinite(t.values[0])
+    ][:MOST_FOR_IMPORTANCE]
+    names = set(usable[0].params) if usable else set()
+    for trial in usable:
+        names &= set(trial.params)
+    varied = sorted(n for n in names if len({repr(t.params[n]) for t in usable}) > 1)
+    reason = None
+    if len(usable) < 4:
+        reason = f"{len(usable)} complete trials are too few"
+    elif not varied:
+        reason = "no parameter differs between the complete trials"
+    elif len({t.values[0] for t in usable}) < 2:
+        reason = "all complete trials have the same value"
+    if reason is not None:
+        return Importances(
+            study_id=study_id,
+            metric=metric,
+            evaluator="fANOVA",
+            trials=len(usable),
+            importances={},
+            reason=reason,
+        )
+    chosen = optuna.create_study(directions=_directions(study)[:1])
+    for trial in usable:
+        trial.values = trial.values[:1]
+    chosen.add_trials(usable)
+    found = optuna.importance.get_param_importances(
+        chosen,
+        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+        params=varied,
+    )
+    return Importances(
+        study_id=study_id,
+        metric=metric,
+        evaluator="fANOVA",
+        trials=len(usable),
+        importances={name: float(value) for name, value in found.items()},
+    )
+
+
+Plot = Callable[[optuna.Study, str | None], Any]
+
+
+def _one(name: str) -> Plot:
+    def plot(study: optuna.Study, metric: str | None) -> Any:
+        function = getattr(optuna.visualization, f"plot_{name}")
+        if len(study.directions) > 1:
+            return function(study, target=lambda t: t.values[0], target_name=metric or "value")
+        return function(study, target_name=metric or "value")
+
+    return plot
+
+
+FIGURES: dict[str, Plot] = {
+    "history": _one("optimization_history"),
+    "parallel": _one("parallel_coordinate"),
+    "slice": _one("slice"),
+    "contour": _one("contour"),
+    "edf": _one("edf"),
+    "rank": _one("rank"),
+    "intermediate": lambda study, _: optuna.visualization.plot_intermediate_values(study),
+    "timeline": lambda study, _: optuna.visualization.plot_timeline(study),
+    "pareto": lambda study, _: optuna.visualization.plot_pareto_front(study),
+}
+
+
+def figure(ctx: Context, study_id: int, name: str) -> dict[str, Any]:
+    """One of Optuna's figures as Plotly's JSON.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: No such figure, or the study has not what it shows.
+    """
+    if name not in FIGURES:
+        raise InvalidInput("name", f"{name!r} is none of {', '.join(FIGURES)}")
+    with ctx.db.session() as session:
+        study = studies.get(session, study_id)
+        checked = plan_of(ctx, study)
+    if name == "pareto" and not 2 <= len(study.directions) <= 3:
+        raise InvalidInput("name", "a Pareto front needs two or three objectives")
+    copy = in_memory(ctx, study_id)
+    metric = None if checked is None else checked.objectives[0].metric
+    with warnings.catch_warnings():
+        # Optuna warns of figures with little in them; they are drawn all the same.
+        warnings.simplefilter("ignore")
+        drawn = FIGURES[name](copy, metric)
+    out: dict[str, Any] = json.loads(drawn.to_json())
+    return out
