@@ -1,0 +1,147 @@
+"""The application: REST under ``/api/v1``, the dashboard at ``/``, the service's housekeeping."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware.gzip import GZipMiddleware
+
+from api import dashboard, problems
+from api.live import Feed
+from api.metrics import Metrics
+from api.middleware import BodyLimit, HostGuard, SecurityHeaders, Timing
+from api.routers import catalogue, events, meta, results, studies, trials, workers
+from api.security import FailureLimit
+from tuner import __version__, service
+from tuner.errors import TunerError
+from tuner.service import Context
+from tuner.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+DESCRIPTION = """\
+Tune hyperparameters: submit a study, let workers train its trials, watch, and take the best.
+
+Every error is `application/problem+json` with a stable `code`, the `field` that is wrong and the
+`facts` that a program needs. Lists page by cursor. A request carries a token as
+`Authorization: Bearer ...`, with the scope that the route needs.
+"""
+
+TAGS = [
+    {"name": "studies", "description": "Submit, look, change, end."},
+    {"name": "trials", "description": "Trials of a study, and one's own training loop."},
+    {"name": "results", "description": "Best trials, curves, figures, files, live events."},
+    {"name": "workers", "description": "Who trains. Writes carry the lease token of their trial."},
+    {"name": "catalogue", "description": "What a study can name."},
+    {"name": "meta", "description": "For those who run the service."},
+]
+
+
+def create_app(context: Context, settings: Settings | None = None, *, auth: bool = True) -> FastAPI:
+    """The application over one service context, which the caller opens and closes.
+
+    Args:
+        context: The service.
+        settings: Body limit, path prefix and proxy; those of the environment by default.
+        auth: Whether tokens are asked for. Without them everybody who reaches the port may do
+            everything, so the caller binds to loopback, and other host names are refused.
+    """
+    chosen = settings or Settings.read()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        housekeeping = Housekeeping(context)
+        housekeeping.start()
+        try:
+            yield
+        finally:
+            await app.state.feed.close()
+            housekeeping.stop()
+
+    app = FastAPI(
+        title="tuner",
+        version=__version__,
+        summary="Self-hosted hyperparameter tuning.",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # FastAPI's page loads its scripts from a CDN; ours is in the dashboard
+        redoc_url=None,
+        root_path=chosen.root_path.rstrip("/"),
+        lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
+        license_info={"name": "Apache-2.0"},
+    )
+    app.state.context = context
+    app.state.auth = auth
+    app.state.secure = chosen.behind_proxy
+    app.state.failures = FailureLimit()
+    app.state.feed = Feed(context)
+    app.state.metrics = Metrics(context)
+
+    problems.install(app)
+    for module in (studies, trials, results, events, workers, catalogue):
+        app.include_router(module.router, prefix="/api/v1")
+    app.include_router(meta.router)
+    dashboard.install(app)
+
+    # The last one added is the first to see a request.
+    app.add_middleware(BodyLimit, limit_bytes=chosen.max_body_bytes)
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
+    if not auth:
+        app.add_middleware(HostGuard, hosts=LOOPBACK)
+    app.add_middleware(SecurityHeaders, https=chosen.behind_proxy)
+    app.add_middleware(Timing, histogram=app.state.metrics.latency)
+    return app
+
+
+class Housekeeping:
+    """Calls ``service.tick`` every second in a thread of its own, until stopped.
+
+    Several replicas may do so on one database; a tick that fails is logged and the next one tries
+    again, later and later while the database is away.
+    """
+
+    INTERVAL_SECONDS = 1.0
+    MOST_SECONDS = 30.0
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """Lets the present tick end, and waits for it."""
+        self._stopping.set()
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            logger.warning("housekeeping did not end within %s s", timeout_seconds)
+
+    def _run(self) -> None:
+        pause = self.INTERVAL_SECONDS
+        while not self._stopping.wait(pause):
+            try:
+                service.tick(self._context)
+                pause = self.INTERVAL_SECONDS
+            except TunerError as error:
+                pause = min(2 * pause, self.MOST_SECONDS)
+                logger.warning("housekeeping failed, again in %.0f s: %s", pause, error)
+            except Exception:
+                # A bug in one tick must not end them all: leases would never expire again.
+                pause = min(2 * pause, self.MOST_SECONDS)
+                logger.exception("housekeeping failed, again in %.0f s", pause)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,62 @@
+"""The form of a new study, built from the catalogue; the server checks it as it is filled in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from api.dashboard.render import Viewer, render
+from api.dashboard.views import NewStudyPage
+from api.routers import catalogue
+from api.security import Ctx
+from tuner import service
+from tuner.errors import Forbidden
+
+router = APIRouter()
+
+START: dict[str, Any] = {
+    "name": "",
+    "task": {"name": "digits"},
+    "space": {
+        "optimizer": "adamw",
+        "lr": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True},
+        "batch_size": {"type": "categorical", "choices": [16, 32, 64, 128]},
+        "weight_decay": {"type": "float", "low": 1e-6, "high": 1e-1, "log": True},
+        "schedule": {"type": "categorical", "choices": ["constant", "cosine", "linear"]},
+    },
+    "sampler": {"name": "tpe"},
+    "pruner": {"name": "asha"},
+    "budget": {"trials": 64, "epochs": 20},
+}
+
+
+@router.get("/new")
+def show_form(
+    request: Request,
+    context: Ctx,
+    who: Viewer,
+    clone: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+) -> Response:
+    """The form; ``clone`` starts it from another study."""
+    if not who.may("submit"):
+        raise Forbidden("this needs a token with the scope submit", scope="submit")
+    start = START
+    if clone is not None:
+        spec = dict(service.show_study(context, clone).spec)
+        start = {**spec, "name": f"{spec.get('name', 'study')} (copy)"}
+    page = NewStudyPage(
+        title="New study",
+        section="/new",
+        who=who,
+        catalogue={
+            "tasks": [entry.model_dump() for entry in catalogue.list_tasks()],
+            "optimizers": [entry.model_dump() for entry in catalogue.list_optimizers()],
+            "schedules": [entry.model_dump() for entry in catalogue.list_schedules()],
+            "samplers": [entry.model_dump() for entry in catalogue.list_samplers()],
+            "pruners": [entry.model_dump() for entry in catalogue.list_pruners()],
+        },
+        start=start,
+    )
+    return render(request, "new.html", page)

@@ -1,0 +1,96 @@
+"""Numbers, times and sizes as a person writes them; the filters of the templates."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+DASH = "–"
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def num(value: object, digits: int = 4) -> str:
+    """A number with its significant digits, anything else as text; nothing is a dash."""
+    if value is None or value == "":
+        return DASH
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return {math.inf: "∞", -math.inf: "−∞"}.get(value, "NaN")
+    size = abs(value)
+    if value == 0 or 1e-3 <= size < 1e5:
+        text = f"{value:.{digits}g}"
+        text = f"{float(text):f}".rstrip("0").rstrip(".") if "e" in text else text
+    else:
+        mantissa, _, exponent = f"{value:.{max(0, digits - 2)}e}".partition("e")
+        if "." in mantissa:
+            mantissa = mantissa.rstrip("0").rstrip(".")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in its two largest units."""
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < MINUTE:
+        return f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < HOUR:
+        return f"{whole // MINUTE} min {whole % MINUTE} s"
+    if whole < 2 * DAY:
+        return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
+    return f"{whole // DAY} d {whole % DAY // HOUR} h"
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """How long ago, roughly; the page's script replaces it by the local time on hover."""
+    seconds = (now - moment).total_seconds()
+    if seconds < 5:
+        return "just now"
+    if seconds < MINUTE:
+        return f"{seconds:.0f} s ago"
+    for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name} ago"
+    return moment.astimezone(UTC).isoformat()
+
+
+def percent(share: float) -> str:
+    """A share of the whole; never 100 % before it is."""
+    return "100 %" if share >= 1 else f"{min(99, math.floor(100 * share))} %"
+
+
+def rate(value: float | None) -> str:
+    """Things a second, with a thousands' letter."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def size(value: float | None) -> str:
+    """Bytes in binary units."""
+    if value is None:
+        return DASH
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"
+
+
+FILTERS = {
+    "num": num,
+    "duration": duration,
+    "ago": ago,
+    "percent": percent,
+    "rate": rate,
+    "bytes": size,
+}

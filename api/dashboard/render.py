@@ -1,0 +1,77 @@
+"""From a page's dataclass to HTML: Jinja escapes everything, there is no filter that would not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote, urlsplit
+
+from fastapi import Depends, Request
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from api.dashboard import assets
+from api.dashboard.formats import FILTERS
+from api.dashboard.views import ProblemPage, Shown, Who
+from api.problems import Problem
+from api.security import COOKIE, Principal, principal, require
+
+environment = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+environment.filters.update(FILTERS)
+
+
+def root_of(request: Request) -> str:
+    """The path prefix under which the browser sees this application, without a slash at its end."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def render(request: Request, template: str, page: Shown, status: int = 200) -> HTMLResponse:
+    """One page, or one piece of it, as HTML."""
+    root = root_of(request)
+    html = environment.get_template(template).render(
+        page=page,
+        root=root,
+        now=datetime.now(UTC),
+        asset=lambda name: f"{root}/assets/{assets.digest()}/{name}",
+    )
+    return HTMLResponse(html, status)
+
+
+def problem_page(request: Request, document: Problem) -> Response:
+    """An error for a person: the login form where one is missing, else what went wrong."""
+    if document.code == "unauthorized" and request.method == "GET":
+        asked = request.url.path.removeprefix(root_of(request)) or "/"
+        if request.url.query:
+            asked += f"?{request.url.query}"
+        return RedirectResponse(f"{root_of(request)}/login?next={quote(asked, safe='')}", 303)
+    page = ProblemPage(document.title, "", None, document)
+    return render(request, "problem.html", page, document.status)
+
+
+def back(request: Request, fallback: str) -> RedirectResponse:
+    """To the page that a form was sent from, if it is one of ours."""
+    came = urlsplit(request.headers.get("referer", ""))
+    ours = came.netloc == request.headers.get("host") and came.path.startswith(root_of(request))
+    path = came.path if ours else root_of(request) + fallback
+    if ours and came.query:
+        path += f"?{came.query}"
+    return RedirectResponse(path if path.startswith("/") else "/", 303)
+
+
+def viewer(
+    request: Request,
+    found: Annotated[Principal, Depends(principal)],
+    _may: Annotated[Principal, Depends(require("read"))],
+) -> Who:
+    """Who looks at a page."""
+    return Who.of(found, COOKIE in request.cookies and bool(request.app.state.auth))
+
+
+Viewer = Annotated[Who, Depends(viewer)]

@@ -1,0 +1,159 @@
+"""What wraps every request: a limit on bodies, security headers, a guard of the host name, timing.
+
+Plain ASGI, because Starlette's function middleware would hold back streams.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from prometheus_client import Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from tuner.errors import Forbidden, TooLarge
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class SecurityHeaders:
+    """Sets the headers that keep a browser from doing what the pages never ask of it."""
+
+    def __init__(self, app: ASGIApp, *, https: bool) -> None:
+        self.app = app
+        self.headers = dict(HEADERS)
+        if https:
+            self.headers["Strict-Transport-Security"] = "max-age=31536000"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers the request with the headers added where the route set none of its own."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self.headers.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class BodyLimit:
+    """Refuses bodies above a limit, whether they say their length or not."""
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int) -> None:
+        self.app = app
+        self.limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, and stops reading once it is too large."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        refusal = TooLarge(
+            f"the body is larger than {self.limit_bytes} bytes", limit_bytes=self.limit_bytes
+        )
+        stated = Headers(scope=scope).get("content-length", "")
+        if stated.isdecimal() and int(stated) > self.limit_bytes:
+            await problems.response(refusal)(scope, receive, send)
+            return
+        seen = 0
+        started = False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > self.limit_bytes:
+                    raise refusal
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            nonlocal started
+            # FastAPI turns whatever goes wrong while it reads a body into a 400 of its own.
+            if started or seen <= self.limit_bytes:
+                started = True
+                await send(message)
+
+        await self.app(scope, counted, unless_refused)
+        if not started:
+            await problems.response(refusal)(scope, receive, send)
+
+
+class HostGuard:
+    """Answers only under known host names.
+
+    An application without auth trusts whoever reaches its loopback port, and a browser on the same
+    machine reaches it for any page whose name its owner points at 127.0.0.1 (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str]) -> None:
+        self.app = app
+        self.hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuses a request whose ``Host`` is unknown."""
+        if scope["type"] == "http":
+            host = Headers(scope=scope).get("host", "").lower()
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            if name not in self.hosts:
+                refusal = Forbidden(
+                    "without auth the server answers only under its loopback names",
+                    hosts=sorted(self.hosts),
+                )
+                await problems.response(refusal)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class Timing:
+    """Observes how long each route takes to begin its answer, by route template and status."""
+
+    def __init__(self, app: ASGIApp, *, histogram: Histogram) -> None:
+        self.app = app
+        self.histogram = histogram
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on with a stopwatch."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # The template, never the path: a label per trial would fill the memory.
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self.histogram.labels(scope["method"], route, str(message["status"])).observe(
+                    time.perf_counter() - started
+                )
+            await send(message)
+
+        await self.app(scope, receive, timed)

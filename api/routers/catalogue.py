@@ -1,0 +1,207 @@
+"""What a study can name, from the registries: tasks, optimizers, schedules, samplers, pruners."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field
+
+from api.problems import documented, finite
+from api.security import require
+from tuner import optimizers, pruners, samplers, schedules, spaces, tasks
+
+router = APIRouter(
+    tags=["catalogue"], dependencies=[Depends(require("read"))], responses=documented()
+)
+
+
+class Setting(BaseModel):
+    """One thing that can be set: its default, its legal range, and where a search looks."""
+
+    name: str = Field(examples=["lr"])
+    type: str = Field(examples=["float"], description="float, int, bool, choice or any")
+    default: Any = Field(description="Null: chosen from the study, as the description says.")
+    required: bool = False
+    description: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: list[Any] = Field(default_factory=list)
+    search: dict[str, Any] | None = Field(
+        default=None,
+        description="The default range, in the study file's form.",
+        examples=[{"type": "float", "low": 1e-5, "high": 1e-1, "log": True}],
+    )
+
+
+class Entry(BaseModel):
+    """One registered name."""
+
+    name: str
+    summary: str = ""
+    settings: list[Setting] = Field(default_factory=list)
+
+
+class TaskEntry(Entry):
+    """A task: data, model and loss that workers can train."""
+
+    params: list[Setting] = Field(description="What the study file's ``task.params`` may hold.")
+    metrics: list[str] = Field(examples=[["val_loss", "val_accuracy"]])
+    objective: dict[str, str] = Field(examples=[{"metric": "val_loss", "direction": "minimize"}])
+
+
+class RuleEntry(Entry):
+    """An optimizer or a schedule: its formula and where it comes from."""
+
+    formula: str = ""
+    reference: str = ""
+    when: str = Field(default="", description="When to use it.")
+
+
+@router.get("/tasks", summary="Tasks that workers can train")
+def list_tasks() -> list[TaskEntry]:
+    """Every task of the registry, with its parameters and metrics."""
+    return [_task(name, task) for name, task in tasks.registry.items()]
+
+
+@router.get("/optimizers", summary="Optimizers")
+def list_optimizers() -> list[RuleEntry]:
+    """Every optimizer of the registry, with its hyperparameters and their default search ranges."""
+    return [
+        RuleEntry(
+            name=name,
+            summary=rule.summary,
+            when=rule.when,
+            formula=rule.formula,
+            reference=" ".join(str(part) for part in rule.reference if part),
+            settings=[_hyper(key, hyper) for key, hyper in rule.hyper.items()],
+        )
+        for name, rule in optimizers.registry.items()
+    ]
+
+
+@router.get("/schedules", summary="Learning-rate schedules")
+def list_schedules() -> list[RuleEntry]:
+    """Every schedule of the registry; its settings are written ``schedule.NAME`` in a space."""
+    return [
+        RuleEntry(
+            name=name,
+            summary=schedule.summary,
+            formula=schedule.formula,
+            reference=schedule.reference,
+            settings=[
+                *(_hyper(key, hyper) for key, hyper in schedule.hyper.items()),
+                *(
+                    Setting(
+                        name=key,
+                        type="choice" if option.choices else "any",
+                        default=finite(option.default),
+                        description=option.doc,
+                        choices=list(option.choices),
+                    )
+                    for key, option in schedule.options.items()
+                ),
+            ],
+        )
+        for name, schedule in schedules.registry.items()
+    ]
+
+
+@router.get("/samplers", summary="Samplers: what to try next")
+def list_samplers() -> list[Entry]:
+    """Every sampler of the registry."""
+    return [
+        Entry(name=name, summary=sampler.summary, settings=_options(sampler.options))
+        for name, sampler in samplers.registry.items()
+    ]
+
+
+@router.get("/pruners", summary="Pruners: what to stop early")
+def list_pruners() -> list[Entry]:
+    """Every pruner of the registry."""
+    return [
+        Entry(name=name, summary=pruner.summary, settings=_options(pruner.options))
+        for name, pruner in pruners.registry.items()
+    ]
+
+
+def _task(name: str, task: type[tasks.Task]) -> TaskEntry:
+    metric, direction = task.objective
+    return TaskEntry(
+        name=name,
+        summary=task.summary,
+        params=_params(task),
+        metrics=["val_loss", "train_loss", *(f"val_{metric}" for metric in task.extra_metrics)],
+        objective={"metric": metric, "direction": direction},
+        settings=[
+            Setting(
+                name=key,
+                type="choice" if setting.choices else type(setting.default).__name__,
+                default=finite(setting.default),
+                description=setting.doc,
+                minimum=_end(setting.low),
+                maximum=_end(setting.high),
+                choices=list(setting.choices),
+                search=dict(setting.search) if setting.search else None,
+            )
+            for key, setting in task.settings.items()
+        ],
+    )
+
+
+def _params(task: type[tasks.Task]) -> list[Setting]:
+    """The constructor's keyword arguments, as the study file's ``task.params`` names them."""
+    found = []
+    for key, parameter in inspect.signature(task).parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            continue
+        required = parameter.default in (parameter.empty, MISSING)
+        kind = parameter.annotation
+        found.append(
+            Setting(
+                name=key,
+                type=kind if isinstance(kind, str) else getattr(kind, "__name__", "any"),
+                default=None if required else finite(parameter.default),
+                required=required,
+            )
+        )
+    return found
+
+
+def _hyper(name: str, hyper: optimizers.Hyper) -> Setting:
+    search = None
+    if hyper.search is not None:
+        low, high = hyper.search
+        search = {"type": "float", "low": low, "high": high, "log": hyper.log}
+    return Setting(
+        name=name,
+        type="float",
+        default=finite(hyper.default),
+        description=hyper.doc,
+        minimum=_end(hyper.low),
+        maximum=_end(hyper.high),
+        search=search,
+    )
+
+
+def _options(options: Mapping[str, spaces.Option]) -> list[Setting]:
+    return [
+        Setting(
+            name=name,
+            type=option.kind,
+            default=finite(option.default),
+            description=option.doc,
+            minimum=_end(option.low),
+            maximum=_end(option.high),
+            choices=list(option.choices),
+        )
+        for name, option in options.items()
+    ]
+
+
+def _end(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

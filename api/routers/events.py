@@ -1,0 +1,79 @@
+"""A study's events as a stream (server-sent events), for dashboards and ``submit --watch``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from api.live import Feed
+from api.problems import documented
+from api.routers.parameters import StudyId
+from api.security import Ctx, Reader
+from tuner import service
+from tuner.errors import InvalidInput, NotFound
+from tuner.service import EventView
+
+router = APIRouter(tags=["results"])
+
+FINISHED = frozenset({"completed", "cancelled", "failed"})
+
+After = Annotated[
+    int | None,
+    Query(ge=0, lt=2**63, description="Only later events; without it, from now on."),
+]
+
+
+@router.get(
+    "/studies/{study_id}/events",
+    summary="Listen to a study",
+    response_class=EventSourceResponse,
+    responses={
+        **documented(NotFound),
+        200: {
+            "description": "One message an event: its id, and the event as JSON.",
+            "content": {"text/event-stream": {}},
+        },
+    },
+)
+async def events(
+    request: Request,
+    context: Ctx,
+    _principal: Reader,
+    study_id: StudyId,
+    after: After = None,
+    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+) -> EventSourceResponse:
+    """What changes in the study, as it happens; the stream ends with the study.
+
+    A listener that lost the connection comes back with ``Last-Event-ID`` and misses nothing.
+    """
+    study = await run_in_threadpool(service.show_study, context, study_id)
+    feed: Feed = request.app.state.feed
+    start = _event_id(last_event_id) if last_event_id else after
+    over = study.state in FINISHED
+    batches = feed.missed(study_id, start) if over else feed.listen(study_id, start)
+    return EventSourceResponse(_messages(batches), ping=15, sep="\n")
+
+
+def _event_id(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) >= 2**63:
+        raise InvalidInput("Last-Event-ID", f"{text!r} is not an id that this server sent")
+    return int(text)
+
+
+async def _messages(batches: AsyncGenerator[list[EventView]]) -> AsyncIterator[ServerSentEvent]:
+    # Something at once, so that a browser knows that the stream is open.
+    yield ServerSentEvent(comment="listening", retry=2000)
+    async with aclosing(batches):
+        async for batch in batches:
+            for event in batch:
+                yield ServerSentEvent(id=str(event.id), data=event.model_dump_json())
+                if event.kind == "study.state" and event.data.get("state") in FINISHED:
+                    return
+                if event.kind == "study.deleted":
+                    return

@@ -1,0 +1,49 @@
+"""For those who run the service: is it alive, is it ready, what does Prometheus scrape."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from api.metrics import Metrics
+from api.problems import documented
+from api.security import Ctx, require
+from tuner import __version__
+from tuner.errors import SchemaOutdated, Unavailable
+from tuner.storage import migrate
+
+router = APIRouter(tags=["meta"])
+
+
+class Health(BaseModel):
+    """A sign of life."""
+
+    status: str = "ok"
+    version: str = __version__
+
+
+@router.get("/healthz", summary="Alive")
+def healthz() -> Health:
+    """The process answers; says nothing of the database."""
+    return Health()
+
+
+@router.get("/readyz", summary="Ready", responses=documented(Unavailable, SchemaOutdated))
+def readyz(context: Ctx) -> Health:
+    """The database answers and its tables are those that this version expects."""
+    migrate.check(context.db)
+    return Health()
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    dependencies=[Depends(require("read"))],
+    responses={**documented(), 200: {"content": {"text/plain": {}}}},
+)
+def metrics(request: Request) -> Response:
+    """Requests of this process, and the queue as the database has it."""
+    found: Metrics = request.app.state.metrics
+    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)

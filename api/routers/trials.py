@@ -1,0 +1,181 @@
+"""Trials of a study, and one's own training loop: ask, report, tell."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Query, status
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.problems import documented
+from api.routers.parameters import Cursor, Limit, Order, StudyId, TrialId, TrialState
+from api.security import Ctx, Reader, Submitter
+from tuner import service
+from tuner.errors import Conflict, LeaseLost, NotFound
+from tuner.protocol import Config, Measured, SlotVerdict
+from tuner.service import Asked, MeasurementView, Page, TrialView
+
+router = APIRouter(tags=["trials"])
+
+Token = Annotated[str, Field(max_length=64, description="The lease token of the answer to ask.")]
+
+
+class Enqueue(BaseModel):
+    """Configurations to try next, before the sampler's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    configs: list[Config] = Field(
+        min_length=1, max_length=1000, examples=[[{"lr": 0.003, "batch_size": 64}]]
+    )
+
+
+class Ask(BaseModel):
+    """How many configurations one's own loop wants."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(default=1, ge=1, le=1000)
+
+
+class Renew(BaseModel):
+    """A sign of life from one's own loop."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: Token
+
+
+class Renewed(BaseModel):
+    """How long the trial is held now."""
+
+    expires_at: datetime
+
+
+class OwnReport(Measured):
+    """One evaluation in one's own loop."""
+
+    token: Token
+
+
+class Tell(BaseModel):
+    """How a trial of one's own loop ended: with values, or with a state and a reason."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: Token
+    values: list[float | None] | None = Field(default=None, max_length=32, examples=[[0.31]])
+    state: Literal["complete", "pruned", "fail"] | None = None
+    reason: str | None = Field(default=None, max_length=10_000)
+
+
+@router.get("/studies/{study_id}/trials", summary="List trials", responses=documented(NotFound))
+def list_trials(
+    context: Ctx,
+    _principal: Reader,
+    study_id: StudyId,
+    state: TrialState | None = None,
+    sort: Annotated[
+        str,
+        Query(max_length=128, description="number, value, state, ... or params.NAME"),
+    ] = "number",
+    order: Order = "asc",
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[TrialView]:
+    """A page of trials in any order; the database sorts."""
+    return service.list_trials(
+        context, study_id, state=state, sort=sort, order=order, cursor=cursor, limit=limit
+    )
+
+
+@router.post(
+    "/studies/{study_id}/trials",
+    summary="Enqueue configurations",
+    status_code=status.HTTP_201_CREATED,
+    responses=documented(NotFound, Conflict),
+)
+def enqueue(
+    context: Ctx, principal: Submitter, study_id: StudyId, wanted: Enqueue
+) -> list[TrialView]:
+    """Queues given configurations ahead of what the sampler would try."""
+    return service.enqueue(context, study_id, wanted.configs, actor=principal.name)
+
+
+@router.get("/trials/{trial_id}", summary="Show a trial", responses=documented(NotFound))
+def show_trial(context: Ctx, _principal: Reader, trial_id: TrialId) -> TrialView:
+    """The trial's configuration, state, values and why it ended."""
+    return service.show_trial(context, trial_id)
+
+
+@router.get(
+    "/trials/{trial_id}/measurements", summary="Measurements", responses=documented(NotFound)
+)
+def measurements(
+    context: Ctx,
+    _principal: Reader,
+    trial_id: TrialId,
+    after_step: Annotated[int, Query(ge=0, lt=2**31, description="Only later steps.")] = 0,
+) -> list[MeasurementView]:
+    """Every evaluation that was reported, by step."""
+    return service.measurements(context, trial_id, after_step=after_step)
+
+
+@router.post("/trials/{trial_id}/stop", summary="Stop", responses=documented(NotFound, Conflict))
+def stop_trial(context: Ctx, principal: Submitter, trial_id: TrialId) -> TrialView:
+    """Ends the trial; its measurements stay."""
+    return service.stop_trial(context, trial_id, actor=principal.name)
+
+
+@router.post("/trials/{trial_id}/retry", summary="Retry", responses=documented(NotFound, Conflict))
+def retry_trial(context: Ctx, principal: Submitter, trial_id: TrialId) -> TrialView:
+    """Queues the same configuration once more, as a new trial."""
+    return service.retry_trial(context, trial_id, actor=principal.name)
+
+
+@router.post(
+    "/studies/{study_id}/ask",
+    summary="Ask for configurations",
+    responses=documented(NotFound, Conflict),
+)
+def ask(
+    context: Ctx,
+    principal: Submitter,
+    study_id: StudyId,
+    wanted: Annotated[Ask, Body(default_factory=Ask)],
+) -> list[Asked]:
+    """Up to ``k`` trials to train in one's own loop, each held under a lease token."""
+    return service.ask(context, study_id, wanted.k, actor=principal.name)
+
+
+@router.post(
+    "/trials/{trial_id}/report",
+    summary="Report an evaluation",
+    responses=documented(NotFound, LeaseLost),
+)
+def report_trial(
+    context: Ctx, _principal: Submitter, trial_id: TrialId, report: OwnReport
+) -> SlotVerdict:
+    """Stores one evaluation, renews the lease, and says whether to go on."""
+    measured = Measured(**report.model_dump(exclude={"token"}))
+    return service.report_trial(context, trial_id, report.token, measured)
+
+
+@router.post(
+    "/trials/{trial_id}/renew",
+    summary="Renew a lease",
+    responses=documented(NotFound, LeaseLost),
+)
+def renew_trial(context: Ctx, _principal: Submitter, trial_id: TrialId, renew: Renew) -> Renewed:
+    """Keeps a trial of one's own loop that has nothing to report yet."""
+    return Renewed(expires_at=service.renew_trial(context, trial_id, renew.token))
+
+
+@router.post(
+    "/trials/{trial_id}/tell", summary="End a trial", responses=documented(NotFound, LeaseLost)
+)
+def tell(context: Ctx, _principal: Submitter, trial_id: TrialId, told: Tell) -> TrialView:
+    """Ends a trial of one's own loop."""
+    arguments: dict[str, Any] = told.model_dump(exclude={"token"}, exclude_none=True)
+    return service.tell(context, trial_id, told.token, **arguments)

@@ -1,0 +1,202 @@
+"""Who asks, and whether they may: bearer tokens, the dashboard's cookie, same-origin, rate limit.
+
+A token has scopes. ``read`` looks, ``submit`` changes studies and trials, ``work`` trains,
+``admin`` includes them all. The dashboard's cookie holds the token itself, HttpOnly, so that
+revoking it ends the session on every replica at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
+
+from tuner.errors import Forbidden, TooManyRequests, Unauthorized
+from tuner.service import Context, tokens
+
+Scope = Literal["read", "submit", "work", "admin"]
+
+COOKIE = "tuner_token"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+bearer = HTTPBearer(auto_error=False, description="A token made with `tuner token create`.")
+cookie = APIKeyCookie(
+    name=COOKIE, auto_error=False, description="Set by the dashboard's login form."
+)
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks: the token's name (``actor`` in the audit trail) and what it may do."""
+
+    name: str
+    scopes: frozenset[str]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether this scope is covered."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+ANYBODY = Principal("anonymous", frozenset({"admin"}))
+"""Who asks where the server runs without auth."""
+
+
+class FailureLimit:
+    """Counts wrong tokens by address over the last minute; bounded, in this process.
+
+    An address that fails too often has to wait, except with a token that was good before: a worker
+    with a typing error must not lock its neighbours out.
+
+    Args:
+        most: Failures a minute before an address has to wait.
+        now: A monotonic clock in seconds.
+    """
+
+    WINDOW_SECONDS = 60.0
+    MOST_ADDRESSES = 4096
+
+    def __init__(self, most: int = 20, now: Callable[[], float] = time.monotonic) -> None:
+        self.most = most
+        self._now = now
+        self._lock = threading.Lock()
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
+        self._good: OrderedDict[bytes, None] = OrderedDict()
+
+    def check(self, address: str, token: str) -> None:
+        """Lets an attempt pass.
+
+        Raises:
+            TooManyRequests: The address failed too often; the error says how long to wait.
+        """
+        with self._lock:
+            failures = self._recent(address)
+            if len(failures) < self.most or _digest(token) in self._good:
+                return
+            wait = failures[0] + self.WINDOW_SECONDS - self._now()
+        raise TooManyRequests(
+            "too many wrong tokens from this address; wait a little",
+            retry_after_seconds=max(1, round(wait)),
+        )
+
+    def failed(self, address: str) -> None:
+        """Remembers a wrong token."""
+        with self._lock:
+            failures = self._recent(address)
+            failures.append(self._now())
+            self._failures[address] = failures
+            self._failures.move_to_end(address)
+            while len(self._failures) > self.MOST_ADDRESSES:
+                self._failures.popitem(last=False)
+
+    def succeeded(self, token: str) -> None:
+        """Remembers a good token, by its hash."""
+        with self._lock:
+            self._good[_digest(token)] = None
+            self._good.move_to_end(_digest(token))
+            while len(self._good) > self.MOST_ADDRESSES:
+                self._good.popitem(last=False)
+
+    def _recent(self, address: str) -> deque[float]:
+        failures = self._failures.get(address, deque(maxlen=self.most))
+        while failures and failures[0] <= self._now() - self.WINDOW_SECONDS:
+            failures.popleft()
+        return failures
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def check_origin(request: Request, *, browser: bool) -> None:
+    """Refuses a change that another site makes a browser ask for.
+
+    Args:
+        request: The request.
+        browser: Whether it surely comes from a browser (it carries our cookie); one that shows no
+            sign of where it came from is then refused too.
+
+    Raises:
+        Forbidden: It comes from another origin.
+    """
+    if request.method in SAFE_METHODS:
+        return
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    if site is not None:
+        same = site == "same-origin"
+    elif origin is not None:
+        same = urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+    else:
+        same = not browser
+    if not same:
+        raise Forbidden("this change was asked for by a page of another site")
+
+
+def authenticate(request: Request, token: str) -> Principal:
+    """Whose token this is.
+
+    Raises:
+        Unauthorized: Wrong, expired or revoked.
+        TooManyRequests: The address tried too many wrong ones.
+    """
+    limit: FailureLimit = request.app.state.failures
+    address = request.client.host if request.client else "unknown"
+    limit.check(address, token)
+    try:
+        found = tokens.authenticate(request.app.state.context, token)
+    except Unauthorized:
+        limit.failed(address)
+        raise
+    limit.succeeded(token)
+    return Principal(found.name, frozenset(found.scopes))
+
+
+def principal(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None,
+    session: Annotated[str | None, Depends(cookie)] = None,
+) -> Principal:
+    """Who asks; raises ``Unauthorized`` where nobody is known."""
+    if not request.app.state.auth:
+        check_origin(request, browser=False)
+        return ANYBODY
+    if credentials is not None:
+        return authenticate(request, credentials.credentials)
+    if session:
+        check_origin(request, browser=True)
+        return authenticate(request, session)
+    raise Unauthorized("this needs a token: Authorization: Bearer ...")
+
+
+def require(scope: Scope) -> Callable[[Principal], Principal]:
+    """A dependency: the one who asks, if the scope covers it."""
+
+    def check(found: Annotated[Principal, Depends(principal)]) -> Principal:
+        if not found.may(scope):
+            raise Forbidden(
+                f"this needs a token with the scope {scope}", scope=scope, has=sorted(found.scopes)
+            )
+        return found
+
+    return check
+
+
+def context(request: Request) -> Context:
+    """The service's context, which the application was made with."""
+    found: Context = request.app.state.context
+    return found
+
+
+Ctx = Annotated[Context, Depends(context)]
+Reader = Annotated[Principal, Depends(require("read"))]
+Submitter = Annotated[Principal, Depends(require("submit"))]
+Trainer = Annotated[Principal, Depends(require("work"))]
+Admin = Annotated[Principal, Depends(require("admin"))]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from http import HTTPStatus
+
+import httpx
+import pytest
+
+from api import problems
+from tuner import errors
+
+
+def tree(root: type[errors.TunerError] = errors.TunerError) -> Iterator[type[errors.TunerError]]:
+    yield root
+    for child in root.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from tree(child)
+
+
+@pytest.mark.parametrize("kind", list(tree()))
+def test_every_error_class_has_a_row(kind: type[errors.TunerError]) -> None:
+    assert kind in problems.STATUS
+
+
+def test_a_class_from_elsewhere_takes_the_row_of_its_parent() -> None:
+    class Odd(errors.NotFound):
+        code = "odd"
+
+    assert problems.status_of(Odd) is HTTPStatus.NOT_FOUND
+
+
+@pytest.mark.parametrize("error", list(problems.EXAMPLES.values()), ids=lambda e: e.code)
+def test_an_error_becomes_a_problem_document(error: errors.TunerError) -> None:
+    answer = problems.response(error)
+    document = json.loads(bytes(answer.body))
+    assert answer.media_type == "application/problem+json"
+    assert document["status"] == answer.status_code == problems.STATUS[type(error)]
+    assert document["code"] == error.code
+    assert document["detail"] == str(error)
+    assert document.get("field") == getattr(error, "field", None)
+
+
+def test_headers_that_http_asks_for() -> None:
+    assert problems.response(errors.Unauthorized("no")).headers["www-authenticate"]
+    late = errors.TooManyRequests("slow", retry_after_seconds=2.2)
+    assert problems.response(late).headers["retry-after"] == "3"
+    assert problems.response(errors.Unavailable("later")).headers["retry-after"] == "1"
+
+
+def test_facts_that_json_cannot_hold_are_named() -> None:
+    error = errors.InvalidInput("lr", "no", given=math.inf, several=[math.nan, 1.0])
+    document = json.loads(bytes(problems.response(error).body))
+    assert document["facts"] == {"field": "lr", "given": "inf", "several": ["nan", 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({"k": 0}, "k", "greater than or equal to 1"),
+        ({"k": "many"}, "k", "valid integer"),
+        ({"k": 1, "l": 2}, "l", "no such field"),
+        ([], "body", "valid dictionary"),
+    ],
+)
+def test_a_request_of_the_wrong_form_names_its_field(
+    client: httpx.Client, body: object, field: str, words: str
+) -> None:
+    answer = client.post("/api/v1/studies/1/ask", json=body)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["field"] == field
+    assert words in answer.json()["detail"]
+    assert answer.json()["errors"][0]["field"] == field
+
+
+def test_what_is_not_json_says_so(client: httpx.Client) -> None:
+    answer = client.post(
+        "/api/v1/studies", content=b"{nope", headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["field"]) == (422, "body")
+    assert "not JSON" in answer.json()["detail"]
+
+
+def test_unknown_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
+    for answer, code in (
+        (client.get("/api/v1/nothing"), "not_found"),
+        (client.delete("/api/v1/studies"), "method_not_allowed"),
+        (client.get("/api/v1/studies/4711"), "not_found"),
+    ):
+        assert answer.json()["code"] == code
+        assert answer.json()["status"] == answer.status_code
+
+
+def test_a_person_gets_a_page_and_a_program_a_document(client: httpx.Client) -> None:
+    page = client.get("/studies/4711", headers={"accept": "text/html"})
+    assert page.status_code == 404
+    assert "there is no study 4711" in page.text
+    assert page.headers["content-type"].startswith("text/html")
+    assert client.get("/studies/4711").json()["code"] == "not_found"
+
+
+def test_ids_beyond_what_a_database_holds_are_refused(client: httpx.Client) -> None:
+    for path in (f"studies/{2**31}", f"trials/{2**63}", "studies/0"):
+        assert client.get(f"/api/v1/{path}").status_code == 422

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from api.security import COOKIE, FailureLimit
+from tests.api.conftest import Server
+from tuner.errors import TooManyRequests
+from tuner.service import tokens
+
+OPEN_PATHS = {"/healthz", "/readyz"}
+NAMES = {"study_id": "1", "trial_id": "1", "worker_id": "1", "name": "history"}
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+def operations(client: httpx.Client) -> Iterator[tuple[str, str]]:
+    document = client.get("/api/v1/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            if method in METHODS:
+                yield method, path.format(**NAMES)
+
+
+def test_every_route_asks_for_a_token(server: Server) -> None:
+    with server.client(token="") as anonymous:
+        for method, path in operations(anonymous):
+            answer = anonymous.request(method, path, json={})
+            if path in OPEN_PATHS:
+                assert answer.status_code == 200
+            else:
+                assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), path
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("secret", ["wrong", "tuner_" + "x" * 43, "é" * 5])
+def test_wrong_tokens_are_refused(server: Server, secret: str) -> None:
+    with server.client(token="") as anonymous:
+        headers = {"authorization": f"Bearer {secret}".encode("latin-1")}
+        answer = anonymous.get("/api/v1/studies", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
+def test_revoking_a_token_ends_it_at_once(server: Server) -> None:
+    secret = server.token("read")
+    with server.client(secret) as reader:
+        assert reader.get("/api/v1/studies").status_code == 200
+        tokens.revoke_token(server.context, "read")
+        assert reader.get("/api/v1/studies").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("scopes", "method", "path", "allowed"),
+    [
+        (["read"], "get", "studies", True),
+        (["read"], "post", "studies/1/pause", False),
+        (["read"], "post", "workers", False),
+        (["submit"], "post", "studies/1/pause", True),
+        (["submit"], "post", "workers/1/lease", False),
+        (["submit"], "get", "studies", False),
+        (["work"], "post", "workers/1/lease", True),
+        (["work"], "delete", "studies/1", False),
+        (["admin"], "post", "studies/1/pause", True),
+        (["admin"], "post", "workers/1/lease", True),
+        (["admin"], "get", "studies", True),
+    ],
+)
+def test_scopes(server: Server, scopes: list[str], method: str, path: str, allowed: bool) -> None:
+    secret = server.token(*scopes) if scopes != ["admin"] else server.admin
+    with server.client(secret) as client:
+        answer = client.request(method, f"/api/v1/{path}", json={"k": 1})
+        assert (answer.status_code != 403) == allowed
+        if not allowed:
+            assert answer.json()["code"] == "forbidden"
+
+
+def test_changes_name_their_actor(server: Server, spec: dict[str, object]) -> None:
+    with server.client(server.token("submit", "read")) as client:
+        assert client.post("/api/v1/studies", json=spec).json()["owner"] == "submit-read"
+
+
+@contextmanager
+def logged_in(server: Server) -> Iterator[httpx.Client]:
+    with server.client(token="") as browser:
+        answer = browser.post(
+            "/login",
+            data={"token": server.admin, "next": "/workers"},
+            headers={"origin": server.url},
+        )
+        assert (answer.status_code, answer.headers["location"]) == (303, "/workers")
+        yield browser
+
+
+def test_the_dashboard_sends_strangers_to_the_login(server: Server) -> None:
+    with server.client(token="") as browser:
+        answer = browser.get("/studies/1?sort=value", headers={"accept": "text/html"})
+        assert answer.status_code == 303
+        assert answer.headers["location"] == "/login?next=%2Fstudies%2F1%3Fsort%3Dvalue"
+
+
+def test_log_in_and_out(server: Server) -> None:
+    with logged_in(server) as browser:
+        assert "No studies yet" in browser.get("/").text
+        assert browser.get("/api/v1/studies").status_code == 200
+        browser.post("/logout", headers={"origin": server.url})
+        assert browser.get("/api/v1/studies").status_code == 401
+
+
+def test_the_cookie_is_for_the_browser_alone(server: Server) -> None:
+    with server.client(token="") as browser:
+        answer = browser.post(
+            "/login", data={"token": server.admin}, headers={"sec-fetch-site": "same-origin"}
+        )
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith(f"{COOKIE}=")
+        assert {"HttpOnly", "SameSite=lax"} <= set(cookie.split("; "))
+
+
+def test_behind_tls_the_cookie_is_secure(start: Callable[..., Server]) -> None:
+    server = start(behind_proxy=True)
+    with server.client(token="") as browser:
+        answer = browser.post(
+            "/login", data={"token": server.admin}, headers={"sec-fetch-site": "same-origin"}
+        )
+        assert "Secure" in answer.headers["set-cookie"]
+        assert "strict-transport-security" in answer.headers
+
+
+def test_a_wrong_token_stays_at_the_form(server: Server) -> None:
+    with server.client(token="") as browser:
+        answer = browser.post("/login", data={"token": "no"}, headers={"origin": server.url})
+        assert answer.status_code == 401
+        assert "wrong, expired or revoked" in answer.text
+        assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["//evil.example", "https://evil.example", "/\\evil.example", "evil", "/a\nb"]
+)
+def test_the_login_leads_nowhere_else(server: Server, elsewhere: str) -> None:
+    with server.client(token="") as browser:
+        answer = browser.post(
+            "/login",
+            data={"token": server.admin, "next": elsewhere},
+            headers={"origin": server.url},
+        )
+        assert answer.headers["location"] == "/"
+
+
+CROSS_SITE = [
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"origin": "http://evil.example"},
+    {"origin": "null"},
+    {},
+]
+
+
+@pytest.mark.parametrize("headers", CROSS_SITE)
+def test_another_site_changes_nothing_with_the_cookie(
+    server: Server, spec: dict[str, object], headers: dict[str, str]
+) -> None:
+    with logged_in(server) as browser:
+        refused = browser.post("/api/v1/studies", json=spec, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+        assert browser.get("/api/v1/studies").json()["items"] == []
+        assert browser.post("/studies/1/cancel", headers=headers).status_code == 403
+        assert browser.post("/logout", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("headers", CROSS_SITE)
+def test_another_site_logs_nobody_in(server: Server, headers: dict[str, str]) -> None:
+    with server.client(token="") as browser:
+        answer = browser.post("/login", data={"token": server.admin}, headers=headers)
+        assert answer.status_code == 403
+        assert "set-cookie" not in answer.headers
+
+
+def test_the_same_site_may(server: Server, spec: dict[str, object]) -> None:
+    with logged_in(server) as browser:
+        for name, headers in (
+            ("a", {"sec-fetch-site": "same-origin"}),
+            ("b", {"origin": server.url}),
+        ):
+            answer = browser.post("/api/v1/studies", json={**spec, "name": name}, headers=headers)
+            assert answer.status_code == 201
+
+
+def test_without_auth_another_site_is_refused_too(
+    start: Callable[..., Server], spec: dict[str, object]
+) -> None:
+    server = start(auth=False)
+    with server.client() as client:
+        for headers in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
+            assert client.post("/api/v1/studies", json=spec, headers=headers).status_code == 403
+        assert client.post("/api/v1/studies", json=spec).status_code == 201
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "", "[::2]:8420"])
+def test_without_auth_only_loopback_names_are_answered(
+    start: Callable[..., Server], host: str
+) -> None:
+    server = start(auth=False)
+    with server.client() as client:
+        assert client.get("/api/v1/studies", headers={"host": host}).status_code == 403
+        for name in ("localhost:8420", "127.0.0.1", "[::1]:99"):
+            assert client.get("/api/v1/studies", headers={"host": name}).status_code == 200
+
+
+def test_failures_are_limited_but_good_tokens_go_on(server: Server) -> None:
+    with server.client() as good, server.client("bad") as bad:
+        assert good.get("/api/v1/studies").status_code == 200
+        codes = [bad.get("/api/v1/studies").status_code for _ in range(22)]
+        assert codes == [401] * 20 + [429] * 2
+        late = bad.get("/api/v1/studies")
+        assert 1 <= int(late.headers["retry-after"]) <= 60
+        assert good.get("/api/v1/studies").status_code == 200
+
+
+def test_the_limit_forgets_after_a_minute_and_stays_small() -> None:
+    clock = [0.0]
+    limit = FailureLimit(2, lambda: clock[0])
+    limit.failed("a")
+    limit.failed("a")
+    with pytest.raises(TooManyRequests):
+        limit.check("a", "x")
+    limit.check("b", "x")
+    clock[0] = 60.0
+    limit.check("a", "x")
+    for i in range(2 * FailureLimit.MOST_ADDRESSES):
+        limit.failed(f"10.{i}")
+    assert len(limit._failures) == FailureLimit.MOST_ADDRESSES
+
+
+def test_headers_keep_browsers_narrow(client: httpx.Client) -> None:
+    for path in ("/", "/api/v1/studies", "/nothing", "/healthz"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["cache-control"] == "no-store"
+
+
+def test_bodies_have_a_limit(start: Callable[..., Server]) -> None:
+    server = start(max_body_bytes=2048)
+    with server.client() as client:
+        stated = client.post("/api/v1/studies", content=b"x" * 4096)
+        assert (stated.status_code, stated.json()["code"]) == (413, "too_large")
+
+        def pieces() -> Iterator[bytes]:
+            yield b"{"
+            for _ in range(8):
+                yield b" " * 1024
+
+        streamed = client.post(
+            "/api/v1/studies", content=pieces(), headers={"content-type": "application/json"}
+        )
+        assert (streamed.status_code, streamed.json()["code"]) == (413, "too_large")
