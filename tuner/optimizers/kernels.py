@@ -209,7 +209,7 @@ def _compile(rule: Rule, states: tuple[str, ...], names: tuple[str, ...], dims: 
         kernel.__closure__,
     )
     # Types, shapes and strides may change from call to call; the rule and this module do not.
-    options: Any = {"guard_filter_fn": _tensor_guards}
+    options: Any = {"guard_filter_fn": _tensor_guards, "size_asserts": False}
     compiled: _Kernel = torch.compile(own, fullgraph=True, dynamic=True, options=options)
     return compiled
 

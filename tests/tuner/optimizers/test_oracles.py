@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tuner import optimizers
+from tuner.optimizers.nadam import momentum_product
 
 EXACT = 1e-11
 BF16 = 4e-3
@@ -266,3 +267,17 @@ def test_agrees_with_the_reference(problem: Any, case: Case) -> None:
     assert problem.gap(ours, mine.step, theirs, reference.step) <= case.tolerance
     for p, start in zip(ours, problem.weights(case.shapes), strict=True):
         assert float((p - start).detach().abs().max()) > 1e-4  # both moved
+
+
+@pytest.mark.parametrize("decay", [0.004, 0.0, 1.0, 30.0])
+@pytest.mark.parametrize("beta1", [0.9, 0.0, 0.999])
+def test_nadams_product_of_momenta_is_that_of_a_loop(beta1: float, decay: float) -> None:
+    product = 1.0
+    for t in range(1, 301):
+        product *= beta1 * (1 - 0.5 * 0.96 ** (t * decay))
+        got = momentum_product(
+            torch.tensor(beta1, dtype=torch.float64),
+            torch.tensor(decay, dtype=torch.float64),
+            torch.tensor(t),
+        )
+        assert float(got) == pytest.approx(product, rel=1e-12, abs=1e-300)
