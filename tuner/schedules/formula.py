@@ -29,7 +29,7 @@ MOST_STEPS = 1 << 24
 """Steps at which a formula is checked before a study is accepted."""
 BLOCK = 1 << 18
 
-NAMES = ("t", "T", "W", "lr0", "epoch", "pi")
+NAMES = ("t", "T", "W", "lr0", "lr", "epoch", "pi")
 
 Binary = Callable[[Tensor, Tensor], Tensor]
 
@@ -133,13 +133,13 @@ class Formula(Schedule):
     """An expression of the step.
 
     Names: ``t`` (all steps from 0, warm-up included), ``T`` (their number), ``W`` (those of the
-    warm-up), ``epoch`` (a fraction), ``lr0`` (the trial's ``lr``) and ``pi``. An expression that
-    names ``lr0`` gives the learning rate itself, any other its multiplier. Through a warm-up the
+    warm-up), ``epoch`` (a fraction), ``lr`` or ``lr0`` (the trial's) and ``pi``. An expression that
+    names ``lr`` gives the learning rate itself, any other its multiplier. Through a warm-up the
     value at ``t = W`` is scaled, as with every schedule. Every step is checked before a study is
     accepted: finite and not negative.
     """
 
-    summary = "An expression of the step, such as 1 - t/T or lr0 * exp(-3 * t / T)."
+    summary = "An expression of the step, such as 1 - t/T or lr * exp(-3 * t / T)."
     formula = "yours"
     jumps = True
     options: ClassVar[Mapping[str, Option]] = {
@@ -150,7 +150,7 @@ class Formula(Schedule):
         super().__init__(**options)
         self.tree = ast.parse(self.chosen["expression"], mode="eval").body
         names = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
-        self.absolute = "lr0" in names
+        self.absolute = bool(names & {"lr0", "lr"})
         self._epochs = "epoch" in names
 
     @property
@@ -167,6 +167,7 @@ class Formula(Schedule):
             "W": W,
             "epoch": (t + W) / h["steps_per_epoch"],
             "lr0": h["lr0"],
+            "lr": h["lr0"],
             "pi": torch.tensor(math.pi, dtype=torch.float64),
         }
         result = _evaluate(self.tree, values)

@@ -44,6 +44,9 @@ def test_values(expression: str, value: object) -> None:
 def test_naming_lr0_gives_the_rate_itself() -> None:
     lr = table("lr0 * (1 - t/T) + 0.01", lr=0.1)
     assert lr == pytest.approx([(0.1 * (1 - t / 10) + 0.01) / 0.1 for t in range(10)])
+    assert table("lr * (1 - t/T) + 0.01", lr=0.1) == lr
+    with pytest.raises(InvalidInput, match="at step 0"):
+        table("lr0 * (1 - t/T)", lr=0.0)
 
 
 def test_epochs_and_warmup() -> None:
