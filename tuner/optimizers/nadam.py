@@ -101,7 +101,7 @@ def momentum_product(beta1: Tensor, decay: Tensor, t: Tensor) -> Tensor:
     terms as a double has bits are exact.
 
     Example:
-        >>> b, d = torch.tensor(0.9).double(), torch.tensor(0.004).double()
+        >>> b, d = torch.tensor([0.9, 0.004], dtype=torch.float64)
         >>> factors = [0.9 * (1 - 0.5 * 0.96 ** (i * 0.004)) for i in (1, 2, 3)]
         >>> product = float(momentum_product(b, d, torch.tensor(3)))
         >>> abs(product - factors[0] * factors[1] * factors[2]) < 1e-15
