@@ -10,7 +10,6 @@ Errors are those of ``tuner.errors``, of the class that the server raised.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -266,7 +265,7 @@ class Client:
         Raises:
             LeaseLost: The trial is not yours any more; drop it.
         """
-        body = {"token": trial.token, "measured": {"step": step, "metrics": metrics}}
+        body = {"token": trial.token, "step": step, "metrics": metrics}
         path = f"trials/{trial.trial_id}/report"
         return self._read(SlotVerdict, "POST", path, json=body, repeatable=True)
 
@@ -349,8 +348,7 @@ class Client:
             elif line.startswith(": ping"):
                 yield None
             elif not line and data:
-                for told in json.loads("\n".join(data)):
-                    yield _parser(EventView).validate_python({"study_id": study, **told})
+                yield EventView.model_validate_json("\n".join(data))
                 data.clear()
 
 

@@ -35,7 +35,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="The address that the server binds.")
     port: Port = Field(8420, description="The port that the server binds; 0 takes a free one.")
-    workers: int = Field(1, ge=0, le=1024, description="Local workers that `serve` starts.")
+    workers: int | None = Field(
+        None, ge=0, le=1024, description="Local workers of `serve`; one a GPU, or one a core."
+    )
     root_path: str = Field("", description="The path under which a proxy shows the server.")
     app: str = Field("api.app:create_app", description="What makes the HTTP application.")
     behind_proxy: bool = Field(False, description="A proxy in front ends TLS and sets headers.")

@@ -55,8 +55,9 @@ def loss(config: dict[str, Any]) -> float:
 def finish(client: Client, study: int) -> None:
     while asked := client.ask(study, 2):
         for trial in asked:
-            for step in range(1, 4):
-                client.report(trial, step, loss=loss(trial.config) / step)
+            for step in (1, 2):
+                verdict = client.report(trial, step, loss=loss(trial.config) / step)
+                assert verdict.action == "continue"
             client.tell(trial, loss(trial.config))
 
 
@@ -72,9 +73,8 @@ def test_a_study_is_submitted_worked_on_and_read(client: Client, spec: dict[str,
     assert [trial.number for trial in trials] == list(range(6))
     (best,) = client.best(study.id)
     assert best.value == min(trial.value for trial in trials if trial.value is not None)
-    assert [point.step for point in client.measurements(best.id)] == [1, 2, 3]
-    with pytest.raises(Conflict):
-        client.ask(study.id)
+    assert [point.step for point in client.measurements(best.id)] == [1, 2]
+    assert client.ask(study.id) == []
 
 
 def test_results_come_as_a_frame_a_figure_and_files(client: Client, spec: dict[str, Any]) -> None:
@@ -92,10 +92,8 @@ def test_results_come_as_a_frame_a_figure_and_files(client: Client, spec: dict[s
 
 def test_events_are_told_in_order_until_the_end(client: Client, spec: dict[str, Any]) -> None:
     study = client.submit(spec)
-    worker = threading.Thread(target=finish, args=(client, study.id))
-    worker.start()
+    finish(client, study.id)
     told = list(client.events(study.id))
-    worker.join()
     assert [event.id for event in told] == sorted({event.id for event in told})
     assert told[0].kind == "study.created"
     assert told[-1].data["state"] == "completed"
@@ -176,3 +174,12 @@ def test_tokens_are_asked_for_and_the_first_is_shown_once(
                 list(stranger.studies())
     with serving(settings, auth=True, stop=threading.Event()):
         assert "tuner_" not in capsys.readouterr().err
+
+
+def test_asked_trials_are_held_by_heartbeats(client: Client, spec: dict[str, Any]) -> None:
+    study = client.submit(spec)
+    asked = client.ask(study.id, 2)
+    with client.held(asked, heartbeat_seconds=0.02) as lost:
+        assert not lost.wait(0.3)
+        client.cancel(study.id)
+        assert lost.wait(20.0)

@@ -57,7 +57,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 def say(sentence: str) -> None:
     """A sentence to the person at the terminal, as it is."""
-    out.print(Text(sentence))
+    out.print(Text(sentence), soft_wrap=True)
 
 
 def shown(value: object) -> str:

@@ -96,13 +96,13 @@ def _watch_plainly(
     said = 0.0
     while view.state not in FINISHED:
         if not quiet and time.monotonic() - said > 5.0:
-            err.print(Text(line(view)))
+            err.print(Text(line(view)), soft_wrap=True)
             said = time.monotonic()
         if _wait(stop, look_seconds):
             return view
         view = look()
     if not quiet:
-        err.print(Text(line(view)))
+        err.print(Text(line(view)), soft_wrap=True)
     return view
 
 

@@ -92,7 +92,10 @@ def taken_up(context: Context, spec: StudySpec) -> StudyView:
         )
     if found.state == "paused":
         return service.resume_study(context, found.id, actor=ACTOR)
-    err.print(f"going on with study {found.id} ({found.state})", markup=False)
+    if found.state in FINISHED:
+        err.print(f"study {found.id} has run before, nothing is left to do", markup=False)
+    else:
+        err.print(f"going on with study {found.id}", markup=False)
     return found
 
 

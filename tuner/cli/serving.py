@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.cli.children import Children, worker_command
+from tuner.cli.machine import cores, default_workers, gpus
 from tuner.cli.output import err
 from tuner.errors import InvalidInput, Unavailable
 from tuner.settings import Settings
@@ -84,7 +84,7 @@ def serving(
         stack.enter_context(running(uvicorn.Server(config), listener, stop))
         if auth:
             greet(context, url)
-        if settings.workers:
+        if settings.workers != 0:
             stack.enter_context(local_workers(context, settings, url, auth=auth, log=worker_log))
         yield url
 
@@ -186,13 +186,14 @@ def local_workers(
     """The local workers, with a token of their own that lives as long as they do."""
     from tuner.service import tokens
 
+    count = settings.workers or default_workers()
     environment = {
         "TUNER_URL": url,
         "TUNER_HOME": str(settings.home.absolute()),
         "TUNER_LOG_LEVEL": settings.log_level,
         "TUNER_LOG_JSON": str(settings.log_json),
         # Processes that each take every core slow each other down.
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // settings.workers)),
+        "OMP_NUM_THREADS": str(max(1, cores() // count)),
     }
     made = None
     if auth:
@@ -200,7 +201,8 @@ def local_workers(
         made = tokens.create_token(context, name, ["work"], actor="serve", replace=True)
         environment["TUNER_TOKEN"] = made.secret
     command = worker_command("--name", f"{socket.gethostname()}-{{index}}")
-    children = Children(command, settings.workers, environment=environment, log=log)
+    command += ["--device", "cuda:{index}"] if count <= gpus() else []
+    children = Children(command, count, environment=environment, log=log)
     try:
         yield children
     finally:

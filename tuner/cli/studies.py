@@ -158,24 +158,18 @@ def describe(study: StudyView, best: list[TrialView]) -> None:
 
 
 def print_best(best: list[TrialView]) -> None:
-    """The best trials: value, last metrics, and what they were trained with."""
-    searched = sorted({name for trial in best for name in trial.params})
-    measured = sorted({name for trial in best for name in trial.last_metrics})
+    """The best trials: value, last validation metrics, and what they were trained with."""
+    measured = sorted({name for t in best for name in t.last_metrics if name.startswith("val_")})
     rows = [
         [
             trial.number,
-            ", ".join(shown(value) for value in _values(trial)),
+            ", ".join(shown(value) for value in trial.values or ()),
             *(trial.last_metrics.get(name) for name in measured),
-            *(trial.params.get(name) for name in searched),
+            trial.params,
         ]
         for trial in best
     ]
-    print_table(("trial", "value", *measured, *searched), rows, title="best trials")
-
-
-def _values(trial: TrialView) -> list[object]:
-    value: object = trial.value
-    return list(value) if isinstance(value, list | tuple) else [value]
+    print_table(("trial", "value", *measured, "configuration"), rows, title="best trials")
 
 
 def _row(study: StudyView) -> list[object]:

@@ -1,0 +1,195 @@
+"""The long-running commands as processes of their own: real servers, workers and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.client import Client
+
+STUDY = """\
+name: {name}
+task: {{name: digits}}
+space:
+  optimizer: adamw
+  batch_size: 64
+  lr: {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}
+sampler: {{name: random, seed: 0}}
+pruner: {{name: none}}
+budget: {{trials: {trials}, epochs: {epochs}}}
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("TUNER_")}
+    clean.pop("CI", None)
+    return {**clean, "OMP_NUM_THREADS": "1", "TUNER_HOME": str(tmp_path / "home")}
+
+
+def write(folder: Path, **values: Any) -> Path:
+    file = folder / f"{values['name']}.yaml"
+    file.write_text(STUDY.format(**values))
+    return file
+
+
+def eventually(check: Callable[[], bool], seconds: float = 90.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.05)
+    return check()
+
+
+@contextmanager
+def started(
+    arguments: list[str], environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in the background; killed at the end if it is still there."""
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tuner", *arguments],
+            env=environment,
+            stdout=sink,
+            stderr=sink,
+            stdin=subprocess.DEVNULL,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def address(log: Path) -> str:
+    """Where the server says it is."""
+    found: list[str] = []
+
+    def said() -> bool:
+        found[:] = re.findall(r"tuner is at (http://\S+)", log.read_text())
+        return bool(found)
+
+    assert eventually(said), log.read_text()
+    return found[0]
+
+
+def states(home: Path) -> list[str]:
+    with sqlite3.connect(f"file:{home / 'tuner.sqlite'}?mode=ro", uri=True) as connection:
+        return [row[0] for row in connection.execute("SELECT state FROM trials ORDER BY number")]
+
+
+def test_a_server_with_a_worker_runs_a_study_and_stops_in_order(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    serve = ["serve", "--port", "0", "--no-auth", "--workers", "1"]
+    with started(serve, environment, log) as server:
+        url = address(log)
+        study = write(tmp_path, name="small", trials=4, epochs=2)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "tuner",
+                "submit",
+                str(study),
+                "--watch",
+                "--json",
+                "--url",
+                url,
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + log.read_text()
+        answer = json.loads(done.stdout)
+        assert (answer["state"], answer["counts"]["complete"]) == ("completed", 4)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert states(tmp_path / "home") == ["complete"] * 4
+
+
+def test_a_running_study_survives_its_server(environment: dict[str, str], tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    serve = ["serve", "--no-auth", "--workers", "1"]
+    study = write(tmp_path, name="long", trials=6, epochs=150)
+    with started([*serve, "--port", "0"], environment, first) as server:
+        url = address(first)
+        with Client(url) as client:
+            sent = client.submit(study)
+            assert eventually(lambda: any(t.step > 2 for t in client.trials(sent.id)))
+            known = {t.number: t.step for t in client.trials(sent.id)}
+        server.kill()
+    with started([*serve, "--port", url.rpartition(":")[2]], environment, second):
+        address(second)
+        with Client(url) as client:
+            after = {t.number: t.step for t in client.trials(sent.id)}
+            assert all(after[number] >= step for number, step in known.items())
+            ended = client.wait(sent.id, progress=False, timeout_seconds=180)
+            assert ended.state == "completed", second.read_text()
+            points = [client.measurements(t.id) for t in client.trials(sent.id)]
+    assert ended.counts.complete == 6
+    assert [[point.step for point in of_one] for of_one in points] == [list(range(1, 151))] * 6
+
+
+def test_a_run_is_interrupted_and_goes_on(environment: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    study = write(tmp_path, name="run", trials=4, epochs=120)
+    home = tmp_path / "home"
+    with started(["run", str(study)], environment, log) as process:
+        assert eventually(
+            lambda: (home / "tuner.sqlite").exists() and "running" in safely(home), seconds=90
+        ), log.read_text()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, log.read_text()
+    assert "goes on from here" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "tuner", "run", str(study), "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["study"]["state"], answer["study"]["counts"]["complete"]) == ("completed", 4)
+    changed = write(tmp_path, name="run", trials=5, epochs=120)
+    again = subprocess.run(
+        [sys.executable, "-m", "tuner", "run", str(changed)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert again.returncode == 2
+    assert "choose another name" in again.stderr
+
+
+def safely(home: Path) -> list[str]:
+    """The states of trials, or none while the tables are being made."""
+    try:
+        return states(home)
+    except sqlite3.OperationalError:
+        return []

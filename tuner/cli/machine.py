@@ -1,0 +1,32 @@
+"""How many workers this machine feeds: one for each GPU, else one for each core up to a few."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+MOST_ON_CPU = 8
+"""More processes than this starve the sampler of finished trials."""
+
+
+def gpus() -> int:
+    """The GPUs that NVIDIA's driver shows; asked of its tool, since torch takes seconds to load."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    try:
+        told = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in told.stdout.splitlines())
+
+
+def default_workers() -> int:
+    """One for each GPU; without one, a process of one thread for each core."""
+    return gpus() or max(1, min(MOST_ON_CPU, cores()))
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
