@@ -122,7 +122,7 @@ class Meter:
 
 
 class Replay:
-    """One run of our search, ``workers`` in lockstep, each trial's record kept as a service would."""
+    """One run of our search, ``workers`` in lockstep; records are kept as a service would."""
 
     def __init__(self, table: Table, search: Search, meter: Meter, workers: int) -> None:
         self.table, self.search, self.meter, self.workers = table, search, meter, workers
