@@ -7,6 +7,7 @@ otherwise. A trial that diverged bounds the best rate from above and is never a 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -114,9 +115,17 @@ class Parabola:
 
 
 def parabola(
-    observations: Sequence[Observation], center: float | None = None
+    observations: Sequence[Observation],
+    center: float | None = None,
+    half_width: float = WINDOW_OCTAVES,
 ) -> Parabola | BatchOptimum:
-    """The parabola of one batch size, or the bound (or nothing) that its trials give instead."""
+    """The parabola of one batch size, or the bound (or nothing) that its trials give instead.
+
+    Args:
+        observations: All of one batch size.
+        center: log2 lr to look around; the best trial's if None.
+        half_width: How far to look, at least as far as the fifth nearest rate.
+    """
     size = observations[0].batch_size
     done = [o for o in observations if not o.failed]
     x = np.array([np.log2(o.lr) for o in done])
@@ -133,8 +142,10 @@ def parabola(
         high = wrecks[0] if wrecks else None
         return other("bound" if wrecks else "unknown", None, high, "every trial diverged")
     loss = np.array([o.loss for o in done])
-    level = np.array([np.median(loss[x == rate]) for rate in rates])
-    best = int(np.argmin(level))
+    repeats: dict[float, list[float]] = {float(rate): [] for rate in rates}
+    for rate, value in zip(x.tolist(), loss.tolist(), strict=True):
+        repeats[rate].append(value)
+    best = int(np.argmin([statistics.median(values) for values in repeats.values()]))
     # The nearest diverged rate above the best is a bound; one below it is bad luck and says
     # nothing.
     above = [w for w in wrecks if w > rates[best]]
@@ -148,7 +159,7 @@ def parabola(
         return other("bound", low, high, f"the best trial has the {edge} learning rate tried")
     middle = float(rates[best]) if center is None else center
     distance = np.sort(np.abs(rates - middle))
-    window = max(WINDOW_OCTAVES, float(distance[LEAST_RATES - 1]) + 1e-9)
+    window = max(half_width, float(distance[LEAST_RATES - 1]) + 1e-9)
     if window > WIDEST_OCTAVES:
         why = f"fewer than {LEAST_RATES} learning rates within {WIDEST_OCTAVES} octaves of the best"
         return other("bound", low, high, why)
@@ -172,9 +183,11 @@ def parabola(
     )
 
 
-def settle(observations: Sequence[Observation]) -> Parabola | BatchOptimum:
+def settle(
+    observations: Sequence[Observation], half_width: float = WINDOW_OCTAVES
+) -> Parabola | BatchOptimum:
     """A parabola centred on its own vertex; the best single trial is a noisy centre."""
-    curve = parabola(observations)
+    curve = parabola(observations, half_width=half_width)
     for _ in range(3):
         if not isinstance(curve, Parabola):
             break
@@ -183,7 +196,7 @@ def settle(observations: Sequence[Observation]) -> Parabola | BatchOptimum:
         inside = curve.span[0] <= middle - curve.center <= curve.span[1]
         if not inside or beta[-1] <= 0 or abs(middle - curve.center) < 0.1:
             break
-        moved = parabola(observations, middle)
+        moved = parabola(observations, middle, half_width)
         if not isinstance(moved, Parabola):
             break
         curve = moved

@@ -91,8 +91,7 @@ class Fit:
     trials: tuple[dict[str, float], ...]
     observations: int
     level: float
-    _curves: forms.Curves | None = field(repr=False, default=None)
-    _scatter: Array = field(repr=False, default_factory=lambda: np.empty(0))
+    _curves: tuple[tuple[forms.Curves, Array], ...] = field(repr=False, compare=False, default=())
 
     @property
     def interior(self) -> tuple[BatchOptimum, ...]:
@@ -111,10 +110,14 @@ class Fit:
         Raises:
             InvalidInput: The fit is not identified; the message says what is missing.
         """
-        if self._curves is None:
+        if not self._curves:
             raise InvalidInput("studies", f"lr*(B) is not identified: {self.why}")
-        at = self._curves(np.array([math.log2(batch_size)]))[:, 0]
-        spread = at[1:] + self._scatter
+        x = np.array([math.log2(batch_size)])
+        # Every form that foretold nearly as well as the best may be the true one: their replicates
+        # are pooled, or intervals would be as narrow as the choice is arbitrary.
+        each = [(curves(x)[:, 0], scatter) for curves, scatter in self._curves]
+        at = each[0][0]
+        spread = np.concatenate([values[1:] + scatter for values, scatter in each])
         tail = (1 - self.level) / 2
         low, high = (float(value) for value in np.quantile(spread, [tail, 1 - tail]))
         value = float(at[0])
@@ -140,7 +143,7 @@ class Fit:
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON values, with the fitted curve at a few batch sizes for a picture."""
         curve = []
-        if self._curves is not None:
+        if self._curves:
             sizes = [o.batch_size for o in self.interior]
             grid = np.unique(np.round(np.geomspace(min(sizes) / 2, max(sizes) * 4, 25)).astype(int))
             curve = [self.predict(int(size)).to_dict() for size in grid if size >= 1]

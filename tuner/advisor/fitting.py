@@ -20,6 +20,7 @@ from tuner.advisor.families import traits
 from tuner.advisor.fitted import Fit, Interval
 from tuner.advisor.identification import unidentified, wanted
 from tuner.advisor.observations import Observation, require_one_group
+from tuner.advisor.windows import widened
 
 Array = npt.NDArray[np.float64]
 
@@ -51,7 +52,10 @@ def fit(
     )
     alpha = 1.0 if name and traits(name).family == "sgd" else 0.5
     sizes = sorted({o.batch_size for o in known})
-    curves = [settle([o for o in known if o.batch_size == size]) for size in sizes]
+    by_size = [[o for o in known if o.batch_size == size] for size in sizes]
+    curves = [settle(trials) for trials in by_size]
+    scale, _ = _noise([c for c in curves if isinstance(c, Parabola)])
+    curves = widened(by_size, curves, scale)
     scale, inflation = _noise([c for c in curves if isinstance(c, Parabola)])
     optima = tuple(judge(c, scale) if isinstance(c, Parabola) else c for c in curves)
     inside = [
@@ -76,7 +80,8 @@ def fit(
     tail = (1 - level) / 2
     low, high = (float(value) for value in np.quantile(slopes[1:], [tail, 1 - tail]))
     exponent = Interval(float(slopes[0]), low, high)
-    best, scatter = _replicates(form, points, alpha, rng)
+    plausible = [n for n in forms.NAMES if n != form and held.get(n, math.inf) <= 2 * held[form]]
+    curves_of = tuple(_replicates(name, points, alpha, rng) for name in (form, *plausible))
     return Fit(
         True,
         "",
@@ -89,8 +94,7 @@ def fit(
         wanted(optima),
         len(known),
         level,
-        best,
-        scatter,
+        curves_of,
     )
 
 

@@ -122,7 +122,7 @@ class TestExponent:
             "few": {"sizes": (32, 128, 512), "seeds": 2},
             "skewed": {"skew": 0.3, "noise": 0.01, "seeds": 2},
         }[case]
-        hits, values, repeats = 0, [], 500 if case == "few" else 150
+        hits, values, repeats = 0, [], 200 if case == "few" else 120
         for seed in range(repeats):
             found = fit(database(rng(seed), power(exponent), **extra), seed=seed, draws=250)
             if found.exponent is not None:
@@ -230,7 +230,7 @@ class TestForms:
             trials = database(rng(seed), power(0.5), sizes=SIZES[:5])
             interval = fit(trials, seed=seed, draws=250).predict(512).lr
             hits += interval.low <= 2.0 ** power(0.5)(512) <= interval.high
-        assert hits >= 88
+        assert 90 <= hits <= 99
 
     def test_a_bound_pulls_only_where_it_is_broken(self) -> None:
         trials = database(rng(11), power(0.5), sizes=(32, 64, 128, 256))
