@@ -6,6 +6,7 @@ Everything outside (the API, the commands, a worker in the same process) goes th
 from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
+from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.results import (
     FIGURES,
@@ -66,6 +67,7 @@ __all__ = [
     "FIGURES",
     "FORMATS",
     "Asked",
+    "Axis",
     "Context",
     "CountsView",
     "Curve",
@@ -74,6 +76,7 @@ __all__ = [
     "Importances",
     "MeasurementView",
     "ObjectiveView",
+    "Overview",
     "Page",
     "Preview",
     "ServiceSettings",
@@ -102,6 +105,7 @@ __all__ = [
     "list_workers",
     "measurements",
     "newest_event",
+    "overview",
     "pause_study",
     "preview",
     "register_worker",

@@ -218,7 +218,8 @@ class Turn:
             return
         self.close(open_rows, "stopped" if study.state == "stopping" else f"budget: {reason}")
         counted = studies.counts(self.session, [study.id])[study.id]
-        if counted.fail and not counted.complete and not counted.pruned:
+        tried = counted.finished - studies.cancelled(self.session, study.id)
+        if tried and not counted.complete and not counted.pruned:
             self.state("failed", "every trial failed")
         else:
             self.state("completed", reason or "stopped")

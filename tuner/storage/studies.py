@@ -184,6 +184,18 @@ def ready(session: Session, study_id: int) -> int:
     )
 
 
+def cancelled(session: Session, study_id: int) -> int:
+    """How many of its trials ended before they began."""
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Trial)
+            .where(Trial.study_id == study_id, Trial.state == "fail", Trial.reason == "cancelled")
+        )
+        or 0
+    )
+
+
 def counts(session: Session, study_ids: Collection[int]) -> dict[int, Counts]:
     """The trials of each study by state; every id asked for is in the answer."""
     aside = func.sum(case((Trial.paused, 1), else_=0))

@@ -1,0 +1,319 @@
+"""Studies: submitted, listed, changed, paused, resumed, stopped, cancelled, deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from tests.tuner.service.simulation import SPACE, Clock, Trainer, spec, submit
+from tuner import service
+from tuner.errors import Conflict, InvalidInput, NotFound
+from tuner.protocol import Heartbeat
+from tuner.service import Context, StudyPatch
+from tuner.spec import StudySpec
+from tuner.storage.models import Event, Measurement, Study, Trial
+
+
+def test_a_wrong_study_stores_nothing(ctx: Context) -> None:
+    with pytest.raises(InvalidInput):
+        submit(ctx, objective={"metric": "nonsense"})
+    with ctx.db.session() as session:
+        assert session.scalar(select(func.count()).select_from(Study)) == 0
+        assert session.scalar(select(func.count()).select_from(Event)) == 0
+
+
+def test_a_name_is_taken_once(ctx: Context) -> None:
+    submit(ctx)
+    with pytest.raises(Conflict, match="named 'study' already"):
+        submit(ctx)
+
+
+def test_the_stored_study_file_can_be_submitted_again(ctx: Context) -> None:
+    first = submit(ctx, budget=None, sampler=None, pruner=None)
+    again = service.submit(ctx, StudySpec.parse({**first.spec, "name": "again"}))
+    assert {**again.spec, "name": "study"} == first.spec
+    assert first.spec["budget"]["trials"] == 64
+
+
+def test_a_preview_stores_nothing(ctx: Context) -> None:
+    space = {**SPACE, "lr": {"type": "categorical", "choices": [0.1, 0.01]}}
+    seen = service.preview(ctx, spec(space=space, sampler="grid", budget={"epochs": 5}))
+    assert (seen.grid_size, seen.trials, seen.total_epochs) == (6, 6, 30)
+    assert len(seen.samples) == 6
+    seen = service.preview(ctx, spec(budget={"trials": 7, "epochs": 5}))
+    assert (seen.grid_size, seen.trials, seen.total_epochs) == (None, 7, 35)
+    assert len(seen.samples) == 10
+    assert all(s["optimizer"] == "adamw" for s in seen.samples)
+    assert service.list_studies(ctx).items == []
+
+
+def test_studies_are_listed_a_page_at_a_time(ctx: Context, clock: Clock) -> None:
+    for i in range(7):
+        clock.advance(1)
+        submit(ctx, f"study {i}", tags=["even"] if i % 2 == 0 else ["o%d_d"], priority=i % 3)
+    for sort in ("created_at", "-created_at", "name", "-priority", "priority", "id"):
+        names: list[str] = []
+        cursor = None
+        for _ in range(4):
+            page = service.list_studies(ctx, sort=sort, cursor=cursor, limit=2)
+            names += [s.name for s in page.items]
+            cursor = page.next_cursor
+        assert cursor is None
+        whole = [s.name for s in service.list_studies(ctx, sort=sort).items]
+        assert names == whole
+        assert sorted(names) == [f"study {i}" for i in range(7)]
+    assert [s.name for s in service.list_studies(ctx, sort="name", tag="even").items] == [
+        "study 0",
+        "study 2",
+        "study 4",
+        "study 6",
+    ]
+    assert len(service.list_studies(ctx, tag="o%d_d").items) == 3
+    assert service.list_studies(ctx, tag="eve").items == []
+    assert len(service.list_studies(ctx, text="TUDY 3").items) == 1
+    assert service.list_studies(ctx, text="%").items == []
+    assert len(service.list_studies(ctx, state="queued").items) == 7
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sort": "x"}, {"state": "x"}, {"limit": 0}, {"cursor": "x"}, {"cursor": "WzEsMl0"}],
+)
+def test_a_wrong_list_is_refused(ctx: Context, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        service.list_studies(ctx, **wrong)
+    assert caught.value.field == next(iter(wrong))
+
+
+@pytest.mark.parametrize("sort", ["number", "value", "params.lr", "params.batch_size", "step"])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_trials_are_sorted_and_paged(ctx: Context, sort: str, order: str) -> None:
+    study = submit(ctx, budget={"trials": 7, "epochs": 2})
+    trainer = Trainer(ctx, slots=3)
+    trainer.lease()
+    for _ in range(3):
+        trainer.round()
+    whole = service.list_trials(ctx, study.id, sort=sort, order=order).items
+    assert len(whole) == 6
+    paged: list[int] = []
+    cursor = None
+    for _ in range(4):
+        page = service.list_trials(ctx, study.id, sort=sort, order=order, cursor=cursor, limit=2)
+        paged += [t.number for t in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert paged == [t.number for t in whole]
+    if sort == "value":
+        values = [t.value for t in whole if t.value is not None]
+        assert values == sorted(values, reverse=order == "desc")
+        assert [t.value is None for t in whole] == [False] * 3 + [True] * 3
+    if sort == "params.lr":
+        rates = [t.params["lr"] for t in whole]
+        assert rates == sorted(rates, reverse=order == "desc")
+
+
+def test_trials_are_filtered(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 12, "epochs": 1})
+    Trainer(ctx).work()
+    found = service.list_trials(ctx, study.id, filters={"params.batch_size": "32"}).items
+    every = service.list_trials(ctx, study.id, state="complete").items
+    assert [t.number for t in found] == [t.number for t in every if t.params["batch_size"] == 32]
+    with pytest.raises(InvalidInput, match="no parameter"):
+        service.list_trials(ctx, study.id, filters={"params.nope": "1"})
+
+
+def test_pause_hands_trials_back_and_resume_goes_on(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 2, "epochs": 4})
+    trainer = Trainer(ctx, slots=2)
+    trainer.lease()
+    trainer.round()
+    assert service.pause_study(ctx, study.id, actor="anna").state == "paused"
+    answer = trainer.round()
+    assert {v.action for v in answer.verdicts} == {"pause"}
+    assert answer.leased == []
+    assert trainer.lease() == []
+    service.tick(ctx)
+    assert service.show_study(ctx, study.id).counts.waiting == 2
+    assert service.resume_study(ctx, study.id, actor="anna").state == "running"
+    assert {(t.start, t.attempt) for t in trainer.lease()} == {(2, 1)}
+    trainer.work()
+    assert service.show_study(ctx, study.id).counts.complete == 2
+    assert len(trainer.trained) == 8
+
+
+def test_stop_drains(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 20, "epochs": 3})
+    trainer = Trainer(ctx, slots=2)
+    service.tick(ctx)
+    trainer.lease(1)
+    trainer.round()
+    assert service.stop_study(ctx, study.id, actor="anna").state == "stopping"
+    assert trainer.lease(1) == []
+    while trainer.held:
+        trainer.round()
+    done = service.show_study(ctx, study.id)
+    assert (done.state, done.reason) == ("completed", "stopped")
+    assert done.counts.waiting == done.counts.running == 0
+    assert done.counts.complete >= 1
+
+
+def test_stopping_an_idle_study_ends_it(ctx: Context) -> None:
+    study = submit(ctx)
+    assert service.stop_study(ctx, study.id).state == "completed"
+
+
+def test_cancel_ends_now(ctx: Context) -> None:
+    study = submit(ctx, pruner="asha", budget={"trials": 20, "epochs": 9})
+    trainer = Trainer(ctx, slots=3)
+    trainer.lease()
+    for _ in range(3):
+        trainer.round()
+    held = {i: s.leased.token for i, s in trainer.held.items()}
+    done = service.cancel_study(ctx, study.id, actor="anna")
+    assert done.state == "cancelled"
+    assert done.counts.waiting == done.counts.running == done.counts.paused == 0
+    assert service.heartbeat(ctx, trainer.id, Heartbeat(held=held)).drop == sorted(held)
+    assert {v.action for v in trainer.round().verdicts} == {"lost"}
+    assert service.show_study(ctx, study.id).counts == done.counts
+    for action in (service.pause_study, service.resume_study, service.cancel_study):
+        with pytest.raises(Conflict, match="cancelled"):
+            action(ctx, study.id)
+
+
+def test_more_budget_reopens_a_completed_study(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 2, "epochs": 2})
+    trainer = Trainer(ctx, slots=2)
+    trainer.work()
+    patch = StudyPatch.model_validate({"budget": {"trials": 5, "epochs": 2}})
+    assert service.update_study(ctx, study.id, patch, actor="anna").state == "queued"
+    trainer.work()
+    done = service.show_study(ctx, study.id)
+    assert (done.state, done.counts.complete) == ("completed", 5)
+    same = service.update_study(ctx, study.id, patch)
+    assert same.state == "completed"
+
+
+def test_a_space_is_widened_while_the_study_lives(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 30, "epochs": 1})
+    trainer = Trainer(ctx, slots=5)
+    trainer.lease()
+    trainer.round()
+    wider = {**SPACE, "batch_size": {"type": "categorical", "choices": [16, 32, 64, 128]}}
+    service.update_study(ctx, study.id, StudyPatch(space=wider))
+    trainer.work()
+    trials = service.list_trials(ctx, study.id).items
+    assert len(trials) == 30
+    assert any(t.params["batch_size"] == 128 for t in trials[10:])
+    narrower = {**SPACE, "batch_size": {"type": "categorical", "choices": [16]}}
+    with pytest.raises(InvalidInput, match="which trials have"):
+        service.update_study(ctx, study.id, StudyPatch(space=narrower))
+
+
+def test_what_may_not_change_is_refused(ctx: Context) -> None:
+    study = submit(ctx)
+    other = submit(ctx, "other")
+    Trainer(ctx).lease()
+    with pytest.raises(Conflict):
+        service.update_study(ctx, other.id, StudyPatch(name="study"))
+    patch = StudyPatch.model_validate({"budget": {"trials": 8, "epochs": 9}})
+    with pytest.raises(InvalidInput, match="cannot change once there are trials"):
+        service.update_study(ctx, study.id, patch)
+    changed = service.update_study(
+        ctx, study.id, StudyPatch(name="new", tags=["a"], priority=3, description="why")
+    )
+    assert (changed.name, changed.tags, changed.priority) == ("new", ["a"], 3)
+    assert changed.description == "why"
+
+
+def test_a_deleted_study_is_gone_but_not_from_the_trail(ctx: Context) -> None:
+    study = submit(ctx)
+    trainer = Trainer(ctx)
+    trainer.lease()
+    trainer.round()
+    service.delete_study(ctx, study.id, actor="anna")
+    with pytest.raises(NotFound):
+        service.show_study(ctx, study.id)
+    with ctx.db.session() as session:
+        assert session.scalar(select(func.count()).select_from(Trial)) == 0
+        assert session.scalar(select(func.count()).select_from(Measurement)) == 0
+    assert {v.action for v in trainer.round().verdicts} == {"lost"}
+    last = service.events(ctx, study_id=study.id)[-1]
+    assert (last.kind, last.actor) == ("study.deleted", "anna")
+    with pytest.raises(NotFound):
+        service.delete_study(ctx, study.id)
+
+
+def test_stop_and_retry_of_one_trial(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 6, "epochs": 3})
+    trainer = Trainer(ctx, slots=2)
+    first, second = trainer.lease()
+    assert service.stop_trial(ctx, first.trial_id, actor="anna").reason == "cancelled"
+    answer = trainer.round()
+    assert {v.trial_id: v.action for v in answer.verdicts} == {
+        first.trial_id: "lost",
+        second.trial_id: "continue",
+    }
+    stopped = service.stop_trial(ctx, second.trial_id)
+    assert (stopped.state, stopped.reason) == ("pruned", "stopped")
+    with pytest.raises(Conflict, match="ended already"):
+        service.stop_trial(ctx, second.trial_id)
+    with pytest.raises(Conflict, match="has not failed"):
+        service.retry_trial(ctx, second.trial_id)
+    again = service.retry_trial(ctx, first.trial_id, actor="anna")
+    assert (again.origin, again.params) == (
+        "retried",
+        service.show_trial(ctx, first.trial_id).params,
+    )
+    trainer.work()
+    done = service.show_study(ctx, study.id)
+    assert (done.state, done.counts.total) == ("completed", 6)
+    assert service.show_trial(ctx, again.id).state == "complete"
+
+
+def test_events_tell_every_change_in_order(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 1, "epochs": 2})
+    Trainer(ctx, slots=1).work()
+    seen = service.events(ctx, study_id=study.id)
+    kinds = [e.kind for e in seen]
+    assert kinds[0] == "study.created"
+    assert seen[0].actor == "anna"
+    for kind in ("trial.created", "trial.leased", "trial.measured", "trial.state"):
+        assert kind in kinds
+    assert kinds.count("trial.measured") == 2
+    assert kinds[-1] == "study.state"
+    assert seen[-1].data["state"] == "completed"
+    assert [e.id for e in seen] == sorted(e.id for e in seen)
+    assert service.events(ctx, study_id=study.id, after=seen[-2].id) == seen[-1:]
+    assert service.newest_event(ctx) == service.events(ctx)[-1].id
+
+
+def test_warm_start_reads_earlier_studies(ctx: Context) -> None:
+    first = submit(ctx, "first", budget={"trials": 20, "epochs": 1})
+    Trainer(ctx).work()
+    sampler = {"name": "tpe", "n_startup_trials": 10, "seed": 1}
+    params = {}
+    for name, start in (("cold", []), ("warm", [first.id])):
+        study = submit(ctx, name, sampler=sampler, warm_start=start)
+        Trainer(ctx, slots=4, name=name).lease()
+        params[name] = [t.params for t in service.list_trials(ctx, study.id).items]
+        service.cancel_study(ctx, study.id)
+    assert params["warm"] != params["cold"]
+    with pytest.raises(InvalidInput) as caught:
+        submit(ctx, "wrong", warm_start=[first.id, 99])
+    assert caught.value.field == "warm_start[1]"
+
+
+def test_a_constraint_keeps_the_best_within_it(ctx: Context) -> None:
+    study = submit(
+        ctx,
+        constraint={"metric": "val_accuracy", "max": 0.4},
+        budget={"trials": 3, "epochs": 1},
+    )
+    Trainer(ctx).work()
+    done = service.show_study(ctx, study.id)
+    assert done.counts.complete == 3
+    assert done.best is None
+    assert service.list_trials(ctx, study.id).items[0].constraint == pytest.approx(0.1)
