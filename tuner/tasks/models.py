@@ -95,7 +95,8 @@ class ConvNet(nn.Module):
         shape: Channels, height and width of an input.
         outputs: Classes.
         width: Channels of the first convolution.
-        layers: Convolutions, each followed by a pooling that halves the sides.
+        layers: Convolutions, each followed by a pooling that halves the sides while there is
+            anything to halve.
         hidden: Units of the dense layer.
         activation: A name in ``ACTIVATIONS``.
         dropout_rate: Before the last layer.
@@ -118,21 +119,22 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, side = shape
-        if min(height, side) >> layers < 1:
-            raise InvalidInput(
-                "model.layers", f"{layers} poolings leave nothing of {height} x {side} pixels"
-            )
         self.mean = mean
         self.scale = scale
         parts: list[nn.Module] = []
         for i in range(layers):
-            parts.append(nn.Conv2d(channels, width << i, 3, padding=1))
-            parts += [ACTIVATIONS[activation](), nn.MaxPool2d(2)]
+            parts += [
+                nn.Conv2d(channels, width << i, 3, padding=1),
+                ACTIVATIONS[activation](),
+            ]
             channels = width << i
+            if min(height, side) > 1:
+                parts.append(nn.MaxPool2d(2))
+                height, side = height // 2, side // 2
         self.features = nn.Sequential(*parts)
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels * (height >> layers) * (side >> layers), hidden),
+            nn.Linear(channels * height * side, hidden),
             ACTIVATIONS[activation](),
             *dropout(dropout_rate),
             nn.Linear(hidden, outputs),
@@ -147,13 +149,17 @@ class ConvNet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with several heads: ``[..., length, width]`` to the same."""
+    """Causal self-attention with several heads: ``[..., length, width]`` to the same.
+
+    A head has ``width // heads`` features, at least one, so any two numbers go together.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        inner = heads * max(1, width // heads)
+        self.qkv = nn.Linear(width, 3 * inner)
+        self.out = nn.Linear(inner, width)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -206,8 +212,6 @@ class Transformer(nn.Module):
         dropout_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise InvalidInput("model.heads", f"{heads} heads do not divide a width of {width}")
         self.sequence = sequence
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(torch.randn(sequence, width) * 0.02)

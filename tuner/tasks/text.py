@@ -31,7 +31,7 @@ class Text(Task):
 
     Args:
         path: The file.
-        window: Bytes of a sample. ``model.sequence`` must divide it.
+        window: Bytes of a sample. ``model.sequence`` must divide it, or is cut to it.
         valid: The fraction that validates.
         test: The fraction kept for the end.
     """
@@ -93,7 +93,7 @@ class Text(Task):
 
     @override
     def model(self, config: Config) -> nn.Module:
-        sequence = int(self.setting(config, "model.sequence"))
+        sequence = min(int(self.setting(config, "model.sequence")), self.window)
         if self.window % sequence:
             raise InvalidInput(
                 "model.sequence", f"{sequence} does not divide the window of {self.window} bytes"

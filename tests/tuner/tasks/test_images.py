@@ -292,8 +292,10 @@ def test_wrong_parameters(tmp_path: Path, params: dict[str, Any], field: str) ->
     assert error.value.field == f"task.params.{field}"
 
 
-def test_too_many_poolings(tmp_path: Path) -> None:
-    x, y = pixels()
+@pytest.mark.parametrize("shape", [(6, 6), (1, 1), (2, 9)])
+def test_pooling_ends_where_nothing_is_left(tmp_path: Path, shape: tuple[int, int]) -> None:
+    x, y = pixels(shape=shape)
     np.savez(tmp_path / "a.npz", x=x, y=y)
-    with pytest.raises(InvalidInput, match=r"model\.layers: 3 poolings leave nothing"):
-        Images(path=str(tmp_path / "a.npz")).model({"model.layers": 3})
+    task = Images(path=str(tmp_path / "a.npz"))
+    model = task.model({"model.layers": 5, "model.width": 2})
+    assert model(part(task, "train").x[:4]).shape == (4, 3)

@@ -126,10 +126,23 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {"model.width": 30, "model.heads": 4},
+        {"model.width": 3, "model.heads": 8},
+        {"model.sequence": 512},
+        {"model.sequence": 1},
+    ],
+)
+def test_any_two_numbers_go_together(tmp_path: Path, config: dict[str, Any]) -> None:
+    task = make(tmp_path, window=32)
+    assert logits(task, part(task, "train").x[:2], **config).shape == (2, 32, 256)
+
+
+@pytest.mark.parametrize(
     ("config", "field"),
     [
         ({"model.sequence": 48}, "model.sequence"),
-        ({"model.width": 30, "model.heads": 4}, "model.heads"),
         ({"dropout": -0.5}, "dropout"),
     ],
 )
