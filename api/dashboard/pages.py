@@ -27,7 +27,7 @@ from api.dashboard.views import (
     WorkersPage,
     WorkerSummary,
 )
-from api.routers.parameters import Cursor, Order, StudyId, TrialId
+from api.routers.parameters import Cursor, Filters, Order, StudyId, TrialId, filters_of
 from api.security import Ctx
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
@@ -101,7 +101,7 @@ def show_study(
     state: Text = "",
     sort: Annotated[str, Query(max_length=255)] = "number",
     order: Order = "desc",
-    filter: Annotated[list[str] | None, Query(max_length=50)] = None,
+    filter: Filters = None,
     cursor: Cursor = None,
     fragment: Fragment = "",
 ) -> Response:
@@ -120,7 +120,7 @@ def show_study(
             state=state or None,
             sort=sort,
             order=order,
-            filters=_filters(filter or []),
+            filters=filters_of(filter or []),
             cursor=cursor or None,
             limit=ROWS,
         )
@@ -274,17 +274,6 @@ def _worker(context: Context, trial: TrialView) -> str | None:
         if worker.id == trial.worker_id:
             return worker.name
     return None
-
-
-def _filters(given: Sequence[str]) -> dict[str, str]:
-    """``lr:0.001..0.01`` and ``schedule:cosine`` as the service takes them."""
-    found = {}
-    for text in given:
-        name, colon, value = text.partition(":")
-        if not colon:
-            raise InvalidInput("filter", f"{text!r} is not NAME:VALUE or NAME:LOW..HIGH")
-        found[f"params.{name}"] = value
-    return found
 
 
 def _ids(text: str) -> list[int]:

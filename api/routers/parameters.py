@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import Path, Query
+
+from tuner.errors import InvalidInput
 
 StudyId = Annotated[int, Path(ge=1, lt=2**31, description="The study's id.", examples=[1])]
 TrialId = Annotated[int, Path(ge=1, lt=2**63, description="The trial's id.", examples=[1])]
@@ -14,6 +17,28 @@ Cursor = Annotated[
     Query(max_length=1000, description="``next_cursor`` of the page before; none: the first page."),
 ]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of a page, at most.")]
+Filters = Annotated[
+    list[str] | None,
+    Query(
+        max_length=50,
+        description="NAME:VALUE, NAME:LOW..HIGH or NAME:A|B of a hyperparameter, or of ``value``.",
+    ),
+]
 Order = Literal["asc", "desc"]
 StudyState = Literal["queued", "running", "paused", "stopping", "completed", "cancelled", "failed"]
 TrialState = Literal["waiting", "running", "complete", "pruned", "fail"]
+
+
+def filters_of(given: Sequence[str]) -> dict[str, str]:
+    """``lr:0.001..0.01`` and ``schedule:cosine`` as the service takes them.
+
+    Raises:
+        InvalidInput: One has no colon.
+    """
+    found = {}
+    for text in given:
+        name, colon, value = text.partition(":")
+        if not colon:
+            raise InvalidInput("filter", f"{text!r} is not NAME:VALUE or NAME:LOW..HIGH")
+        found[name if name == "value" else f"params.{name}"] = value
+    return found

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query, Response
 
 from api.problems import documented
 from api.routers.parameters import StudyId
 from api.security import Ctx, Reader
 from tuner import service
 from tuner.errors import NotFound
-from tuner.service import TrialView
+from tuner.service import Curves, Importances, Overview, TrialView
 
 router = APIRouter(prefix="/studies/{study_id}", tags=["results"])
+
+FigureName = Annotated[str, Path(max_length=64, description=", ".join(service.FIGURES))]
 
 MEDIA_TYPES = {
     "csv": "text/csv; charset=utf-8",
@@ -31,3 +33,79 @@ def best(
 ) -> list[TrialView]:
     """The best ``k`` trials; with several objectives the Pareto front."""
     return service.best(context, study_id, k=k)
+
+
+@router.get("/curves", summary="Learning curves", responses=documented(NotFound))
+def curves(
+    context: Ctx,
+    _principal: Reader,
+    study_id: StudyId,
+    metric: Annotated[
+        str | None,
+        Query(max_length=255, description="The first objective unless given."),
+    ] = None,
+    numbers: Annotated[
+        list[int] | None, Query(max_length=1000, description="Only these trials.")
+    ] = None,
+    max_points: Annotated[int, Query(ge=2, le=10_000)] = 200,
+    max_trials: Annotated[int, Query(ge=1, le=10_000)] = 300,
+) -> Curves:
+    """One metric of many trials at once, thinned for a chart."""
+    return service.curves(
+        context,
+        study_id,
+        metric=metric,
+        numbers=numbers,
+        max_points=max_points,
+        max_trials=max_trials,
+    )
+
+
+@router.get("/overview", summary="All trials in columns", responses=documented(NotFound))
+def overview(
+    context: Ctx,
+    _principal: Reader,
+    study_id: StudyId,
+    max_trials: Annotated[int, Query(ge=1, le=100_000)] = 2000,
+) -> Overview:
+    """Finished trials with values and hyperparameters, and the best so far, for pictures."""
+    return service.overview(context, study_id, max_trials=max_trials)
+
+
+@router.get("/importances", summary="Parameter importances", responses=documented(NotFound))
+def importances(context: Ctx, _principal: Reader, study_id: StudyId) -> Importances:
+    """How much of the spread of values each parameter explains; without any, the reason why."""
+    return service.importances(context, study_id)
+
+
+@router.get("/figures/{name}", summary="A figure", responses=documented(NotFound))
+def figure(context: Ctx, _principal: Reader, study_id: StudyId, name: FigureName) -> dict[str, Any]:
+    """One of Optuna's figures over the study's trials, as Plotly JSON."""
+    return service.figure(context, study_id, name)
+
+
+@router.get(
+    "/export",
+    summary="Export",
+    response_class=Response,
+    responses={
+        **documented(NotFound),
+        200: {
+            "description": "The trials as a file.",
+            "content": {kind: {} for kind in MEDIA_TYPES.values()},
+        },
+    },
+)
+def export(
+    context: Ctx,
+    _principal: Reader,
+    study_id: StudyId,
+    format: Annotated[Literal["csv", "json", "parquet"], Query()] = "csv",
+) -> Response:
+    """All trials of the study as a file."""
+    content = service.export(context, study_id, format)
+    return Response(
+        content,
+        media_type=MEDIA_TYPES[format],
+        headers={"Content-Disposition": f'attachment; filename="study-{study_id}.{format}"'},
+    )

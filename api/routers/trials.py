@@ -9,7 +9,16 @@ from fastapi import APIRouter, Body, Query, status
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.problems import documented
-from api.routers.parameters import Cursor, Limit, Order, StudyId, TrialId, TrialState
+from api.routers.parameters import (
+    Cursor,
+    Filters,
+    Limit,
+    Order,
+    StudyId,
+    TrialId,
+    TrialState,
+    filters_of,
+)
 from api.security import Ctx, Reader, Submitter
 from tuner import service
 from tuner.errors import Conflict, LeaseLost, NotFound
@@ -81,12 +90,20 @@ def list_trials(
         Query(max_length=128, description="number, value, state, ... or params.NAME"),
     ] = "number",
     order: Order = "asc",
+    filter: Filters = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Page[TrialView]:
     """A page of trials in any order; the database sorts."""
     return service.list_trials(
-        context, study_id, state=state, sort=sort, order=order, cursor=cursor, limit=limit
+        context,
+        study_id,
+        state=state,
+        sort=sort,
+        order=order,
+        filters=filters_of(filter or []),
+        cursor=cursor,
+        limit=limit,
     )
 
 

@@ -61,7 +61,8 @@ def list_trials(
         state: Only those in this state; ``paused``: only those set aside.
         sort: number, state, step, created_at, device_seconds, attempt, value, or ``params.NAME``.
         order: asc or desc; trials without the value come last either way.
-        filters: ``params.NAME`` to the value it must have.
+        filters: ``params.NAME`` or ``value`` to what it must be: a number, ``LOW..HIGH``, or
+            choices with a bar between them.
         cursor: Where the page before ended.
         limit: Rows of a page.
 
@@ -147,16 +148,30 @@ def _or_last(known: ColumnElement[bool], value: Any, end: float) -> ColumnElemen
 
 def _filter(name: str, value: str, space: Space | None) -> ColumnElement[bool]:
     short = name.removeprefix("params.")
+    if name == "value":
+        known = and_(
+            Trial.values.is_not(None), Trial.values[0].as_string().not_in(studies.NOT_NUMBERS)
+        )
+        return and_(known, _within(name, value, Trial.values[0].as_float()))
     if not name.startswith("params.") or space is None or short not in space.searched:
         raise InvalidInput(f"filters.{name}", "names no parameter that is searched")
     parameter = space.parameters[short]
     if isinstance(parameter, Categorical | Constant):
-        same: ColumnElement[bool] = Trial.params[short].as_string() == value
-        return same
+        # The whole text first: a choice may hold a bar itself.
+        return Trial.params[short].as_string().in_([value, *value.split("|")])
+    return _within(name, value, Trial.params[short].as_float())
+
+
+def _within(name: str, value: str, column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """``LOW..HIGH``, both ends included, or one number."""
+    low, dots, high = value.partition("..")
     try:
-        same = Trial.params[short].as_float() == float(value)
+        ends = [float(low), float(high)] if dots else [float(value)]
     except ValueError as error:
-        raise InvalidInput(f"filters.{name}", f"{value!r} is not a number") from error
+        raise InvalidInput(
+            f"filters.{name}", f"{value!r} is neither a number nor LOW..HIGH"
+        ) from error
+    same: ColumnElement[bool] = column.between(*ends) if dots else column == ends[0]
     return same
 
 
