@@ -15,7 +15,7 @@ from tuner.optimizers.rule import Dims, Rule
 
 @dataclass
 class Batch:
-    """Parameters that have counted the same steps, and their state as the rule wants it.
+    """Parameters that step together, and their state as the rule wants it.
 
     Either one tensor, stepped where it lies, or several, gathered into flat scratch ``[P]``.
     """
@@ -24,6 +24,8 @@ class Batch:
     entries: list[dict[str, Any]]
     """What ``optimizer.state`` holds for each; its tensors are views of :attr:`state`."""
     state: dict[str, Tensor]
+    step: int
+    """Steps taken so far."""
     dims: Dims = (-1,)
     flat: Tensor | None = None
     flat_grad: Tensor | None = None
@@ -42,34 +44,42 @@ class Batch:
         return p, grads[0].reshape(p.shape)
 
     def scatter(self) -> None:
-        """Writes gathered parameters back."""
+        """Writes gathered parameters back, and counts the step."""
         if self.flat is not None:
             torch._foreach_copy_(self.params, self.views)
+        self.step += 1
+        for entry in self.entries:
+            entry["step"] = self.step
 
 
 def join(rule: Rule, params: list[Tensor], entries: list[dict[str, Any]]) -> Batch:
     """One batch of parameters whose state is made; afterwards their entries hold views of it."""
-    first = params[0]
+    first, oldest = params[0], max(entries, key=lambda entry: int(entry["step"]))
+    step = int(oldest["step"])
     if rule.granularity == "tensor":
-        dims = in_place(first)[1]
-        return Batch(params, entries, {name: entries[0][name] for name in rule.state}, dims)
-    if len(params) == 1 and first.is_contiguous():
-        return Batch(params, entries, {n: flattened(rule, n, entries[0][n]) for n in rule.state})
+        state = {name: entries[0][name] for name in rule.state}
+        return Batch(params, entries, state, step, in_place(first)[1])
     state = {}
+    alone = len(params) == 1 and first.is_contiguous()
     for name in rule.state:
-        if name in _wide(rule):
+        if name not in _wide(rule):
+            # One number for all of them; a copy, lest those that once were joined still share it.
+            state[name] = oldest[name].clone()
+            for entry in entries:
+                entry[name] = state[name]
+        elif alone:
+            state[name] = entries[0][name].view(-1)
+        else:
             state[name] = torch.cat([entry[name].reshape(-1) for entry in entries])
             for entry, view in zip(entries, _shaped(state[name], params), strict=True):
                 entry[name] = view
-        else:  # one number for all of them: they have taken the same steps
-            state[name] = entries[0][name]
-            for entry in entries:
-                entry[name] = state[name]
+    if alone:
+        return Batch(params, entries, state, step)
     total = sum(p.numel() for p in params)
     flat = torch.empty(total, dtype=first.dtype, device=first.device)
     grad = torch.empty_like(flat)
     views, grad_views = _shaped(flat, params), _shaped(grad, params)
-    return Batch(params, entries, state, (-1,), flat, grad, views, grad_views)
+    return Batch(params, entries, state, step, (-1,), flat, grad, views, grad_views)
 
 
 def in_place(p: Tensor) -> tuple[Tensor, Dims]:

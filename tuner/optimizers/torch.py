@@ -30,7 +30,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     Each parameter counts its own steps, as in torch: one without a gradient is left alone. State of
     16-bit parameters is float32, and the step is computed in float32 and rounded once at its end.
-    Rules that reduce over the model (Prodigy) do so over a parameter group.
+    Rules that reduce over the model (Prodigy) do so over the parameters of a group that have a
+    gradient, and count the steps of the group.
 
     Args:
         params: Parameters, groups (dicts with settings of their own), or named parameters.
@@ -89,11 +90,9 @@ class RuleOptimizer(torch.optim.Optimizer):
                 p, g = batch.gather()
                 if group["maximize"]:
                     g = -g
-                c = self._coefficients(index, group, batch.entries[0]["step"], p)
+                c = self._coefficients(index, group, batch.step, p)
                 apply_(self.rule, p, g, batch.state, c, batch.dims, compiled=self.compiled)
                 batch.scatter()
-                for entry in batch.entries:
-                    entry["step"] += 1
         return loss
 
     @torch.no_grad()
@@ -238,6 +237,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self.rule.granularity == "element" and p.numel() >= gather_below(p.device)
             )
             step = self._entry(p)["step"]
+            if self.rule.granularity == "model":
+                step = None  # whatever each has counted, they are one model
             together.setdefault(id(p) if alone else (p.dtype, p.device, step), []).append(p)
         batches = [
             join(self.rule, members, [self._entry(p) for p in members])

@@ -154,6 +154,41 @@ def test_a_parameter_without_gradient_keeps_its_own_step_count() -> None:
     same(*nets)
 
 
+def stepped(name: str, given: list[Tensor | None], *, partner: bool) -> Tensor:
+    """A parameter that gets these gradients (None: none), alone or beside one that gets all."""
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.full((2,), 2.0))]
+    optimizer = optimizers.create(name, params if partner else params[:1])
+    for t, g in enumerate(given):
+        params[0].grad = g
+        params[1].grad = torch.full((2,), 0.1 * (t + 1))
+        optimizer.step()
+    return params[0].detach()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in optimizers.names() if optimizers.get(n).granularity != "model"]
+)
+def test_a_pause_of_one_parameter_is_none_of_its_neighbours_business(name: str) -> None:
+    grads: list[Tensor | None] = [torch.tensor([0.1, -0.2, 0.3]) * (1 + t) for t in range(6)]
+    paused = [*grads[:2], None, *grads[2:4], None, None, *grads[4:]]
+    alone = stepped(name, grads, partner=False)
+    beside = stepped(name, paused, partner=True)
+    torch.testing.assert_close(beside, alone, rtol=1e-6, atol=1e-7)
+
+
+def test_prodigy_keeps_one_distance_while_parameters_come_and_go() -> None:
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
+    optimizer = optimizers.Prodigy(params)
+    for t in range(12):
+        for i, p in enumerate(params):
+            p.grad = None if t in (4, 5) and i == 0 else p.detach() * 0.5
+        optimizer.step()
+    first, second = (optimizer.state[p] for p in params)
+    assert first["d"] is second["d"]
+    assert float(first["d"]) > 1
+    assert first["step"] == second["step"] == 12
+
+
 def test_large_and_strided_and_scalar_parameters_take_the_same_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     starts = [
