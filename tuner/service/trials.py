@@ -150,7 +150,7 @@ def _filter(name: str, value: str, space: Space | None) -> ColumnElement[bool]:
     short = name.removeprefix("params.")
     if name == "value":
         known = and_(
-            Trial.values.is_not(None), Trial.values[0].as_string().not_in(studies.NOT_NUMBERS)
+            Trial.values.is_not(None), Trial.values[0].as_string().not_in(stored.NOT_NUMBERS)
         )
         return and_(known, _within(name, value, Trial.values[0].as_float()))
     if not name.startswith("params.") or space is None or short not in space.searched:
@@ -158,7 +158,10 @@ def _filter(name: str, value: str, space: Space | None) -> ColumnElement[bool]:
     parameter = space.parameters[short]
     if isinstance(parameter, Categorical | Constant):
         # The whole text first: a choice may hold a bar itself.
-        return Trial.params[short].as_string().in_([value, *value.split("|")])
+        chosen: ColumnElement[bool] = (
+            Trial.params[short].as_string().in_([value, *value.split("|")])
+        )
+        return chosen
     return _within(name, value, Trial.params[short].as_float())
 
 
@@ -166,12 +169,13 @@ def _within(name: str, value: str, column: ColumnElement[Any]) -> ColumnElement[
     """``LOW..HIGH``, both ends included, or one number."""
     low, dots, high = value.partition("..")
     try:
-        ends = [float(low), float(high)] if dots else [float(value)]
+        first = float(low)
+        last = float(high) if dots else first
     except ValueError as error:
         raise InvalidInput(
             f"filters.{name}", f"{value!r} is neither a number nor LOW..HIGH"
         ) from error
-    same: ColumnElement[bool] = column.between(*ends) if dots else column == ends[0]
+    same: ColumnElement[bool] = column.between(first, last) if dots else column == first
     return same
 
 
