@@ -70,13 +70,17 @@ class AutoSampler(Sampler):
         informed = self.rng(index).random() < self._informed
         return at(self.space, sobol(dimensions, index, self.seed), informed=bool(informed))
 
+    def blind(self, index: int) -> bool:
+        """Whether the ``index``-th new trial is one of the share that no model chooses."""
+        return bool(self.rng(index).random(2)[1] < self.settings["draws"])
+
     def suggest(self, history: History, k: int, draw: int) -> list[Proposal]:
         """``k`` points, each told what was chosen before it."""
         out: list[Proposal] = []
         mine: list[int] = []
         for i in range(draw, draw + k):
             params = None
-            if self.rng(i).random(2)[1] >= self.settings["draws"]:
+            if not self.blind(i):
                 posterior = self.posterior(history)
                 if posterior is not None:
                     unit, _ = self.best_new(history, posterior, i)

@@ -2,8 +2,8 @@
 
 Halving promotes what leads now; a slow starter never leads. So beside it a model of all curves
 picks what to take to the end: a trial that is set aside, or a new one, whichever promises most per
-epoch. A trial that the race has taken beyond what halving would have given it goes on, rung by
-rung, until it falls behind the median of those that reached the same rung.
+epoch. A trial that the race has started, or taken beyond what halving would have given it goes on,
+rung by rung, until it falls behind the median of those that reached the same rung.
 
 The race remembers nothing. What it has spent is what trials have run beyond their due, so a
 restarted search continues the same race.
@@ -12,6 +12,7 @@ restarted search continues the same race.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -56,11 +57,13 @@ class Race:
         ahead = {n: reach[n] - earned[n] for n in reach}
         first = self.pruner.rungs[0][0]
         raced = sum(a for a in ahead.values() if a > 0)
-        raced += sum(min(reach[n], first) for n, t in board.tracks.items() if t.note.get("race"))
+        raced += sum(min(reach[n], first) for n, t in board.tracks.items() if _entered(t))
         if raced >= SHARE * spent:
             return None
         idle = [t for t in board.tracks.values() if t.paused and not t.busy and not t.ended]
-        racing = [t for t in idle if ahead[t.number] > 0 and not self._behind(board, t)]
+        racing = [
+            t for t in idle if (ahead[t.number] > 0 or _entered(t)) and not self._behind(board, t)
+        ]
         if racing:
             return min(racing, key=lambda t: t.number)
         return self._pick(idle, history, warm, draw, may_start=may_start)
@@ -86,5 +89,13 @@ class Race:
         if may_start:
             unit, new = self.sampler.best_new(history, posterior, draw)
             if new - math.log(self.max_step) > top:
-                best = Proposal(self.sampler.space.from_unit(unit))
+                if self.sampler.blind(draw):
+                    return Proposal(self.sampler.draw(draw))
+                best = Proposal(self.sampler.space.from_unit(unit), {"race": True})
         return best
+
+
+def _entered(track: Track) -> bool:
+    """Whether the race started it."""
+    memory = track.note.get("sampler")
+    return isinstance(memory, Mapping) and bool(memory.get("race"))

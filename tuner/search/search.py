@@ -428,7 +428,7 @@ class Search:
             if isinstance(choice, Track):
                 going = self._resume(choice, out)
             elif choice is not None:
-                going = self._add(choice, out, race=True)
+                going = self._add(choice, out)
             else:
                 going = may_start and self._start(1, out)
 
@@ -439,12 +439,10 @@ class Search:
         proposals = self.sampler.suggest(self._history, k, self._draws)
         return bool(proposals) and all(self._add(p, out) for p in proposals)
 
-    def _add(self, proposal: Proposal, out: list[Suggestion], *, race: bool = False) -> bool:
+    def _add(self, proposal: Proposal, out: list[Suggestion]) -> bool:
         """One new trial; False: the epochs left do not allow it."""
         draw = self._draws
         note: dict[str, Any] = {"draw": draw, **self.pruner.enter(draw)}
-        if race:
-            note["race"] = True
         if proposal.note:
             note["sampler"] = proposal.note
         until = self._granted(0, self.pruner.next_stop(0, self.pruner.lane(note)))
