@@ -16,6 +16,7 @@ from tuner.tasks.losses import accuracy, cross_entropy
 from tuner.tasks.models import MLP, MLP_SETTINGS
 from tuner.tasks.splits import cut
 from tuner.tasks.task import Arrays, Config, Setting, Splits, Task
+from tuner.tasks.weights import Weights
 
 
 @register("digits")
@@ -24,11 +25,17 @@ class Digits(Task):
 
     1,078 train, 359 validate and 360 test. Alpaydin and Kaynak, "Optical Recognition of Handwritten
     Digits", UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49.
+
+    Args:
+        checkpoint: Weights that every trial starts from, a safetensors file.
     """
 
     summary = "Handwritten digits (8 x 8), a multilayer perceptron. Needs no download."
     settings: ClassVar[Mapping[str, Setting]] = MLP_SETTINGS
     extra_metrics = ("accuracy",)
+
+    def __init__(self, checkpoint: str | None = None) -> None:
+        self.weights = Weights(checkpoint)
 
     @override
     def data(self) -> Splits:
@@ -41,7 +48,7 @@ class Digits(Task):
 
     @override
     def model(self, config: Config) -> nn.Module:
-        return MLP(
+        model = MLP(
             64,
             10,
             hidden=int(self.setting(config, "model.hidden")),
@@ -49,6 +56,7 @@ class Digits(Task):
             activation=self.setting(config, "model.activation"),
             dropout_rate=float(config.get("dropout", 0.0)),
         )
+        return self.weights.into(model)
 
     @override
     def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:

@@ -23,7 +23,7 @@ class DigitsCNN(Digits):
 
     @override
     def model(self, config: Config) -> nn.Module:
-        return ConvNet(
+        model = ConvNet(
             (1, 8, 8),
             10,
             width=int(self.setting(config, "model.width")),
@@ -32,3 +32,4 @@ class DigitsCNN(Digits):
             activation=self.setting(config, "model.activation"),
             dropout_rate=float(config.get("dropout", 0.0)),
         )
+        return self.weights.into(model)

@@ -20,6 +20,7 @@ from tuner.tasks.models import CNN_SETTINGS, ConvNet
 from tuner.tasks.pictures import Labelled
 from tuner.tasks.splits import cut
 from tuner.tasks.task import Arrays, Config, Setting, Splits, Task
+from tuner.tasks.weights import Weights
 
 BLOCK = 4096
 
@@ -51,6 +52,7 @@ class Images(Task):
         valid: The fraction of the training pictures that validates.
         test: A fraction of them for the end, where the path holds no test pictures.
         limit: At most so many of the training pictures, for a quick look.
+        checkpoint: Weights that every trial starts from, a safetensors file.
     """
 
     summary = "Pictures to classify (IDX, npz, or class folders), a small CNN."
@@ -65,6 +67,7 @@ class Images(Task):
         valid: float = 1 / 6,
         test: float = 0.0,
         limit: int | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         for name, value, most in (("size", size, 4096), ("limit", limit, 1 << 40)):
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -73,6 +76,7 @@ class Images(Task):
         if channels not in (None, 1, 3):
             raise InvalidInput("task.params.channels", f"{channels!r} is neither 1 nor 3")
         self.path = Path(path)
+        self.weights = Weights(checkpoint)
         self.size = size
         self.channels = channels
         self.valid = valid
@@ -123,7 +127,7 @@ class Images(Task):
 
     @override
     def model(self, config: Config) -> nn.Module:
-        return ConvNet(
+        model = ConvNet(
             self.prepared.shape,
             len(self.prepared.classes),
             width=int(self.setting(config, "model.width")),
@@ -134,6 +138,7 @@ class Images(Task):
             mean=self.prepared.mean,
             scale=self.prepared.scale,
         )
+        return self.weights.into(model)
 
     @override
     def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:

@@ -26,6 +26,7 @@ from tuner.tasks.losses import accuracy, cross_entropy, squared_error
 from tuner.tasks.models import MLP, MLP_SETTINGS
 from tuner.tasks.splits import Parts, cut
 from tuner.tasks.task import Arrays, Config, Setting, Splits, Task
+from tuner.tasks.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Tabular(Task):
         drop: Columns to leave out, such as an identifier.
         valid: The fraction that validates.
         test: The fraction kept for the end.
+        checkpoint: Weights that every trial starts from, a safetensors file.
     """
 
     summary = "A CSV or Parquet table with a named target: classification or regression."
@@ -88,10 +90,12 @@ class Tabular(Task):
         drop: list[str] | None = None,
         valid: float = 0.2,
         test: float = 0.2,
+        checkpoint: str | None = None,
     ) -> None:
         if kind not in KINDS:
             raise InvalidInput("task.params.kind", f"{kind!r} is none of {', '.join(KINDS)}")
         self.path = Path(path)
+        self.weights = Weights(checkpoint)
         self.target = target
         self.kind = kind
         self.drop = list(drop or [])
@@ -125,7 +129,7 @@ class Tabular(Task):
     def model(self, config: Config) -> nn.Module:
         train = self.prepared.splits.train
         assert isinstance(train, Arrays)
-        return MLP(
+        model = MLP(
             train.x.shape[1],
             1 if self.prepared.classes is None else len(self.prepared.classes),
             hidden=int(self.setting(config, "model.hidden")),
@@ -133,6 +137,7 @@ class Tabular(Task):
             activation=self.setting(config, "model.activation"),
             dropout_rate=float(config.get("dropout", 0.0)),
         )
+        return self.weights.into(model)
 
     @override
     def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:

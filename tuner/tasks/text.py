@@ -17,6 +17,7 @@ from tuner.tasks import register
 from tuner.tasks.losses import accuracy, cross_entropy
 from tuner.tasks.models import Transformer
 from tuner.tasks.task import Arrays, Config, Setting, Splits, Task
+from tuner.tasks.weights import Weights
 
 LARGEST = 1 << 30
 """Bytes of a text file."""
@@ -34,6 +35,7 @@ class Text(Task):
         window: Bytes of a sample. ``model.sequence`` must divide it, or is cut to it.
         valid: The fraction that validates.
         test: The fraction kept for the end.
+        checkpoint: Weights that every trial starts from, a safetensors file.
     """
 
     summary = "A byte-level transformer on a text file."
@@ -51,13 +53,21 @@ class Text(Task):
     }
     extra_metrics = ("accuracy", "bits_per_byte")
 
-    def __init__(self, path: str, window: int = 128, valid: float = 0.1, test: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: str,
+        window: int = 128,
+        valid: float = 0.1,
+        test: float = 0.0,
+        checkpoint: str | None = None,
+    ) -> None:
         if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= 65536:
             raise InvalidInput("task.params.window", f"{window!r} is no number of bytes to 65536")
         for name, fraction in (("valid", valid), ("test", test)):
             if isinstance(fraction, bool) or not 0.0 <= fraction < 1.0:
                 raise InvalidInput(f"task.params.{name}", f"{fraction!r} is outside [0, 1)")
         self.path = Path(path)
+        self.weights = Weights(checkpoint)
         self.window = window
         self.valid = valid
         self.test = test
@@ -98,7 +108,7 @@ class Text(Task):
             raise InvalidInput(
                 "model.sequence", f"{sequence} does not divide the window of {self.window} bytes"
             )
-        return Transformer(
+        model = Transformer(
             256,
             sequence=sequence,
             width=int(self.setting(config, "model.width")),
@@ -106,6 +116,7 @@ class Text(Task):
             heads=int(self.setting(config, "model.heads")),
             dropout_rate=float(config.get("dropout", 0.0)),
         )
+        return self.weights.into(model)
 
     @override
     def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:
