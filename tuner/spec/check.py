@@ -234,6 +234,10 @@ def _steps(budget: BudgetSpec, space: Space, eval_every: float) -> tuple[int, Bu
     longest = names.largest(space.parameters.get("epochs"))
     epochs = float(budget.epochs if longest is None else longest)
     steps = epochs / eval_every
+    if steps < 1 and longest is not None:
+        raise InvalidInput(
+            "space.epochs", f"{epochs:g} is less than one evaluation period, {eval_every:g}"
+        )
     if steps < 1 or (longest is None and abs(steps - round(steps)) > 1e-9 * steps):
         raise InvalidInput("eval_every", f"{epochs:g} epochs are no multiple of {eval_every:g}")
     total = budget.total_epochs

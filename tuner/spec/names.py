@@ -146,6 +146,9 @@ def _ends(space: Space, name: str) -> list[tuple[str, Scalar]]:
 
 
 def _unknown(name: str, task: Task, rules: Mapping[str, optimizers.Rule]) -> str:
+    if name.startswith(plan.PREFIX):
+        settings = sorted(n for n in plan.config_names() if n.startswith(plan.PREFIX))
+        return f"no schedule has this setting; known: {', '.join(settings)}"
     own = sorted({key for rule in rules.values() for key in rule.hyper})
     elsewhere = [n for n, rule in optimizers.registry.items() if name in rule.hyper]
     if elsewhere:
