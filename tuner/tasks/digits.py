@@ -23,7 +23,7 @@ from tuner.tasks.weights import Weights
 class Digits(Task):
     """1,797 images of 8 x 8 pixels, 10 classes, as scikit-learn ships them.
 
-    1,078 train, 359 validate and 360 test. Alpaydin and Kaynak, "Optical Recognition of Handwritten
+    1,079 train, 359 validate and 359 test. Alpaydin and Kaynak, "Optical Recognition of Handwritten
     Digits", UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49.
 
     Args:

@@ -16,7 +16,11 @@ from tuner.tasks.task import Config, Setting
 
 @register("digits_cnn")
 class DigitsCNN(Digits):
-    """The data of ``digits``, seen as images."""
+    """The data of ``digits``, seen as images.
+
+    Args:
+        checkpoint: Weights that every trial starts from, a safetensors file.
+    """
 
     summary = "Handwritten digits (8 x 8), a small CNN. Needs no download."
     settings: ClassVar[Mapping[str, Setting]] = CNN_SETTINGS
