@@ -6,16 +6,17 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tuner import optimizers
 from tuner.tasks import Config, Task
 
-TRAINING_NUMBERS = frozenset({"epochs", "batch_size", "warmup_fraction", "dropout"})
-"""Numbers that never change a model's structure, nor enter its loss."""
+TRAINING_NUMBERS = frozenset({"epochs", "batch_size", "warmup_fraction", "dropout", "clip_norm"})
+"""Numbers that never change a model's structure, nor enter its loss; nor do an optimizer's."""
 TRAINING_NAMES = frozenset({"optimizer", "schedule", "warmup"})
 """Names that belong to the optimizer or the schedule, so trials may differ in them."""
 
@@ -115,14 +116,21 @@ def structure_key(model: nn.Module, task: Task, config: Config) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
+@cache
+def optimizer_names() -> frozenset[str]:
+    """Every hyperparameter of every optimizer."""
+    return frozenset(name for _, rule in optimizers.registry.items() for name in rule.hyper)
+
+
 def loss_numbers(config: Config) -> dict[str, float]:
     """The numbers of a config that a loss may read, as floats; they become vectors over slots."""
     numbers: dict[str, float] = {"label_smoothing": 0.0}
+    others = TRAINING_NUMBERS | optimizer_names()
     for name, value in config.items():
         if (
             isinstance(value, int | float)
             and not isinstance(value, bool)
-            and name not in TRAINING_NUMBERS
+            and name not in others
             and not name.startswith(("model.", "schedule.", "lr_scale."))
         ):
             numbers[name] = float(value)

@@ -56,33 +56,31 @@ def self_check(
     plain = [
         programs.gradients(flat, buffers, batch, fused=False, backend="eager") for batch in batches
     ]
-    verdict = Verdict(fused=False, traced=True)
-    try:
-        # Recorded on the first batch, compared on the second: a branch taken by luck shows.
-        for batch, expected in zip(batches, plain, strict=True):
-            found = programs.gradients(flat, buffers, batch, fused=False, backend="traced")
-            if not agree(found, expected):
-                verdict.traced = False
-    except Exception as error:  # whatever a model raises while it is recorded
-        verdict.traced = False
-        verdict.reason = f"cannot be recorded: {first_line(error)}"
-    if not fuse:
-        verdict.reason = "asked for"
-        return verdict
-    forms: tuple[Backend, ...] = ("eager", "traced") if verdict.traced else ("eager",)
-    try:
-        for form in forms:
+
+    def differs(fused: bool, backend: Backend) -> str:
+        """Why a form is no candidate, or an empty string."""
+        try:
+            # Recorded on the first batch, compared on the second: a branch taken by luck shows.
             for batch, expected in zip(batches, plain, strict=True):
-                found = programs.gradients(flat, buffers, batch, fused=True, backend=form)
+                found = programs.gradients(
+                    flat, buffers, batch, fused=fused, backend=backend, at_once=True
+                )
                 if not agree(found, expected):
-                    verdict.reason = f"fused and looped gradients differ{suspects(models[0])}"
-                    return verdict
-    except NotVmappable as error:
-        verdict.reason = f"{error.message}{suspects(models[0])}"
-        return verdict
-    verdict.fused = True
-    verdict.reason = suspects(models[0]).removeprefix("; ")
-    return verdict
+                    return "its gradients differ from the plain ones"
+        except NotVmappable as error:
+            return error.message
+        except Exception as error:  # whatever a model raises while it is recorded
+            return first_line(error)
+        return ""
+
+    reason = differs(True, "eager") if fuse else "asked for"
+    fused = not reason
+    traced = not differs(fused, "traced")
+    if fused:
+        reason = suspects(models[0]).removeprefix("; ")
+    elif fuse:
+        reason += suspects(models[0])
+    return Verdict(fused, traced, reason)
 
 
 def agree(found: Gradients, expected: Gradients) -> bool:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from tuner.training.program import Backend
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Choice = Literal["auto", "fused", "looped"]
 BLOCKS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WARM_CALLS = 1
@@ -136,16 +137,16 @@ class Engine:
         """Whether calls of this shape are still being timed."""
         return (rows, samples) not in self._decided
 
-    def timed(self, rows: int, samples: int, mode: Mode, call: Callable[[], None]) -> None:
-        """Runs ``call``, and keeps its time while the choice is open."""
+    def timed(self, rows: int, samples: int, mode: Mode, call: Callable[[], T]) -> T:
+        """What ``call`` gives; its time is kept while the choice is open."""
         if not self.deciding(rows, samples):
-            call()
-            return
+            return call()
         self._wait()
         start = time.perf_counter()
-        call()
+        result = call()
         self._wait()
         self.timings.setdefault((rows, samples, mode), []).append(time.perf_counter() - start)
+        return result
 
     def shrink(self, block: int) -> None:
         """The device ran out of memory with blocks of this size: use half from now on."""

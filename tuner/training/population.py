@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ from tuner.training.steps import Run, runs_of
 
 log = logging.getLogger(__name__)
 
+SHARE_FROM_BYTES = 1 << 18
+"""Slots at the same place in the data read one copy of a micro-batch from this size on."""
 EVALUATION_SAMPLES = 2048
 """Validation samples that all slots together look at in one call, at least; memory decides."""
 
@@ -55,6 +58,7 @@ class TrainingData:
         splits = task.data()
         self.train: Source = open_source(splits.train, device, dtype)
         self.valid: Source = open_source(splits.valid, device, dtype)
+        self.sample_bytes: int = self.train.take(torch.zeros(1, dtype=torch.int64))[0].nbytes
 
 
 class Population:
@@ -332,7 +336,8 @@ class Population:
         index = torch.stack(
             [permutation(first.train_size, seed, epoch)[begin:end] for seed, epoch in orders]
         )
-        shared = len(orders) == 1
+        # Sharing a micro-batch saves memory traffic; while that is small, a program less counts.
+        shared = len(orders) == 1 and self.data.sample_bytes * m * len(trials) > SHARE_FROM_BYTES
         if not shared:
             where = {order: i for i, order in enumerate(orders)}
             index = index[[where[t.data_seed, t.epoch] for t in trials]]
@@ -380,15 +385,14 @@ class Population:
         """Gradients of the rows on one micro-batch, in one part or two, in blocks that pay."""
         count = rows.stop - rows.start
         samples = batch.x.shape[0 if batch.shared else 1]
-        if halves:
-            half = samples // 2
-            first = self._blocks(rows, batch.samples(slice(0, half)), None)
-            second = self._blocks(rows, batch.samples(slice(half, samples)), None)
-            return [first, second]
+        cuts = [slice(0, samples // 2), slice(samples // 2, samples)]
         while True:
             mode = self.engine.mode(count, samples)
             try:
-                return [self._blocks(rows, batch, mode)]
+                if halves:
+                    return [self._blocks(rows, batch.samples(cut), mode) for cut in cuts]
+                whole = partial(self._blocks, rows, batch, mode)
+                return [self.engine.timed(count, samples, mode, whole)]
             except torch.OutOfMemoryError as error:
                 if mode.block <= 1:
                     raise OutOfMemory(
@@ -396,33 +400,36 @@ class Population:
                     ) from error
             self.engine.shrink(mode.block)
 
-    def _blocks(self, rows: slice, batch: Batch, mode: Mode | None) -> Gradients:
+    def _blocks(self, rows: slice, batch: Batch, mode: Mode) -> Gradients:
+        """Gradients of the rows, a block after another."""
         count = rows.stop - rows.start
-        samples = batch.x.shape[0 if batch.shared else 1]
-        timed = mode is not None
-        if mode is None:
-            mode = self.engine.mode(count, samples)
+        block = mode.block if mode.fused else count
+        deciding = self.engine.deciding(count, batch.x.shape[0 if batch.shared else 1])
         parts: list[Gradients] = []
-
-        def call() -> None:
-            for start in range(0, count, mode.block if mode.fused else count):
-                some = slice(start, min(start + (mode.block if mode.fused else count), count))
-                at = slice(rows.start + some.start, rows.start + some.stop)
-                parts.append(
-                    self.programs.gradients(
-                        self.rows.params[at],
-                        {name: value[at] for name, value in self.rows.buffers.items()},
-                        batch if some == slice(0, count) else batch.rows(some),
-                        fused=mode.fused,
-                        backend=mode.backend,
-                    )
-                )
-
-        if timed:
-            self.engine.timed(count, samples, mode, call)
-        else:
-            call()
+        for start in range(0, count, block):
+            size = min(block, count - start)
+            first = rows.start + start
+            own = batch if size == count else batch.rows(slice(start, start + size))
+            width = self._width(first, size) if mode.fused else size
+            at = slice(first, first + width)
+            found = self.programs.gradients(
+                self.rows.params[at],
+                {name: value[at] for name, value in self.rows.buffers.items()},
+                own if width == size else own.padded(width),
+                fused=mode.fused,
+                backend=mode.backend,
+                at_once=deciding and mode.backend != "eager",
+            )
+            parts.append(found if width == size else found.rows(slice(0, size)))
         return parts[0] if len(parts) == 1 else join(parts)
+
+    def _width(self, first: int, size: int) -> int:
+        """Rows to compute for ``size``: a power of two, so that few programs serve all sizes.
+
+        The rows beyond are whatever lies there; what comes of them is thrown away.
+        """
+        width = 1 << (size - 1).bit_length()
+        return width if first + width <= self.rows.capacity else size
 
     def _refresh(self, run: Run, batch: Batch) -> None:
         """Gives a rule the curvature it asks for, from the micro-batch at hand."""

@@ -12,6 +12,7 @@ and batched, so that neither autograd nor ``vmap`` costs anything while it runs)
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.utils import _pytree as pytree
 
 from tuner.errors import InvalidInput, NotVmappable
 from tuner.tasks import Task
@@ -64,6 +66,19 @@ class Batch:
             self.offset[at],
         )
 
+    def padded(self, rows: int) -> Batch:
+        """The same with the last row repeated until there are ``rows``."""
+        last = torch.arange(rows).clamp(max=len(self.scale) - 1).to(self.scale.device)
+        return Batch(
+            self.x if self.shared else self.x[last],
+            self.y if self.shared else self.y[last],
+            self.shared,
+            {name: value[last] for name, value in self.numbers.items()},
+            self.scale[last],
+            self.seed[last],
+            self.offset[last],
+        )
+
     def samples(self, at: slice) -> Batch:
         """The same for some of the samples."""
         return replace(
@@ -89,6 +104,11 @@ class Gradients:
     loss: Tensor
     buffers: Tensors
 
+    def rows(self, at: slice) -> Gradients:
+        """Those of some rows."""
+        buffers = {name: value[at] for name, value in self.buffers.items()}
+        return Gradients(self.flat[at], self.loss[at], buffers)
+
 
 class Programs:
     """All programs of one architecture, traced on first use and kept by shape.
@@ -112,23 +132,41 @@ class Programs:
         self.names = dict(names)
         self.autocast = autocast
         self._recorded: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        self._calls: Counter[tuple[Any, ...]] = Counter()
 
     def gradients(
-        self, params: Tensor, buffers: Tensors, batch: Batch, *, fused: bool, backend: Backend
+        self,
+        params: Tensor,
+        buffers: Tensors,
+        batch: Batch,
+        *,
+        fused: bool,
+        backend: Backend,
+        at_once: bool = False,
     ) -> Gradients:
         """Gradients of every row of ``params`` ``[R, P]`` on one micro-batch.
+
+        Args:
+            params: ``[R, P]``.
+            buffers: Of the model, ``[R, ...]``.
+            batch: The micro-batch.
+            fused: Whether to run all rows at once.
+            backend: How; ``traced`` and ``compiled`` begin when these shapes have become common.
+            at_once: They begin now.
 
         Raises:
             NotVmappable: ``fused``, and ``vmap`` refuses the model.
         """
+        hot = 1 if at_once else HOT
         if fused:
-            return self._fused(params, buffers, batch, backend)
+            return self._fused(params, buffers, batch, backend, hot)
         rows = [
             self._looped(
                 params[k : k + 1],
                 {name: value[k : k + 1] for name, value in buffers.items()},
                 batch.rows(slice(k, k + 1)),
                 backend,
+                hot,
             )
             for k in range(len(params))
         ]
@@ -150,7 +188,7 @@ class Programs:
             if fused:
                 batched = vmap(one, in_dims=(0, 0, None, None))
                 arguments = (views(params), buffers, x, y)
-                found: Tensors = self._recall(("evaluate",), batched, arguments)(*arguments)
+                found: Tensors = self._recall(("evaluate",), batched, arguments, HOT)(*arguments)
                 return found
             rows = []
             for k in range(len(params)):
@@ -296,7 +334,9 @@ class Programs:
 
     # The forms it runs in.
 
-    def _fused(self, params: Tensor, buffers: Tensors, batch: Batch, backend: Backend) -> Gradients:
+    def _fused(
+        self, params: Tensor, buffers: Tensors, batch: Batch, backend: Backend, hot: int
+    ) -> Gradients:
         data = None if batch.shared else 0
         function = vmap(
             grad_and_value(self._loss_of_one, has_aux=True),
@@ -304,14 +344,14 @@ class Programs:
             randomness="error",
         )
         try:
-            return self._run("fused", function, params, buffers, batch, backend)
+            return self._run("fused", function, params, buffers, batch, backend, hot)
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise NotVmappable(f"vmap refuses this model: {first_line(error)}") from error
 
     def _looped(
-        self, params: Tensor, buffers: Tensors, batch: Batch, backend: Backend
+        self, params: Tensor, buffers: Tensors, batch: Batch, backend: Backend, hot: int
     ) -> Gradients:
         def only(tensors: Tensors) -> Tensors:
             return {name: value[0] for name, value in tensors.items()}
@@ -335,7 +375,7 @@ class Programs:
                 (None, (loss[None], {name: value.detach()[None] for name, value in new.items()})),
             )
 
-        return self._run("looped", function, params, buffers, batch, backend)
+        return self._run("looped", function, params, buffers, batch, backend, hot)
 
     def _run(
         self,
@@ -345,6 +385,7 @@ class Programs:
         buffers: Tensors,
         batch: Batch,
         backend: Backend,
+        hot: int,
     ) -> Gradients:
         def flat(*arguments: Any) -> tuple[Tensor, Tensor, Tensors]:
             gradients, (_, (loss, new)) = function(*arguments)
@@ -363,21 +404,31 @@ class Programs:
         )
         if backend == "eager":
             return Gradients(*flat(*arguments))
-        program = self._recall((form, batch.shared, backend), flat, arguments)
+        program = self._recall((form, batch.shared, backend), flat, arguments, hot)
         return Gradients(*program(*arguments))
 
     def _recall(
-        self, form: tuple[Any, ...], function: Callable[..., Any], arguments: tuple[Any, ...]
+        self,
+        form: tuple[Any, ...],
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        hot: int,
     ) -> Callable[..., Any]:
-        """The recorded program for these shapes, recorded now if it is their first time."""
-        key = (*form, *map(_signature, torch.utils._pytree.tree_leaves(arguments)))
+        """The recorded program for these shapes, or ``function`` itself while they are rare."""
+        leaves, structure = pytree.tree_flatten(arguments)
+        key = (*form, structure, *map(_signature, leaves))
         program = self._recorded.get(key)
         if program is None:
+            self._calls[key] += 1
+            if self._calls[key] < hot:
+                return function
             program = record(function, arguments, compiled="compiled" in form)
             self._recorded[key] = program
         return program
 
 
+HOT = 12
+"""Calls with the same shapes before a program is recorded: recording costs about as many."""
 DRAWS = 1 << 20
 """Random calls of curvature estimates start here, beyond those of any forward pass."""
 

@@ -13,6 +13,8 @@ from tuner import optimizers
 from tuner.optimizers import create
 from tuner.schedules.plan import Plan
 from tuner.tasks import Task
+from tuner.training import population as population_module
+from tuner.training import program
 from tuner.training.architecture import build
 from tuner.training.population import Population
 from tuner.training.randomness import slot_functions
@@ -200,10 +202,20 @@ def test_neighbours_place_and_number_do_not_matter() -> None:
         torch.testing.assert_close(params(crowd, 4)[name], value, rtol=1e-12, atol=1e-14)
 
 
-def test_refill_in_the_middle() -> None:
-    """A slot refilled after an epoch trains beside one that is further: both are plain loops."""
+@pytest.mark.parametrize("hot", [1, 12])
+@pytest.mark.parametrize("share_from", [0, 1 << 18])
+@pytest.mark.parametrize("slots", [3, 4])
+def test_refill_in_the_middle(
+    monkeypatch: pytest.MonkeyPatch, hot: int, share_from: int, slots: int
+) -> None:
+    """A slot refilled after an epoch trains beside one that is further: both are plain loops.
+
+    Recorded at once or late, reading one micro-batch or each its own, padded to four rows or not.
+    """
+    monkeypatch.setattr(program, "HOT", hot)
+    monkeypatch.setattr(population_module, "SHARE_FROM_BYTES", share_from)
     task = zoo.MlpTask()
-    pop = population(task, 3)
+    pop = population(task, slots, engine="fused")
     for slot in range(3):
         pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
     pop.train(zoo.TRAIN)
@@ -213,7 +225,7 @@ def test_refill_in_the_middle() -> None:
     pop.train(zoo.TRAIN)
     assert_same(params(pop, 2), plain_loop(task, CONFIGS[2], 2), 1e-12)
     assert_same(params(pop, 1), plain_loop(task, CONFIGS[3], 7, epochs=3), 1e-12)
-    assert pop.free == [0]
+    assert pop.active == [1, 2]
 
 
 @pytest.mark.parametrize("at", [zoo.TRAIN, zoo.TRAIN + 14, 3])

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.tuner.tasks import zoo
+from tuner.errors import OutOfMemory
+from tuner.training import program
+from tuner.training.engine import TIMED_CALLS, WARM_CALLS, Engine, Mode, Verdict
+from tuner.training.population import Population
+
+CPU = torch.device("cpu")
+CONFIG = {"optimizer": "sgd", "lr": 1e-2, "batch_size": 10}
+
+
+def decided(engine: Engine, rows: int, speeds: dict[str, float]) -> Mode:
+    """Plays timings into an engine until it decides; seconds by the mode's text."""
+    while engine.deciding(rows, 16):
+        mode = engine.mode(rows, 16)
+        if engine.deciding(rows, 16):
+            engine.timings.setdefault((rows, 16, mode), []).append(speeds[str(mode)])
+    return engine.mode(rows, 16)
+
+
+def test_the_fastest_mode_is_kept_and_explained() -> None:
+    engine = Engine("auto", CPU, Verdict(True, True))
+    speeds = {"looped, traced": 8.0, "fused x4, traced": 4.0, "fused x8, traced": 2.0}
+    assert decided(engine, 8, speeds) == Mode(True, 8, "traced")
+    assert "fused x8" in engine.explanation
+    assert "looped, traced: 16/s" in engine.explanation
+    calls = (WARM_CALLS + TIMED_CALLS) * len(speeds)
+    assert sum(map(len, engine.timings.values())) == calls
+    assert engine.wanted_slots() == 16, "the widest block won clearly, so more may pay"
+    assert engine.mode(7, 16) == Mode(True, 7, "traced"), "not timed again for fewer rows"
+    assert engine.mode(8, 3) == Mode(True, 8, "traced"), "nor for a last partial micro-batch"
+
+
+def test_looping_that_wins_wants_one_trial_after_another() -> None:
+    engine = Engine("auto", CPU, Verdict(True, True))
+    speeds = {"looped, traced": 1.0, "fused x4, traced": 1.5, "fused x8, traced": 2.0}
+    assert decided(engine, 8, speeds) == Mode(False, 1, "traced")
+    assert engine.wanted_slots() == 1
+
+
+def test_fewer_slots_that_are_as_fast_are_preferred() -> None:
+    engine = Engine("auto", CPU, Verdict(True, True))
+    speeds = {"looped, traced": 8.0, "fused x4, traced": 2.05, "fused x8, traced": 2.0}
+    decided(engine, 8, speeds)
+    assert engine.wanted_slots() == 4
+
+
+def test_out_of_memory_halves_the_block_and_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that holds two slots at once trains four, to the same numbers."""
+    real = program.Programs.gradients
+
+    def tight(self: program.Programs, params: torch.Tensor, *args: object, **kwargs: object):  # type: ignore[no-untyped-def]
+        if len(params) > 2 and kwargs["fused"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, params, *args, **kwargs)  # type: ignore[arg-type]
+
+    def run() -> list[torch.Tensor]:
+        pop = Population(zoo.MlpTask(), CONFIG, 4, dtype=torch.float64, engine="fused", check=False)
+        for slot in range(4):
+            pop.load(slot, {**CONFIG, "lr": 0.01 * (slot + 1)}, slot, epochs=2)
+        pop.train(2 * zoo.TRAIN)
+        blocks.append(pop.engine.max_block)
+        return [pop.state_dict(k)["tensors"]["param.0.weight"] for k in range(4)]
+
+    blocks: list[int] = []
+    expected = run()
+    monkeypatch.setattr(program.Programs, "gradients", tight)
+    found = run()
+    assert blocks[1] == 2
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
+def test_a_slot_that_fits_nowhere_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pop = Population(zoo.MlpTask(), CONFIG, 2, check=False)
+    pop.load(0, CONFIG, 0, epochs=2)
+    monkeypatch.setattr(program.Programs, "gradients", full)
+    with pytest.raises(OutOfMemory, match="one slot"):
+        pop.train(zoo.TRAIN)
+
+
+@pytest.mark.parametrize("task", [zoo.LstmTask, zoo.MlpTask])
+def test_the_self_check_names_what_is_slow(task: type[zoo.MlpTask]) -> None:
+    pop = Population(task(), CONFIG, 2)
+    hint = "recurrent (LSTM" in pop.engine.verdict.reason
+    assert hint == (task is zoo.LstmTask)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tuner.tasks import Arrays, Config, Splits, Task
+from tuner.training.noise import NoiseWindows
+from tuner.training.population import Population
+
+# Linear regression x ~ N(0, diag 1/i), d = 20, error delta = 1 in each weight, noise variance 1.
+DIMENSION, SAMPLES = 20, 100_000
+TRACE, SIGNAL = 18.1376335, 1.59616324
+
+
+class Regression(Task):
+    """Its gradient noise is known in closed form: Sigma = GG' + (delta'H delta + 1) H."""
+
+    name = "regression"
+
+    def data(self) -> Splits:
+        generator = torch.Generator().manual_seed(0)
+        scale = torch.arange(1, DIMENSION + 1).double().rsqrt()
+        x = torch.randn(SAMPLES, DIMENSION, generator=generator, dtype=torch.float64) * scale
+        noise = torch.randn(SAMPLES, generator=generator, dtype=torch.float64)
+        y = -x.sum(1) + noise
+        return Splits(Arrays(x, y), Arrays(x[:10], y[:10]))
+
+    def model(self, config: Config) -> nn.Module:
+        layer = nn.Linear(DIMENSION, 1, bias=False)
+        nn.init.zeros_(layer.weight)
+        return layer
+
+    def loss(self, output: Tensor, target: Tensor, config: Config) -> Tensor:
+        return 0.5 * (output[:, 0] - target) ** 2
+
+
+@pytest.mark.parametrize(("batch_sizes", "m"), [([512, 1024], 512), ([256, 2048], 256)])
+def test_the_estimate_is_the_closed_form(
+    monkeypatch: pytest.MonkeyPatch, batch_sizes: list[int], m: int
+) -> None:
+    """At a rate of zero all batches measure one point; both ways of splitting agree with it."""
+    monkeypatch.setattr("tuner.training.steps.NOISE_EVERY", 1)
+    config = {"optimizer": "sgd", "lr": 0.0, "batch_size": batch_sizes[0]}
+    task = Regression()
+    pop = Population(task, config, 2, dtype=torch.float64, check=False)
+    for slot, batch_size in enumerate(batch_sizes):
+        chosen = {**config, "batch_size": batch_size}
+        pop.load(slot, chosen, 0, epochs=1)
+    assert pop.micro_batch(batch_sizes) == m
+    pop.train(SAMPLES)
+    for slot in (0, 1):
+        windows = pop.slot(slot).noise.windows
+        traces, signals = (np.array(column) for column in zip(*windows, strict=True))
+        assert abs(traces.mean() - TRACE) < 4 * traces.std() / math.sqrt(len(traces)) + 0.2
+        assert abs(signals.mean() - SIGNAL) < 4 * signals.std() / math.sqrt(len(signals)) + 0.02
+
+
+def test_noise_does_not_change_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch measured in halves gives the same step as one that is not."""
+    task = Regression()
+    config = {"optimizer": "sgd", "lr": 0.05, "batch_size": 100}
+    weights = []
+    for every in (1, 10**9):
+        monkeypatch.setattr("tuner.training.steps.NOISE_EVERY", every)
+        pop = Population(task, config, 1, dtype=torch.float64, check=False)
+        pop.load(0, config, 0, epochs=1)
+        pop.train(3000)
+        weights.append(pop.state_dict(0)["tensors"]["param.weight"])
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-12, atol=0)
+
+
+def test_a_scale_that_noise_drowns_is_unknown() -> None:
+    windows = NoiseWindows()
+    assert windows.scale is None
+    windows.add(parts=2, part_size=8, parts_sq=2.0, mean_sq=0.1)
+    assert windows.signal < 0
+    assert windows.scale is None
+
+
+def test_two_sizes_by_hand() -> None:
+    """The worked case: |g|^2 of 5 at 32 samples and 1.2 at 256, so eight parts of 32."""
+    windows = NoiseWindows()
+    windows.add(parts=8, part_size=32, parts_sq=8 * 5.0, mean_sq=1.2)
+    assert windows.signal == pytest.approx(0.657142857, rel=1e-6)
+    assert windows.trace == pytest.approx(138.971429, rel=1e-6)
+    assert windows.scale == pytest.approx(211.478261, rel=1e-6)
+
+
+def test_averages_survive_a_round_trip() -> None:
+    windows = NoiseWindows()
+    for k in range(300):
+        windows.add(2, 4, 3.0 + k % 5, 1.0)
+    again = NoiseWindows.from_list(windows.to_list())
+    assert again == windows
+    windows.add(2, 4, math.nan, 1.0)
+    assert again == windows
