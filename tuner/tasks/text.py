@@ -31,7 +31,7 @@ class Text(Task):
     than characters or tokens, so that any text in any language will do without a vocabulary.
 
     Args:
-        path: The file.
+        path: The text file.
         window: Bytes of a sample. ``model.sequence`` must divide it, or is cut to it.
         valid: The fraction that validates.
         test: The fraction kept for the end.

@@ -237,3 +237,11 @@ def test_every_default_search_range_builds(name: str, tmp_path: Path) -> None:
         for value in ends:
             task.check({key: value})
             build(task, **{key: value})
+
+
+def test_the_parts_of_digits() -> None:
+    parts = tasks.get("digits")().data()
+    assert [len(part) for part in (parts.train, parts.valid, parts.test)] == [1079, 359, 359]  # type: ignore[arg-type]  # arrays
+    rows = torch.cat([part.x.flatten(1) for part in (parts.train, parts.valid, parts.test)])  # type: ignore[union-attr]  # arrays
+    assert len(rows) == 1797
+    assert float(rows.max()) == 1.0
