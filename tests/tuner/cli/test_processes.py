@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tuner.cli import main
 from tuner.client import Client
 
 STUDY = """\
@@ -130,7 +131,8 @@ def test_a_server_with_a_worker_runs_a_study_and_stops_in_order(
 def test_a_running_study_survives_its_server(environment: dict[str, str], tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     serve = ["serve", "--no-auth", "--workers", "1"]
-    study = write(tmp_path, name="long", trials=6, epochs=150)
+    environment |= {"TUNER_LEASE_SECONDS": "8", "TUNER_HEARTBEAT_SECONDS": "1"}
+    study = write(tmp_path, name="long", trials=3, epochs=40)
     with started([*serve, "--port", "0"], environment, first) as server:
         url = address(first)
         with Client(url) as client:
@@ -146,13 +148,18 @@ def test_a_running_study_survives_its_server(environment: dict[str, str], tmp_pa
             ended = client.wait(sent.id, progress=False, timeout_seconds=180)
             assert ended.state == "completed", second.read_text()
             points = [client.measurements(t.id) for t in client.trials(sent.id)]
-    assert ended.counts.complete == 6
-    assert [[point.step for point in of_one] for of_one in points] == [list(range(1, 151))] * 6
+    assert ended.counts.complete == 3
+    assert [[point.step for point in of_one] for of_one in points] == [list(range(1, 41))] * 3
 
 
-def test_a_run_is_interrupted_and_goes_on(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_is_interrupted_and_goes_on(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     log = tmp_path / "log"
-    study = write(tmp_path, name="run", trials=4, epochs=120)
+    study = write(tmp_path, name="run", trials=2, epochs=60)
     home = tmp_path / "home"
     with started(["run", str(study)], environment, log) as process:
         assert eventually(
@@ -173,18 +180,11 @@ def test_a_run_is_interrupted_and_goes_on(environment: dict[str, str], tmp_path:
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert (answer["study"]["state"], answer["study"]["counts"]["complete"]) == ("completed", 4)
-    changed = write(tmp_path, name="run", trials=5, epochs=120)
-    again = subprocess.run(
-        [sys.executable, "-m", "tuner", "run", str(changed)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert again.returncode == 2
-    assert "choose another name" in again.stderr
+    assert (answer["study"]["state"], answer["study"]["counts"]["complete"]) == ("completed", 2)
+    changed = write(tmp_path, name="run", trials=3, epochs=60)
+    monkeypatch.setenv("TUNER_HOME", str(home))
+    assert main(["run", str(changed)]) == 2
+    assert "choose another name" in capsys.readouterr().err
 
 
 def safely(home: Path) -> list[str]:
