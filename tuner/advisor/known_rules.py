@@ -58,9 +58,10 @@ RULES: dict[str, RuleFacts] = {
         RuleFacts(
             "keep",
             "lr' = lr",
-            "always stable going up; the right limit past the noise scale, and for Adam at fixed "
-            "steps",
-            "the limit of the gain as B_noise / B goes to 0",
+            "past the noise scale; for Adam at fixed steps; for Adagrad, whose sum scales by "
+            "itself",
+            "the limit of the gain as B_noise / B goes to 0; for Adagrad derived and simulated "
+            "here",
         ),
     )
 }

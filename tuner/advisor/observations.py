@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tuner.advisor.move import batch_number, number
 from tuner.errors import InvalidInput, Refusal
 
 FOLLOWERS = frozenset(
@@ -51,6 +52,38 @@ class Observation:
             raise InvalidInput("lr", f"{self.lr!r} is not a positive number")
         if self.batch_size < 1:
             raise InvalidInput("batch_size", f"{self.batch_size!r} is below 1")
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        loss: float | None,
+        *,
+        seed: int = 0,
+        diverged: bool = False,
+        study: str = "",
+    ) -> Observation:
+        """A trial as it is stored: everything in its configuration but lr and batch size is a fact.
+
+        Args:
+            config: With ``lr`` and ``batch_size``.
+            loss: Lower is better (negate a metric to maximise); None if there is none.
+            seed: What was repeated.
+            diverged: Whether it failed by divergence.
+            study: Where it came from.
+
+        Raises:
+            InvalidInput: ``lr`` or ``batch_size`` is missing or impossible.
+        """
+        return cls(
+            number(config, "lr"),
+            batch_number(config.get("batch_size")),
+            math.nan if loss is None else float(loss),
+            seed,
+            diverged,
+            {name: value for name, value in config.items() if name not in _IGNORED},
+            study,
+        )
 
     @property
     def failed(self) -> bool:

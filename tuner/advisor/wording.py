@@ -30,7 +30,8 @@ def why(rule: str, known: Traits, kappa: float, lr: float, new_lr: float, fixed:
             "The batch size is the same, so nothing changes. "
             "A rule of scaling says nothing about whether this lr was the best to begin with."
         )
-    return f"{_mechanism(rule, kappa, lr, new_lr, fixed)} {_measured(rule, known, kappa, fixed)}"
+    mechanism = _mechanism(rule, known.family, kappa, lr, new_lr, fixed)
+    return f"{mechanism} {_measured(rule, known, kappa, fixed)}"
 
 
 def why_trials(fit: Fit, prediction: Prediction, lr: float) -> str:
@@ -54,7 +55,7 @@ def why_trials(fit: Fit, prediction: Prediction, lr: float) -> str:
     )
 
 
-def _mechanism(rule: str, kappa: float, lr: float, new_lr: float, fixed: Fixed) -> str:
+def _mechanism(rule: str, family: str, kappa: float, lr: float, new_lr: float, fixed: Fixed) -> str:
     up = kappa > 1
     factor = kappa if up else 1 / kappa
     move = f"from {lr:.6g} to {new_lr:.6g}"
@@ -69,6 +70,12 @@ def _mechanism(rule: str, kappa: float, lr: float, new_lr: float, fixed: Fixed) 
             "At a fixed number of steps a larger batch brings as many but better steps, not fewer "
             "that must "
             f"each go further, so the learning rate stays {lr:.6g}."
+        )
+    elif new_lr == lr and family == "adagrad":
+        text = (
+            f"The learning rate stays {lr:.6g}: the sum of squares that divides the step has its "
+            "own share in "
+            "fewer, cleaner steps, and shrinks exactly as much as each step must grow."
         )
     elif new_lr == lr:
         text = (

@@ -378,6 +378,16 @@ def test_json_and_notebook_forms() -> None:
     assert isinstance(nothing, Fit)
 
 
+def test_a_stored_trial_becomes_an_observation() -> None:
+    config = {"lr": 0.1, "batch_size": 64, "optimizer": "sgd", "epochs": 5, "seed": 3}
+    seen = Observation.from_config(config, 0.5, seed=3, study="a")
+    assert seen.facts == {"optimizer": "sgd", "epochs": 5}
+    assert not seen.failed
+    assert Observation.from_config(config, None).failed
+    with pytest.raises(InvalidInput, match="lr"):
+        Observation.from_config({"batch_size": 64}, 0.5)
+
+
 @pytest.mark.parametrize(("lr", "batch"), [(0.0, 8), (-1.0, 8), (math.nan, 8), (0.1, 0)])
 def test_impossible_trials(lr: float, batch: int) -> None:
     with pytest.raises(InvalidInput):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tuner.advisor import noise_scale as ns
 from tuner.errors import InvalidInput
+from tuner.training.noise import NoiseWindows
 
 
 class Regression:
@@ -186,6 +187,14 @@ class TestJackknife:
     def test_needs_three(self) -> None:
         with pytest.raises(InvalidInput, match="gram"):
             ns.jackknife(np.eye(2), 4)
+
+
+def test_what_the_population_engine_stores_are_these_estimates() -> None:
+    gradients = Regression.micro_batches(np.random.default_rng(14), 6, 4)
+    found = moments(gradients, 4)
+    windows = NoiseWindows()
+    windows.add(6, 4, float((gradients**2).sum()), float((gradients.mean(0) ** 2).sum()))
+    assert windows.windows[0] == pytest.approx((float(found.trace), float(found.sq_norm)))
 
 
 class TestEma:
