@@ -15,7 +15,7 @@ from api import dashboard, problems
 from api.live import Feed
 from api.metrics import Metrics
 from api.middleware import BodyLimit, HostGuard, SecurityHeaders, Timing
-from api.routers import catalogue, events, meta, results, studies, trials, workers
+from api.routers import advisor, catalogue, events, meta, results, studies, trials, workers
 from api.security import FailureLimit
 from tuner import __version__, service
 from tuner.errors import TunerError
@@ -40,6 +40,7 @@ TAGS = [
     {"name": "results", "description": "Best trials, curves, figures, files, live events."},
     {"name": "workers", "description": "Who trains. Writes carry the lease token of their trial."},
     {"name": "catalogue", "description": "What a study can name."},
+    {"name": "advisor", "description": "How to move a good configuration; nothing is stored."},
     {"name": "meta", "description": "For those who run the service."},
 ]
 
@@ -87,7 +88,7 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     app.state.metrics = Metrics(context)
 
     problems.install(app)
-    for module in (studies, trials, results, events, workers, catalogue):
+    for module in (studies, trials, results, events, workers, catalogue, advisor):
         app.include_router(module.router, prefix="/api/v1")
     app.include_router(meta.router)
     dashboard.install(app)

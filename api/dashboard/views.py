@@ -13,6 +13,13 @@ from api.security import Principal, Scope
 from tuner.service import StudyView, TrialView, WorkerView
 
 FINISHED_STUDY = frozenset({"completed", "cancelled", "failed"})
+ENDS = {
+    "trials": "Complete: the budget of trials is used up.",
+    "total_epochs": "Complete: the budget of epochs is used up.",
+    "seconds": "Complete: the budget of time is used up.",
+    "target": "Complete: the target is reached.",
+    "grid": "Complete: every point of the grid was tried.",
+}
 FINISHED_TRIAL = frozenset({"complete", "pruned", "fail"})
 
 
@@ -77,6 +84,15 @@ class StudySummary:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+    @property
+    def reason_text(self) -> str:
+        """Why the study is in its state, in words."""
+        if not self.reason:
+            return ""
+        if self.state == "completed":
+            return ENDS.get(self.reason, self.reason)
+        return self.reason
 
     @classmethod
     def of(cls, study: StudyView) -> StudySummary:

@@ -1,0 +1,68 @@
+// What every page does: local times, confirmed actions, pieces that refresh themselves, swaps of a
+// piece instead of the page. Without JavaScript all of it still works as plain links and forms.
+
+import { swap } from "./pieces.js";
+
+const dialog = document.getElementById("confirm");
+
+export function confirmed(text) {
+  document.getElementById("confirm-text").textContent = text;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+  });
+}
+
+dialog.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) dialog.close(button.value);
+});
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.dataset.confirm || form.dataset.confirmed) return;
+  event.preventDefault();
+  if (await confirmed(form.dataset.confirm)) {
+    form.dataset.confirmed = "yes";
+    form.requestSubmit(event.submitter);
+  }
+});
+
+// Links inside a live piece that carry data-swap change only the piece.
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest("a[data-swap]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  await follow(link.closest("[data-live]"), new URL(link.href));
+});
+
+document.addEventListener("change", async (event) => {
+  const form = event.target.closest("form[data-swap-form]");
+  if (!form) return;
+  const url = new URL(form.action);
+  const kept = new URLSearchParams(location.search).getAll("filter");
+  url.search = new URLSearchParams([...new FormData(form), ...kept.map((one) => ["filter", one])]);
+  await follow(form.closest("[data-live]"), url);
+});
+
+async function follow(piece, url) {
+  history.replaceState(null, "", url);
+  await swap(piece);
+  document.dispatchEvent(new CustomEvent("swapped", { detail: piece }));
+}
+
+for (const piece of document.querySelectorAll("[data-live][data-every]")) {
+  setInterval(() => {
+    if (!document.hidden) swap(piece);
+  }, 1000 * Number(piece.dataset.every));
+}
+
+export function localTimes(root) {
+  for (const element of root.querySelectorAll("time[datetime]")) {
+    element.title = new Date(element.dateTime).toLocaleString();
+  }
+}
+
+localTimes(document);
+document.addEventListener("swapped", (event) => localTimes(event.detail));
