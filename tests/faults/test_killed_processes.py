@@ -1,0 +1,77 @@
+"""Workers and servers killed in the middle of a study: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from tests.faults.processes import Installation, installation, until
+
+TRIALS, EPOCHS = 10, 12
+
+
+def under_way(here: Installation, study: int) -> bool:
+    """Whether trials run and have measured something, and none has finished everything yet."""
+    found = here.study(study)
+    return found["state"] == "running" and any(t["step"] >= 1 for t in here.trials(study))
+
+
+def finished(here: Installation, study: int) -> bool:
+    return here.study(study)["state"] == "completed"
+
+
+def assert_accounted(here: Installation, study: int) -> None:
+    """Every trial exactly once, complete, with each of its steps measured once an attempt."""
+    trials = here.trials(study)
+    assert sorted(trial["number"] for trial in trials) == list(range(TRIALS))
+    assert {trial["state"] for trial in trials} == {"complete"}
+    for trial in trials:
+        steps = here.steps(trial["id"])
+        assert sorted(set(steps)) == list(range(1, EPOCHS + 1))
+
+
+def test_a_killed_worker_loses_no_trial(tmp_path: Path) -> None:
+    with installation(tmp_path) as here:
+        here.serve()
+        first = here.worker()
+        study = here.submit()
+        until(lambda: under_way(here, study), "trials under way")
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        here.worker()
+        until(lambda: finished(here, study), "the study to finish")
+        assert_accounted(here, study)
+        attempts = [trial["attempt"] for trial in here.trials(study)]
+        assert max(attempts) == 2, "the kill must have hit trials that ran"
+
+
+def test_a_killed_server_keeps_what_it_acknowledged(tmp_path: Path) -> None:
+    with installation(tmp_path) as here:
+        server = here.serve()
+        here.worker()
+        study = here.submit()
+        until(lambda: under_way(here, study), "trials under way")
+        before = {t["id"]: here.steps(t["id"]) for t in here.trials(study)}
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        here.serve()
+        after = {t["id"]: here.steps(t["id"]) for t in here.trials(study)}
+        for trial, steps in before.items():
+            assert set(steps) <= set(after[trial])
+        until(lambda: finished(here, study), "the study to finish")
+        assert_accounted(here, study)
+
+
+def test_a_terminated_worker_returns_its_leases(tmp_path: Path) -> None:
+    with installation(tmp_path) as here:
+        here.serve()
+        first = here.worker()
+        study = here.submit()
+        until(lambda: under_way(here, study), "trials under way")
+        first.terminate()
+        assert first.wait(timeout=60) == 0
+        assert not [t for t in here.trials(study) if t["state"] == "running"]
+        here.worker()
+        until(lambda: finished(here, study), "the study to finish")
+        assert_accounted(here, study)
+        assert {trial["attempt"] for trial in here.trials(study)} == {1}

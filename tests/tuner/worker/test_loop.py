@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tuner.tasks import zoo
+from tuner import service, tasks
+from tuner.errors import InvalidInput, Unavailable
+from tuner.protocol import Report, ReportAnswer
+from tuner.service import Context
+from tuner.spec import StudySpec
+from tuner.storage import migrate
+from tuner.worker.direct import DirectGateway
+from tuner.worker.local import run_study
+from tuner.worker.loop import load_task, run_worker
+
+FINISHED = ("completed", "failed", "cancelled")
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Any:
+    url = f"sqlite:///{tmp_path}/tuner.sqlite"
+    migrate.prepare(url)
+    ctx = Context.open(url)
+    yield ctx
+    ctx.close()
+
+
+def spec(**changes: Any) -> StudySpec:
+    return StudySpec.parse(
+        {
+            "name": "digits",
+            "task": {"name": "digits"},
+            "space": {
+                "optimizer": {"type": "categorical", "choices": ["adamw", "sgd"]},
+                "lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+                "batch_size": {"type": "categorical", "choices": [32, 64]},
+            },
+            "sampler": {"name": "random", "seed": 0},
+            "pruner": {"name": "asha"},
+            "budget": {"trials": 10, "epochs": 4},
+            **changes,
+        }
+    )
+
+
+def work_until(ctx: Context, study_id: int, **options: Any) -> None:
+    """One worker in this thread until the study has ended."""
+    stop = threading.Event()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+
+    def watch() -> None:
+        while not stop.wait(0.1):
+            service.tick(ctx)
+            over = service.show_study(ctx, study_id).state in FINISHED
+            if over or time.monotonic() > deadline:
+                stop.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        gateway = options.pop("gateway", DirectGateway(ctx))
+        run_worker(gateway, name="test", device="cpu", stop=stop, **options)
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def trials(ctx: Context, study_id: int) -> list[Any]:
+    return service.list_trials(ctx, study_id, limit=1000).items
+
+
+def test_a_study_is_trained_to_its_end(context: Context, tmp_path: Path) -> None:
+    study = service.submit(context, spec())
+    work_until(context, study.id, home=tmp_path)
+    assert service.show_study(context, study.id).state == "completed"
+    everyone = trials(context, study.id)
+    assert sorted(trial.number for trial in everyone) == list(range(10))
+    assert {trial.state for trial in everyone} <= {"complete", "pruned"}
+    (best,) = service.best(context, study.id)
+    assert best.state == "complete"
+    assert best.last_metrics["val_accuracy"] > 0.8
+    points = service.measurements(context, best.id)
+    assert [p.step for p in points] == [1, 2, 3, 4]
+    assert points[0].samples == 1079
+    assert {"train_loss", "val_loss", "lr", "grad_norm", "noise_scale"} <= set(points[0].metrics)
+
+
+def test_the_same_seed_gives_the_same_numbers(context: Context, tmp_path: Path) -> None:
+    """With any number of slots: what a trial measures belongs to its seed and config alone."""
+    found = []
+    for name, slots in (("one", 1), ("five", 5)):
+        study = service.submit(context, spec(name=name, pruner={"name": "none"}))
+        work_until(context, study.id, home=tmp_path, slots=slots)
+        found.append({t.number: (t.params, t.value) for t in trials(context, study.id)})
+    for number, (params, value) in found[0].items():
+        assert found[1][number][0] == params
+        assert found[1][number][1] == pytest.approx(value, rel=1e-3)
+
+
+class Tearing(DirectGateway):
+    """Loses the answer to every other report, so that it must be said again."""
+
+    def __init__(self, ctx: Context) -> None:
+        super().__init__(ctx)
+        self.calls = 0
+
+    def report(self, worker_id: int, report: Report) -> ReportAnswer:
+        answer = super().report(worker_id, report)
+        self.calls += 1
+        if self.calls % 2 == 1:
+            raise Unavailable("the answer was lost")
+        return answer
+
+
+def test_lost_answers_lose_and_double_nothing(context: Context, tmp_path: Path) -> None:
+    study = service.submit(context, spec(budget={"trials": 6, "epochs": 3}))
+    gateway = Tearing(context)
+    work_until(context, study.id, home=tmp_path, gateway=gateway)
+    assert gateway.calls >= 2
+    assert service.show_study(context, study.id).state == "completed"
+    everyone = trials(context, study.id)
+    assert sorted(t.number for t in everyone) == list(range(6))
+    for trial in everyone:
+        steps = [p.step for p in service.measurements(context, trial.id)]
+        assert steps == sorted(set(steps))
+
+
+def test_a_stopped_worker_hands_back_and_another_goes_on(context: Context, tmp_path: Path) -> None:
+    """Stopped in the middle, resumed by another: as if nothing had happened."""
+    whole = service.submit(context, spec(name="whole", pruner={"name": "none"}))
+    work_until(context, whole.id, home=tmp_path)
+    study = service.submit(context, spec(name="torn", pruner={"name": "none"}))
+    stop = threading.Event()
+
+    class Impatient(DirectGateway):
+        reports = 0
+
+        def report(self, worker_id: int, report: Report) -> ReportAnswer:
+            answer = super().report(worker_id, report)
+            self.reports += 1
+            stop.set()
+            return answer
+
+    run_worker(Impatient(context), name="first", device="cpu", home=tmp_path, stop=stop)
+    states = Counter(t.state for t in trials(context, study.id))
+    assert states["running"] == 0
+    assert states["waiting"] > 0
+    work_until(context, study.id, home=tmp_path)
+    expected = {t.number: t for t in trials(context, whole.id)}
+    for trial in trials(context, study.id):
+        assert trial.attempt == 1, "a return is no failed attempt"
+        assert trial.value == pytest.approx(expected[trial.number].value, rel=1e-3)
+
+
+def test_divergence_and_a_broken_model_fail_alone(context: Context, tmp_path: Path) -> None:
+    study = service.submit(
+        context,
+        spec(
+            space={
+                "optimizer": "sgd",
+                "batch_size": 32,
+                "lr": {"type": "categorical", "choices": [0.05, 1e25]},
+            },
+            sampler={"name": "grid"},
+            pruner={"name": "none"},
+            budget={"trials": 2, "epochs": 2},
+        ),
+    )
+    work_until(context, study.id, home=tmp_path)
+    by_rate = {t.params["lr"]: t for t in trials(context, study.id)}
+    assert by_rate[1e25].state == "fail"
+    assert by_rate[1e25].reason == "diverged"
+    assert by_rate[0.05].state == "complete"
+    assert math.isfinite(by_rate[0.05].value)
+
+
+def test_a_task_given_by_path_is_registered_and_trained(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.registry, "_entries", dict(tasks.registry._entries))
+    monkeypatch.setattr(zoo.BatchNormTask, "ghost_batch_norm", False)
+    name = load_task("tests.tuner.tasks.zoo:BatchNormTask")
+    study = service.submit(context, spec(task={"name": name}, budget={"trials": 4, "epochs": 2}))
+    work_until(context, study.id, home=tmp_path)
+    assert service.show_study(context, study.id).state == "completed"
+    with pytest.raises(InvalidInput, match="not a subclass"):
+        load_task("tests.tuner.tasks.zoo:vectors")
+    with pytest.raises(InvalidInput, match="cannot be loaded"):
+        load_task("no.such.module:Task")
+
+
+def test_a_cancelled_study_lets_its_slots_go(context: Context, tmp_path: Path) -> None:
+    study = service.submit(
+        context, spec(budget={"trials": 4, "epochs": 500}, pruner={"name": "none"})
+    )
+    canceller = threading.Timer(1.5, lambda: service.cancel_study(context, study.id, actor="test"))
+    canceller.start()
+    work_until(context, study.id, home=tmp_path)
+    canceller.join()
+    assert service.show_study(context, study.id).state == "cancelled"
+    assert all(t.state in ("pruned", "fail") for t in trials(context, study.id))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_study_without_a_server(context: Context, tmp_path: Path, processes: int) -> None:
+    study = service.submit(context, spec(budget={"trials": 6, "epochs": 2}))
+    threads = torch.get_num_threads()
+    run_study(context, study.id, device="cpu", home=tmp_path, processes=processes)
+    assert torch.get_num_threads() == threads
+    assert service.show_study(context, study.id).state == "completed"
+    assert len(trials(context, study.id)) == 6
