@@ -9,6 +9,7 @@ import typer
 
 import tuner
 from tuner import logs
+from tuner.cli.advise import moved, tell
 from tuner.cli.options import Home
 from tuner.cli.output import err, print_json, say, shown
 from tuner.cli.progress import watch
@@ -73,23 +74,16 @@ def report(study: StudyView, best: list[TrialView], advice: dict[str, Any] | str
     if isinstance(advice, str):
         say(f"\nadvisor: {advice}")
     elif advice is not None:
-        say(f"\nadvisor, on doubling the batch size ({advice.get('rule')}):")
-        changes = advice.get("changes", {})
-        for text in changes.values() if isinstance(changes, dict) else changes:
-            say(f"  {text}")
-        for text in advice.get("why", []) if isinstance(advice.get("why"), list) else []:
-            say(f"  {text}")
-        for text in advice.get("cautions", []):
-            say(f"  caution: {text}")
+        say("\nadvisor, on doubling the batch size of the best:")
+        tell(advice)
 
 
 def doubled(client: Client, best: list[TrialView]) -> dict[str, Any] | str | None:
     """What the advisor says about training the best configuration at twice its batch size."""
     if not best or "batch_size" not in best[0].config:
         return None
-    config = dict(best[0].config)
     try:
-        return client.scale(config, 2 * int(config["batch_size"]))
+        return moved(client, best[0], 2 * int(best[0].config["batch_size"]))
     except TunerError as error:
         return str(error)
 

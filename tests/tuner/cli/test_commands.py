@@ -36,11 +36,13 @@ def test_the_commands_of_the_contract_are_there() -> None:
 
 def test_the_known_error_of_the_square_root(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["advise", "scale", "--lr", "5e-4", "--batch-size", "128", "--batch", "1024"]
-    assert main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--rule", "sqrt", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["config"]["lr"] == pytest.approx(0.00141421, rel=1e-5)
     assert main(arguments) == 0
-    assert "lr rises from 0.0005 to 0.00141421" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "rises from 0.0005 to 0.00141421" in told
+    assert "Measured rises flatten" in told
 
 
 def test_further_settings_are_numbers_too(capsys: pytest.CaptureFixture[str]) -> None:
