@@ -114,8 +114,10 @@ class TestOneBatchSize:
 
 
 class TestExponent:
-    @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
-    @pytest.mark.parametrize("case", ["even", "few", "skewed"])
+    @pytest.mark.parametrize(
+        ("case", "exponent"),
+        [("even", 0.0), ("even", 0.5), ("even", 1.0), ("few", 0.5), ("skewed", 0.5)],
+    )
     def test_bias_and_coverage(self, exponent: float, case: str) -> None:
         extra: dict[str, Any] = {
             "even": {},
