@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -68,9 +68,6 @@ def worker(
     task: Annotated[
         list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")
     ] = None,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="This process, or actors placed by Ray.")
-    ] = "local",
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when stdin closes.")
     ] = False,

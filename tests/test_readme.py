@@ -1,0 +1,117 @@
+"""The README tells the truth: its curl lines work, its commands and targets exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tuner.cli.main import app
+from tuner.cli.serving import serving
+from tuner.client import Client
+from tuner.settings import Settings
+from tuner.spec import StudySpec, check
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    """The shell lines of the indented blocks, each with the lines it goes on over, uncommented."""
+    found: list[str] = []
+    open_quote = False
+    for line in README.splitlines():
+        if not line.startswith("    "):
+            open_quote = False
+            continue
+        text = line.removeprefix("    ")
+        if open_quote or (found and found[-1].endswith("\\")):
+            found[-1] += "\n" + text
+        else:
+            found.append(text)
+        open_quote = found[-1].count("'") % 2 == 1
+    return [re.sub(r"\s+#.*$", "", command) for command in found]
+
+
+def test_the_curl_lines_submit_and_read_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed here")
+    lines = [command for command in commands() if command.startswith("curl")]
+    assert len(lines) >= 3
+    settings = Settings.read(
+        home=tmp_path, database_url=f"sqlite:///{tmp_path}/t.sqlite", port=0, workers=0
+    )
+    with serving(settings, auth=True, stop=threading.Event()) as url:
+        shown = re.search(r"export (TUNER_TOKEN=\S+)", capsys.readouterr().err)
+        assert shown is not None
+        name, _, secret = shown[1].partition("=")
+        answers = [
+            subprocess.run(
+                ["bash", "-c", line.replace("http://127.0.0.1:8420", url)],
+                env={**os.environ, name: secret},
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            ).stdout
+            for line in lines
+        ]
+        with Client(url, secret) as client:
+            assert [study.name for study in client.studies()] == ["first"]
+    study = json.loads(answers[0])
+    assert (study["id"], study["name"]) == (1, "first")
+    assert json.loads(answers[1])["id"] == 1
+    assert not any('"code"' in answer for answer in answers), answers
+
+
+@pytest.mark.parametrize(
+    "line", [c for c in commands() if re.match(r"(\S+=\S+ )*(\.venv/bin/)?tuner ", c)]
+)
+def test_commands_and_their_options_exist(line: str) -> None:
+    words = [word for word in line.split() if "=" not in word or word.startswith("-")][1:]
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        name = words.pop(0)
+        assert name in command.commands, f"there is no command {name!r}"
+        command = command.commands[name]
+    command.make_context(command.name, words).close()
+
+
+def test_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = README + (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / ".ci/run").read_text()
+    used = set(re.findall(r"^\s*make ([a-z]+)", text, re.MULTILINE))
+    assert {"demo", "test", "lint"} <= used
+    assert used <= targets
+
+
+def test_variables_exist() -> None:
+    known = {f"TUNER_{name}".upper() for name in Settings.model_fields}
+    assert set(re.findall(r"TUNER_[A-Z_]+", README)) <= known
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_example_is_a_study() -> None:
+    checked = check(StudySpec.from_yaml(ROOT / "examples" / "digits.yaml"))
+    assert checked.spec.budget is not None
+    assert (checked.spec.budget.trials, checked.max_step) == (64, 20)
+
+
+def test_the_code_compiles() -> None:
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        compile(textwrap.dedent(block), "README.md", "exec")
