@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Table, func, insert, select
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Event
 
 ORDER_LOCK = 0x74756E6572
 """The advisory lock that puts commits with events in order on PostgreSQL."""
+
+
+_INSERT = insert(cast("Table", Event.__table__))
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def add(session: Session, events: Sequence[NewEvent], actor: str | None, now: da
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(ORDER_LOCK)))
     session.connection().execute(
-        insert(Event.__table__),  # type: ignore[arg-type]  # a Table, typed as FromClause
+        _INSERT,
         [
             {
                 "kind": e.kind,

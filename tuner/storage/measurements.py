@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Insert, Table, and_, case, func, select
+from sqlalchemy import ColumnElement, Insert, Table, and_, bindparam, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -32,17 +32,24 @@ class Point:
     created_at: datetime
 
 
-def _insert(session: Session) -> Insert:
-    if session.get_bind().dialect.name == "postgresql":
-        return postgresql.insert(_table).on_conflict_do_nothing()
-    return sqlite.insert(_table).on_conflict_do_nothing()
+_INSERT: dict[str, Insert] = {
+    "postgresql": postgresql.insert(_table).on_conflict_do_nothing(),
+    "sqlite": sqlite.insert(_table).on_conflict_do_nothing(),
+}
+# Built once: on the path of every report, building a statement costs more than running it.
+_ATTEMPT_SECONDS = (
+    select(_table.c.trial_id, func.max(_table.c.seconds))
+    .join(Trial, and_(Trial.id == _table.c.trial_id, Trial.attempt == _table.c.attempt))
+    .where(_table.c.trial_id.in_(bindparam("ids", expanding=True)))
+    .group_by(_table.c.trial_id)
+)
 
 
 def add(session: Session, points: Sequence[Point]) -> None:
     """Stores a report's points in one batch; one that is there already stays as it was."""
     if points:
         session.connection().execute(
-            _insert(session),
+            _INSERT[session.get_bind().dialect.name],
             [
                 {
                     "trial_id": p.trial_id,
@@ -61,12 +68,7 @@ def add(session: Session, points: Sequence[Point]) -> None:
 
 def attempt_seconds(session: Session, trial_ids: Collection[int]) -> dict[int, float]:
     """Device seconds that each trial's present attempt has reported so far."""
-    rows = session.execute(
-        select(Measurement.trial_id, func.max(Measurement.seconds))
-        .join(Trial, and_(Trial.id == Measurement.trial_id, Trial.attempt == Measurement.attempt))
-        .where(Measurement.trial_id.in_(trial_ids))
-        .group_by(Measurement.trial_id)
-    )
+    rows = session.connection().execute(_ATTEMPT_SECONDS, {"ids": list(trial_ids)})
     return {trial_id: seconds or 0.0 for trial_id, seconds in rows}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -72,19 +72,23 @@ def by_name(session: Session, name: str) -> Study | None:
     return session.scalar(select(Study).where(Study.name == name))
 
 
+# Built once: on the path of every report, building a statement costs more than running it.
+_LOCK = (
+    select(Study)
+    .where(Study.id.in_(bindparam("ids", expanding=True)))
+    .order_by(Study.id)
+    .with_for_update()
+    .execution_options(populate_existing=True)
+)
+
+
 def lock(session: Session, study_ids: Collection[int]) -> dict[int, Study]:
     """Locks rows until the transaction ends, always in the order of their ids.
 
     Everything that changes a study's trials holds this lock, so that numbers and revisions have no
     gaps and a search is told every change once. Studies that are gone are left out.
     """
-    rows = session.scalars(
-        select(Study)
-        .where(Study.id.in_(sorted(study_ids)))
-        .order_by(Study.id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
+    rows = session.scalars(_LOCK, {"ids": list(study_ids)})
     return {study.id: study for study in rows}
 
 

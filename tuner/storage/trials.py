@@ -137,9 +137,20 @@ def get(session: Session, trial_id: int) -> TrialRow:
     return _row(row)
 
 
+# Built once: on the path of every report, building a statement costs more than running it.
+_IDS = _table.c.id.in_(bindparam("ids", expanding=True))
+_STUDY_IDS = select(_table.c.id, _table.c.study_id).where(_IDS)
+_LOCK = (
+    select(*[_table.c[name] for name in (*FIXED, *MOVING)])
+    .where(_IDS)
+    .order_by(_table.c.id)
+    .with_for_update()
+)
+
+
 def study_ids(session: Session, trial_ids: Collection[int]) -> dict[int, int]:
     """Which study each trial belongs to; trials that are gone are left out."""
-    rows = session.execute(select(Trial.id, Trial.study_id).where(Trial.id.in_(trial_ids)))
+    rows = session.connection().execute(_STUDY_IDS, {"ids": list(trial_ids)})
     return {trial_id: study_id for trial_id, study_id in rows}  # noqa: C416  (rows are no pairs to dict)
 
 
@@ -157,9 +168,7 @@ def study_of(session: Session, trial_id: int) -> int:
 
 def lock(session: Session, trial_ids: Collection[int]) -> dict[int, TrialRow]:
     """Locks rows until the transaction ends, in the order of their ids."""
-    rows = session.execute(
-        select(*COLUMNS).where(Trial.id.in_(trial_ids)).order_by(Trial.id).with_for_update()
-    )
+    rows = session.connection().execute(_LOCK, {"ids": list(trial_ids)})
     return {row.id: _row(row) for row in rows}
 
 
@@ -337,13 +346,14 @@ def add(
             name: _written(trial.distributions[name], written) for name in trial.params
         }
         rows.append(values)
-    ids = session.connection().execute(_INSERT, rows).scalars()
-    for row, trial_id in zip(made, ids, strict=True):
-        row.id = trial_id
+    ids = {number: i for i, number in session.connection().execute(_INSERT, rows)}
+    for row in made:
+        row.id = ids[row.number]
     return made
 
 
-_INSERT = insert(_table).returning(_table.c.id, sort_by_parameter_order=True)
+# Matched by number, as asking for the ids in order would insert one row at a time on SQLite.
+_INSERT = insert(_table).returning(_table.c.id, _table.c.number)
 
 
 def _written(distribution: Any, written: dict[int, str]) -> str:
