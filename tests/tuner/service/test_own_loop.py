@@ -1,0 +1,143 @@
+"""Ask and tell: a user's own loop under the same leases and budgets as workers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from tests.tuner.service.simulation import Clock, Trainer, spec, submit
+from tuner import service
+from tuner.errors import InvalidInput, LeaseLost, NotFound
+from tuner.protocol import Measured
+from tuner.service import Context
+from tuner.spec import StudySpec
+
+
+def own(ctx: Context, **changes: Any) -> int:
+    raw = {
+        "name": "loop",
+        "space": {"x": {"type": "float", "low": -1.0, "high": 1.0}, "kind": "plain"},
+        "objective": {"metric": "score", "direction": "maximize"},
+        "sampler": "tpe",
+        "pruner": "none",
+        "budget": {"trials": 5, "epochs": 3},
+    }
+    return service.submit(ctx, StudySpec.parse({**raw, **changes})).id
+
+
+def test_a_loop_of_asks_and_tells(ctx: Context) -> None:
+    study_id = own(ctx)
+    told = []
+    for _ in range(10):
+        asked = service.ask(ctx, study_id, 2, actor="anna")
+        if not asked:
+            break
+        for trial in asked:
+            assert trial.config["kind"] == "plain"
+            score = -(trial.config["x"] ** 2)
+            view = service.tell(ctx, trial.trial_id, trial.token, values=score)
+            assert (view.state, view.value, view.origin) == ("complete", score, "asked")
+            told.append(score)
+    study = service.show_study(ctx, study_id)
+    assert (study.state, study.counts.complete, len(told)) == ("completed", 5, 5)
+    assert study.best is not None
+    assert study.best.value == max(told)
+
+
+def test_reports_and_verdicts(ctx: Context) -> None:
+    study_id = own(ctx)
+    (trial,) = service.ask(ctx, study_id, 1)
+    assert (trial.until, trial.max_step) == (3, 3)
+    for step, action in ((1, "continue"), (2, "continue"), (3, "finish")):
+        verdict = service.report_trial(
+            ctx, trial.trial_id, trial.token, Measured(step=step, metrics={"score": 0.1 * step})
+        )
+        assert verdict.action == action
+    assert service.show_trial(ctx, trial.trial_id).value == pytest.approx(0.3)
+
+
+def test_tell_keeps_the_last_report(ctx: Context) -> None:
+    study_id = own(ctx)
+    (trial,) = service.ask(ctx, study_id, 1)
+    measured = Measured(step=1, metrics={"score": 0.25})
+    service.report_trial(ctx, trial.trial_id, trial.token, measured)
+    assert service.tell(ctx, trial.trial_id, trial.token).value == 0.25
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "reason"),
+    [
+        ({"values": math.nan}, "fail", "diverged"),
+        ({"values": [None]}, "fail", "diverged"),
+        ({"state": "fail", "reason": "no luck"}, "fail", "no luck"),
+        ({"state": "pruned", "reason": "bored"}, "pruned", "bored"),
+    ],
+)
+def test_other_ends(ctx: Context, told: dict[str, Any], state: str, reason: str) -> None:
+    (trial,) = service.ask(ctx, own(ctx), 1)
+    view = service.tell(ctx, trial.trial_id, trial.token, **told)
+    assert (view.state, view.reason) == (state, reason)
+    assert view.values is None
+
+
+@pytest.mark.parametrize(
+    ("told", "field"),
+    [({"state": "running"}, "state"), ({"values": [1.0, 2.0]}, "values"), ({}, "values")],
+)
+def test_wrong_words_change_nothing(ctx: Context, told: dict[str, Any], field: str) -> None:
+    (trial,) = service.ask(ctx, own(ctx), 1)
+    with pytest.raises(InvalidInput) as caught:
+        service.tell(ctx, trial.trial_id, trial.token, **told)
+    assert caught.value.field == field
+    assert service.show_trial(ctx, trial.trial_id).state == "running"
+
+
+def test_only_the_holder_is_heard(ctx: Context, clock: Clock) -> None:
+    study_id = own(ctx)
+    (trial,) = service.ask(ctx, study_id, 1)
+    with pytest.raises(LeaseLost):
+        service.tell(ctx, trial.trial_id, "guess", values=1.0)
+    with pytest.raises(LeaseLost):
+        service.renew_trial(ctx, trial.trial_id, "guess")
+    clock.advance(3000)
+    assert service.renew_trial(ctx, trial.trial_id, trial.token) > trial.expires_at
+    clock.advance(3000)
+    service.tick(ctx)
+    measured = Measured(step=1, metrics={"score": 0.25})
+    service.report_trial(ctx, trial.trial_id, trial.token, measured)
+    clock.advance(3601)
+    service.tick(ctx)
+    with pytest.raises(LeaseLost):
+        service.report_trial(ctx, trial.trial_id, trial.token, measured)
+    (again,) = service.ask(ctx, study_id, 1)
+    assert again.trial_id == trial.trial_id
+    service.tell(ctx, again.trial_id, again.token, values=1.0)
+    with pytest.raises(LeaseLost):
+        service.tell(ctx, again.trial_id, again.token, values=1.0)
+
+
+def test_what_is_not_there(ctx: Context) -> None:
+    with pytest.raises(NotFound):
+        service.ask(ctx, 99)
+    with pytest.raises(NotFound):
+        service.tell(ctx, 99, "x", values=1.0)
+    with pytest.raises(InvalidInput):
+        service.ask(ctx, own(ctx), 0)
+
+
+def test_no_worker_takes_a_trial_of_a_loop(ctx: Context) -> None:
+    own(ctx)
+    assert Trainer(ctx).lease() == []
+
+
+def test_a_loop_may_help_with_a_study_of_workers(ctx: Context) -> None:
+    study = service.submit(ctx, spec(budget={"trials": 4, "epochs": 2}))
+    trainer = Trainer(ctx, slots=2)
+    trainer.lease()
+    for trial in service.ask(ctx, study.id, 10):
+        service.tell(ctx, trial.trial_id, trial.token, values=0.5)
+    trainer.work()
+    assert service.show_study(ctx, study.id).counts.complete == 4
+    submit(ctx, "other")
