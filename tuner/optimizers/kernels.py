@@ -7,33 +7,23 @@ changes the mathematics, which stays in :meth:`tuner.optimizers.rule.Rule.update
 
 from __future__ import annotations
 
-import functools
-import logging
-import types
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tuner.optimizers.coefficients import coefficient_table, working_dtype
+from tuner.optimizers.compiled import GROUP, Item, run_compiled
+from tuner.optimizers.inplace import step_, updated
 from tuner.optimizers.rule import Dims, Rule, Tensors
 
-__all__ = ["apply_", "coefficient_table", "working_dtype"]
-
-log = logging.getLogger(__name__)
+__all__ = ["apply_", "apply_all_", "coefficient_table", "working_dtype"]
 
 CHUNK = 131_072
 """Elements a thread works on at a time: its temporaries, half a MiB each in float32, stay in the
 last-level cache, and are long enough to outweigh the calls."""
 COMPILED_FROM = 2_048
-"""Below this many elements a compiled call costs more in guards than it saves."""
-
-_Kernel = Callable[..., None]
-_compiled: dict[tuple[object, ...], _Kernel] = {}
-_broken: set[str] = set()
-"""Device types on which no compiler worked in this process."""
+"""Below this many elements a compiled call costs more than it saves."""
 
 
 def apply_(
@@ -67,37 +57,35 @@ def apply_(
     if mask is not None:
         mask = mask.reshape(-1, *(1 for _ in dims))
     if rule.granularity == "tensor":
-        _step(rule, p, g, state, c, dims, mask)
+        step_(rule, p, g, state, c, dims, mask)
         return
-    if compiled and p.numel() >= COMPILED_FROM and p.device.type not in _broken:
-        _apply_compiled(rule, p, g, state, c, dims, mask)
-    else:
-        _apply_eager(rule, p, g, state, c, dims, mask)
+    large = p.numel() >= COMPILED_FROM
+    if compiled and large and run_compiled(rule, [(p, g, state)], c, dims, mask):
+        return
+    _apply_eager(rule, p, g, state, c, dims, mask)
 
 
-def _step(
-    rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
-) -> None:
-    """One whole step: compute wide, keep masked slots, write back."""
-    for name, new in _updated(rule, p, g, state, c, dims, mask).items():
-        (p if name == "" else state[name]).copy_(new)
+def apply_all_(rule: Rule, items: Sequence[Item], c: Tensors, *, compiled: bool = False) -> None:
+    """One step of several flat tensors ``[P]`` of one model that share their coefficients.
 
+    Compiled, they go through one kernel, :data:`~tuner.optimizers.compiled.GROUP` at a time:
+    between large tensors the caches are cold, and a call then costs 0.1 ms.
 
-def _updated(
-    rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
-) -> dict[str, Tensor]:
-    """New tensors by state name, the parameters under the empty name."""
-    work = working_dtype(p.dtype)
-    wide = {name: s.to(work) for name, s in state.items()}
-    wide_c = {name: value.to(work) for name, value in c.items()}
-    new_p, new = rule.update(p.to(work), g.to(work), wide, wide_c, dims)
-    new = {"": new_p, **new}
-    if mask is not None:
-        old = {"": p, **state}
-        for name, value in new.items():
-            kept = mask.reshape(-1, *(1,) * (value.ndim - 1))
-            new[name] = torch.where(kept, value, old[name].to(value.dtype))
-    return new
+    Args:
+        rule: An element-wise rule.
+        items: Parameters, gradient and state of each; see :func:`apply_`.
+        c: Coefficients, 0-d.
+        compiled: As in :func:`apply_`.
+    """
+    left = list(items)
+    if compiled and rule.granularity == "element":
+        many = [item for item in left if item[0].numel() > 1]
+        while len(many) > 1 and run_compiled(rule, many[:GROUP], c, (-1,), None):
+            done = {id(item[0]) for item in many[:GROUP]}
+            left = [item for item in left if id(item[0]) not in done]
+            many = many[GROUP:]
+    for p, g, state in left:
+        apply_(rule, p, g, state, c, (-1,), compiled=compiled)
 
 
 def _apply_eager(
@@ -106,7 +94,7 @@ def _apply_eager(
     budget = CHUNK * torch.get_num_threads()
     whole = rule.granularity == "model" or p.device.type != "cpu" or len(dims) != 1
     if whole or p.numel() <= budget:
-        _step(rule, p, g, state, c, dims, mask)
+        step_(rule, p, g, state, c, dims, mask)
         return
     width = p.shape[-1]
     columns = min(width, budget)
@@ -152,67 +140,9 @@ def _apply_rows(
     for start in range(0, width, columns):
         cut = (..., slice(start, start + columns))
         here = {name: s[cut] if name in wide else s for name, s in state.items()}
-        new = _updated(rule, p[cut], g[cut], here, c, dims, mask)
+        new = updated(rule, p[cut], g[cut], here, c, dims, mask)
         p[cut].copy_(new[""])
         for name in wide:
             here[name].copy_(new[name])
     for name in state.keys() - wide:
         state[name].copy_(new[name])
-
-
-def _apply_compiled(
-    rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
-) -> None:
-    # One slot is a kernel of its own: a size of 1 is a constant to the compiler.
-    key = (_key_of(rule), p.shape[:-1] == (1,), p.ndim, p.dtype, p.device.type, mask is None)
-    tensors = (p, g, *state.values(), *c.values(), *(() if mask is None else (mask,)))
-    kernel = _compiled.get(key)
-    if kernel is not None:
-        kernel(*tensors)
-        return
-    kernel = _compile(rule, tuple(state), tuple(c), dims)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
-            kernel(*tensors)
-    except Exception as error:  # any backend's own kind; it is raised before anything is written
-        _broken.add(p.device.type)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        log.warning("no compiler for %s on %s, running eager: %s", rule.name, p.device.type, reason)
-        _apply_eager(rule, p, g, state, c, dims, mask)
-    else:
-        _compiled[key] = kernel
-
-
-@functools.cache
-def _key_of(rule: Rule) -> tuple[object, ...]:
-    return rule.key
-
-
-def _compile(rule: Rule, states: tuple[str, ...], names: tuple[str, ...], dims: Dims) -> _Kernel:
-    """A kernel over all sizes, compiled at its first call; takes its tensors one by one."""
-    first_c = 2 + len(states)
-    first_mask = first_c + len(names)
-
-    def kernel(*tensors: Tensor) -> None:
-        state = dict(zip(states, tensors[2:first_c], strict=True))
-        c = dict(zip(names, tensors[first_c:first_mask], strict=True))
-        mask = tensors[first_mask] if len(tensors) > first_mask else None
-        _step(rule, tensors[0], tensors[1], state, c, dims, mask)
-
-    # Dynamo counts recompilations by code object, so each kernel gets one of its own.
-    own: Any = types.FunctionType(
-        kernel.__code__.replace(co_name=f"{rule.name}_kernel"),
-        kernel.__globals__,
-        f"{rule.name}_kernel",
-        None,
-        kernel.__closure__,
-    )
-    # Types, shapes and strides may change from call to call; the rule and this module do not.
-    options: Any = {"guard_filter_fn": _tensor_guards, "size_asserts": False}
-    compiled: _Kernel = torch.compile(own, fullgraph=True, dynamic=True, options=options)
-    return compiled
-
-
-def _tensor_guards(guards: Sequence[Any]) -> list[bool]:
-    return [guard.guard_type in ("TENSOR_MATCH", "SHAPE_ENV") for guard in guards]

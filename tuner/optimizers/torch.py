@@ -19,7 +19,8 @@ from torch import Tensor
 from tuner.errors import InvalidInput
 from tuner.optimizers.batches import Batch, flattened, gather_below, in_place, join
 from tuner.optimizers.coefficients import CoefficientRows, working_dtype
-from tuner.optimizers.kernels import apply_
+from tuner.optimizers.compiled import Item
+from tuner.optimizers.kernels import apply_, apply_all_
 from tuner.optimizers.rule import Rule
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -86,14 +87,27 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for index, group in enumerate(self.param_groups):
-            for batch in self._batches(index, group):
-                p, g = batch.gather()
-                if group["maximize"]:
-                    g = -g
-                c = self._coefficients(index, group, batch.step, p)
-                apply_(self.rule, p, g, batch.state, c, batch.dims, compiled=self.compiled)
-                batch.scatter()
+            self._step_group(index, group)
         return loss
+
+    def _step_group(self, index: int, group: Mapping[str, Any]) -> None:
+        alike: dict[object, list[Batch]] = {}
+        for batch in self._batches(index, group):
+            apart = id(batch) if self.rule.granularity != "element" else None
+            like = batch.params[0]
+            alike.setdefault((batch.step, like.dtype, like.device, apart), []).append(batch)
+        for batches in alike.values():
+            items: list[Item] = []
+            for batch in batches:
+                p, g = batch.gather()
+                items.append((p, -g if group["maximize"] else g, batch.state))
+            c = self._coefficients(index, group, batches[0].step, items[0][0])
+            if self.rule.granularity == "element":
+                apply_all_(self.rule, items, c, compiled=self.compiled)
+            else:
+                apply_(self.rule, *items[0], c, batches[0].dims, compiled=self.compiled)
+            for batch in batches:
+                batch.scatter()
 
     @torch.no_grad()
     def update_hessian(

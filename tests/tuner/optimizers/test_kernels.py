@@ -4,10 +4,10 @@ import logging
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tuner import optimizers
-from tuner.optimizers import kernels
+from tuner.optimizers import compiled, kernels
 from tuner.optimizers.kernels import apply_, coefficient_table
 
 SLOTS, WIDTH = 5, 20_001
@@ -101,7 +101,7 @@ def test_half_parameters_are_computed_wide_and_rounded_once() -> None:
 def test_one_compiled_kernel_serves_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiles three times: for a population, for one slot, and for a single model."""
     rule = optimizers.get("adamw")
-    monkeypatch.setattr(kernels, "_compiled", {})
+    monkeypatch.setattr(compiled, "_kernels", {})
     for shape in ((3, 4_000), (5, 1_111), (4, 3_333), (7_000,), (1, 5_000), (3_001,)):
         p, g, state, c = population("adamw", shape)
         want, wanted = rule.update(p, g, state, c, (-1,))
@@ -109,8 +109,8 @@ def test_one_compiled_kernel_serves_all_sizes(monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close(p, want, rtol=1e-6, atol=1e-7)
         for key, s in state.items():
             torch.testing.assert_close(s, wanted[key], rtol=1e-6, atol=1e-7)
-    assert len(kernels._compiled) == 3
-    assert "cpu" not in kernels._broken
+    assert len(compiled._kernels) == 3
+    assert not compiled._broken
 
 
 def test_without_a_compiler_it_runs_eager_and_says_so_once(
@@ -123,10 +123,10 @@ def test_without_a_compiler_it_runs_eager_and_says_so_once(
         return kernel
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    monkeypatch.setattr(kernels, "_compiled", {})
-    monkeypatch.setattr(kernels, "_broken", set())
+    monkeypatch.setattr(compiled, "_kernels", {})
+    monkeypatch.setattr(compiled, "_broken", set())
     rule = optimizers.get("lion")
-    with caplog.at_level(logging.WARNING, logger="tuner.optimizers.kernels"):
+    with caplog.at_level(logging.WARNING, logger="tuner.optimizers.compiled"):
         for _ in range(3):
             p, g, state, c = population("lion", (3, 4_000))
             want, _ = rule.update(p, g, state, c, (-1,))
@@ -134,3 +134,27 @@ def test_without_a_compiler_it_runs_eager_and_says_so_once(
             assert torch.equal(p, want)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "no C++ compiler found" in caplog.text
+
+
+def test_large_tensors_of_one_model_share_a_compiled_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten tensors that are stepped where they lie and two that are gathered: 8 + 3, filled up."""
+    monkeypatch.setattr(compiled, "_kernels", {})
+    shapes = [(), (70,), *((256 + i, 257) for i in range(10))]
+    runs = []
+    for fast in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        params = [nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
+        optimizer = optimizers.create("momentum", params, lr=0.1, compiled=fast)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator) + p.detach()
+            versions = [p._version for p in params]
+            optimizer.step()
+            assert all(p._version > v for p, v in zip(params, versions, strict=True))
+        runs.append(params)
+    for p, q in zip(*runs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    assert len(compiled._kernels) == 1
+    assert not compiled._broken

@@ -1,0 +1,141 @@
+"""A rule as one compiled pass: inductor's C++ on a CPU, Triton on a GPU, eager where neither works.
+
+One kernel serves all sizes, so a process compiles a handful of them. A call costs some 20
+microseconds (0.1 ms when the caches are cold), hence kernels over several tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from tuner.optimizers.inplace import step_
+from tuner.optimizers.rule import Dims, Rule, Tensors
+
+log = logging.getLogger(__name__)
+
+GROUP = 8
+"""Tensors of one model that a kernel takes at once; a smaller number is filled up."""
+
+Item = tuple[Tensor, Tensor, Tensors]
+"""Parameters, gradient and state."""
+
+_Kernel = Callable[..., None]
+_kernels: dict[tuple[object, ...], _Kernel] = {}
+_filling: dict[tuple[object, ...], list[Item]] = {}
+_broken: set[tuple[object, ...]] = set()
+"""Kernels, and types of device, for which the compiler does not work in this process."""
+
+
+def run_compiled(
+    rule: Rule, items: Sequence[Item], c: Tensors, dims: Dims, mask: Tensor | None
+) -> bool:
+    """Steps the items in place by one kernel; False, with nothing done, where that cannot be.
+
+    Args:
+        rule: The formula.
+        items: One, of any kind that :func:`tuner.optimizers.kernels.apply_` takes; or two to
+            :data:`GROUP` flat ones ``[P]`` of more than one element.
+        c: Coefficients that all items share.
+        dims: As in ``apply_``.
+        mask: bool ``[K, 1, ...]``, or None.
+    """
+    first = items[0][0]
+    device = first.device.type
+    # A size of 1 is a constant to the compiler, so one slot is a kernel of its own.
+    single = first.shape[:-1] == (1,)
+    group = len(items) > 1
+    key = (_key_of(rule), group, single, first.ndim, first.dtype, device, mask is None)
+    if (device,) in _broken or key in _broken:
+        return False
+    if group and len(items) < GROUP:
+        items = [*items, *_filler(rule, key, first)[len(items) :]]
+    written = [t for p, _, state in items for t in (p, *state.values())]
+    named = [t for p, g, state in items for t in (p, g, *state.values())]
+    # Of a view the compiler would also trace, and guard, what it is a view of; ``.data`` is none.
+    tensors = [t.data for t in (*named, *c.values(), *(() if mask is None else (mask,)))]
+    kernel = _kernels.get(key)
+    try:
+        if kernel is not None:
+            kernel(*tensors)
+            increment_version(written)
+            return True
+        kernel = _build(rule, len(items), tuple(items[0][2]), tuple(c), dims)
+        with warnings.catch_warnings(), _sizes_apart():
+            warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
+            kernel(*tensors)
+    except Exception as error:  # any backend's own kind; it is raised before anything is written
+        # What has worked before fails for its shape; the device's compiler is not to blame.
+        _broken.add(key if key in _kernels else (device,))
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        log.warning("cannot compile %s on %s, running eager: %s", rule.name, device, reason)
+        return False
+    increment_version(written)  # for autograd, which cannot see through ``.data``
+    _kernels[key] = kernel
+    return True
+
+
+@functools.cache
+def _key_of(rule: Rule) -> tuple[object, ...]:
+    return rule.key
+
+
+def _filler(rule: Rule, key: tuple[object, ...], like: Tensor) -> list[Item]:
+    """Tensors of two elements that nobody reads, kept for the next call."""
+    key = (*key, like.device)
+    if key not in _filling:
+        found: list[Item] = []
+        for _ in range(GROUP):
+            p = like.new_zeros(2)
+            found.append((p, torch.zeros_like(p), rule.init(_wide(p), (-1,))))
+        _filling[key] = found
+    return _filling[key]
+
+
+def _wide(p: Tensor) -> Tensor:
+    return p.float() if p.dtype.itemsize == 2 else p
+
+
+def _sizes_apart() -> Any:
+    """Tensors that happen to be of one size at compile time must not be bound to remain so."""
+    from torch.fx.experimental import _config  # noqa: PLC0415 - slow to import, seldom needed
+
+    config: Any = _config
+    return config.patch(use_duck_shape=False)
+
+
+def _build(
+    rule: Rule, count: int, states: tuple[str, ...], names: tuple[str, ...], dims: Dims
+) -> _Kernel:
+    """A kernel over all sizes, compiled at its first call; takes its tensors one by one."""
+    width = 2 + len(states)
+    first_c = count * width
+    first_mask = first_c + len(names)
+
+    def kernel(*tensors: Tensor) -> None:
+        c = dict(zip(names, tensors[first_c:first_mask], strict=True))
+        mask = tensors[first_mask] if len(tensors) > first_mask else None
+        for start in range(0, first_c, width):
+            state = dict(zip(states, tensors[start + 2 : start + width], strict=True))
+            step_(rule, tensors[start], tensors[start + 1], state, c, dims, mask)
+
+    # Dynamo counts recompilations by code object, so each kernel gets one of its own.
+    name = f"{rule.name}_kernel"
+    code = kernel.__code__.replace(co_name=name)
+    own: Any = types.FunctionType(code, kernel.__globals__, name, None, kernel.__closure__)
+    # Types, shapes and strides may change from call to call; the rule and this module do not.
+    options: Any = {"guard_filter_fn": _tensor_guards, "size_asserts": False}
+    compiled: _Kernel = torch.compile(own, fullgraph=True, dynamic=True, options=options)
+    return compiled
+
+
+def _tensor_guards(guards: Sequence[Any]) -> list[bool]:
+    return [guard.guard_type in ("TENSOR_MATCH", "SHAPE_ENV") for guard in guards]
