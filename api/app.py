@@ -14,7 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from api import dashboard, problems
 from api.live import Feed
 from api.metrics import Metrics
-from api.middleware import BodyLimit, HostGuard, SecurityHeaders, Timing
+from api.middleware import BodyLimit, HostGuard, PathPrefix, SecurityHeaders, Timing
 from api.routers import advisor, catalogue, events, meta, results, studies, trials, workers
 from api.security import FailureLimit
 from tuner import __version__, service
@@ -75,7 +75,6 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # FastAPI's page loads its scripts from a CDN; ours is in the dashboard
         redoc_url=None,
-        root_path=chosen.root_path.rstrip("/"),
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
         license_info={"name": "Apache-2.0"},
@@ -100,6 +99,8 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
         app.add_middleware(HostGuard, hosts=LOOPBACK)
     app.add_middleware(SecurityHeaders, https=chosen.behind_proxy)
     app.add_middleware(Timing, histogram=app.state.metrics.latency)
+    if chosen.root_path:
+        app.add_middleware(PathPrefix, prefix=chosen.root_path)
     return app
 
 

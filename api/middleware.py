@@ -157,3 +157,23 @@ class Timing:
             await send(message)
 
         await self.app(scope, receive, timed)
+
+
+class PathPrefix:
+    """Tells the application its path behind a proxy, whether or not the proxy strips it."""
+
+    def __init__(self, app: ASGIApp, *, prefix: str) -> None:
+        self.app = app
+        self.prefix = "/" + prefix.strip("/")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on as if it had come with the prefix."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            inside = path == self.prefix or path.startswith(self.prefix + "/")
+            scope = {
+                **scope,
+                "root_path": self.prefix,
+                "path": path if inside else self.prefix + path,
+            }
+        await self.app(scope, receive, send)

@@ -25,6 +25,8 @@ environment = Environment(
     lstrip_blocks=True,
 )
 environment.filters.update(FILTERS)
+# A search space is shown in the order in which it was written.
+environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
 
 def root_of(request: Request) -> str:

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+
+from tests.api.conftest import Server
+from tests.api.loops import submitted, train
+from tuner import optimizers, pruners, samplers, schedules, tasks
+
+Spec = dict[str, Any]
+
+
+def get(client: httpx.Client, path: str, **query: object) -> Any:
+    answer = client.get(f"/api/v1/{path}", params=query)  # type: ignore[arg-type]  # plain values
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def post(client: httpx.Client, path: str, body: object = None, status: int = 200) -> Any:
+    answer = client.post(f"/api/v1/{path}", json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_a_study_from_submission_to_results(client: httpx.Client, spec: Spec) -> None:
+    answer = client.post("/api/v1/studies", json=spec)
+    assert answer.status_code == 201
+    study = answer.json()
+    assert answer.headers["location"].endswith(f"/api/v1/studies/{study['id']}")
+    assert study["state"] == "queued"
+    base = f"studies/{study['id']}"
+    while asked := post(client, f"{base}/ask", {"k": 2}):
+        for trial in asked:
+            path = f"trials/{trial['trial_id']}"
+            for step in (1, 2, 3):
+                value = math.log10(trial["config"]["lr"] / 1e-3) ** 2 + 1 / step
+                told = {"token": trial["token"], "step": step, "metrics": {"val_loss": value}}
+                post(client, f"{path}/renew", {"token": trial["token"]})
+                action = post(client, f"{path}/report", told)["action"]
+            assert action == "finish"
+            assert post(client, f"{path}/report", told, 409)["code"] == "lease_lost"
+    study = get(client, base)
+    assert (study["state"], study["progress"], study["counts"]["complete"]) == ("completed", 1.0, 6)
+    best = get(client, f"{base}/best", k=2)
+    trials = get(client, f"{base}/trials", sort="value")["items"]
+    assert [t["id"] for t in best] == [t["id"] for t in trials[:2]]
+    assert study["best"]["id"] == best[0]["id"]
+    curves = get(client, f"{base}/curves", numbers=[0, 3])
+    assert [c["number"] for c in curves["curves"]] == [0, 3]
+    assert [c["steps"] for c in curves["curves"]] == [[1, 2, 3]] * 2
+    measured = get(client, f"trials/{best[0]['id']}/measurements", after_step=1)
+    assert [m["step"] for m in measured] == [2, 3]
+    seen = get(client, f"{base}/overview")
+    assert seen["numbers"] == list(range(6))
+    assert seen["best"][-1][1] == best[0]["value"]
+    assert set(get(client, f"{base}/importances")["importances"]) == {"lr", "batch_size"}
+    assert get(client, f"{base}/figures/history")["data"]
+
+
+def test_pages_and_orders(server: Server, client: httpx.Client, spec: Spec) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id)
+    seen: list[int] = []
+    cursor = None
+    for _ in range(4):
+        query = {"limit": 2, "sort": "params.lr", "order": "desc", "cursor": cursor}
+        page = get(
+            client,
+            f"studies/{study.id}/trials",
+            **{key: value for key, value in query.items() if value is not None},
+        )
+        seen += [trial["params"]["lr"] for trial in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert len(seen) == 6
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_filters_by_range_choice_and_value(
+    server: Server, client: httpx.Client, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id)
+    path = f"studies/{study.id}/trials"
+    everything = get(client, path)["items"]
+    low, high = sorted(trial["params"]["lr"] for trial in everything)[1:3]
+    inside = get(client, path, filter=f"lr:{low}..{high}")["items"]
+    assert {t["number"] for t in inside} == {
+        t["number"] for t in everything if low <= t["params"]["lr"] <= high
+    }
+    chosen = get(client, path, filter="batch_size:16|64")["items"]
+    assert {t["number"] for t in chosen} == {
+        t["number"] for t in everything if t["params"]["batch_size"] in (16, 64)
+    }
+    middle = sorted(t["value"] for t in everything)[2]
+    good = get(client, path, filter=f"value:0..{middle}")["items"]
+    assert len(good) == 3
+    for wrong in ("lr", "nothing:1", "lr:a..b"):
+        assert client.get(f"/api/v1/{path}", params={"filter": wrong}).status_code == 422
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_exports_hold_every_trial(
+    server: Server, client: httpx.Client, spec: Spec, kind: str
+) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id)
+    answer = client.get(f"/api/v1/studies/{study.id}/export", params={"format": kind})
+    assert f'filename="study-{study.id}.{kind}"' in answer.headers["content-disposition"]
+    content = io.BytesIO(answer.content)
+    read: Callable[[], pd.DataFrame] = {
+        "csv": lambda: pd.read_csv(content),
+        "json": lambda: pd.DataFrame(json.loads(answer.content)),
+        "parquet": lambda: pd.read_parquet(content),
+    }[kind]
+    assert list(read()["number"]) == list(range(6))
+
+
+def test_a_dry_run_stores_nothing(client: httpx.Client, spec: Spec) -> None:
+    found = post(client, "studies/preview", spec)
+    assert len(found["samples"]) == 10
+    assert (found["trials"], found["total_epochs"]) == (6, 18.0)
+    assert get(client, "studies")["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"space": {"lr": {"type": "float", "low": 0, "high": 1, "log": True}}}, "space.lr.low"),
+        ({"task": {"name": "mnist"}}, "task.name"),
+        ({"sampler": {"name": "gut"}}, "sampler.name"),
+        ({"budget": {"trials": 0}}, "budget.trials"),
+        ({"objective": {"metric": "luck"}}, "objective.metric"),
+        ({"colour": "red"}, "colour"),
+        ({"name": ""}, "name"),
+    ],
+)
+def test_a_wrong_field_is_named_and_nothing_is_stored(
+    client: httpx.Client, spec: Spec, change: Spec, field: str
+) -> None:
+    answer = client.post("/api/v1/studies", json={**spec, **change})
+    assert answer.status_code == 422
+    assert answer.json()["field"].replace("[0]", "") == field
+    assert get(client, "studies")["items"] == []
+
+
+def test_states_follow_the_buttons(client: httpx.Client, spec: Spec) -> None:
+    study = post(client, "studies", spec, 201)
+    base = f"studies/{study['id']}"
+    assert post(client, f"{base}/pause")["state"] == "paused"
+    assert post(client, f"{base}/resume")["state"] == "queued"
+    changed = client.patch(f"/api/v1/{base}", json={"priority": 5, "tags": ["a"]}).json()
+    assert (changed["priority"], changed["tags"]) == (5, ["a"])
+    assert post(client, f"{base}/cancel")["state"] == "cancelled"
+    assert post(client, f"{base}/resume", status=409)["code"] == "conflict"
+    assert client.delete(f"/api/v1/{base}").status_code == 204
+    assert client.get(f"/api/v1/{base}").status_code == 404
+
+
+def test_a_worker_registers_leases_reports_and_leaves(client: httpx.Client, spec: Spec) -> None:
+    study = post(client, "studies", spec, 201)
+    hello = {"name": "cpu-1", "tasks": ["digits"], "slots": 2}
+    worker = post(client, "workers", hello, 201)["worker_id"]
+    leased = post(client, f"workers/{worker}/lease", {"k": 2})["leased"]
+    assert [trial["study_id"] for trial in leased] == [study["id"]] * 2
+    beat = {"held": {str(trial["trial_id"]): trial["token"] for trial in leased}}
+    assert post(client, f"workers/{worker}/heartbeat", beat)["drop"] == []
+    slots = [
+        {
+            "trial_id": trial["trial_id"],
+            "token": token,
+            "measurements": [{"step": 1, "metrics": {"val_loss": value}}],
+        }
+        for trial, token, value in (
+            (leased[0], leased[0]["token"], 0.5),
+            (leased[1], "not mine", 0.4),
+        )
+    ]
+    verdicts = post(client, f"workers/{worker}/report", {"slots": slots})["verdicts"]
+    assert [verdict["action"] for verdict in verdicts] == ["continue", "lost"]
+    assert post(client, f"workers/{worker}/drain")["state"] == "draining"
+    assert post(client, f"workers/{worker}/lease", {"k": 1}) == {"leased": [], "drain": True}
+    assert client.delete(f"/api/v1/workers/{worker}").status_code == 204
+    counts = get(client, f"studies/{study['id']}")["counts"]
+    assert counts["running"] == 0
+    assert counts["waiting"] >= 2
+
+
+def test_enqueued_configurations_come_first(client: httpx.Client, spec: Spec) -> None:
+    study = post(client, "studies", spec, 201)
+    config = {"lr": 0.01, "batch_size": 32}
+    made = post(client, f"studies/{study['id']}/trials", {"configs": [config]}, 201)
+    assert made[0]["origin"] == "enqueued"
+    asked = post(client, f"studies/{study['id']}/ask")
+    assert asked[0]["config"] == {"optimizer": "adamw", **config}
+    stopped = post(client, f"trials/{asked[0]['trial_id']}/stop")
+    assert stopped["state"] == "fail"
+    retried = post(client, f"trials/{stopped['id']}/retry")
+    assert (retried["origin"], retried["params"]) == ("retried", config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "registry"),
+    [
+        ("tasks", tasks.registry),
+        ("optimizers", optimizers.registry),
+        ("schedules", schedules.registry),
+        ("samplers", samplers.registry),
+        ("pruners", pruners.registry),
+    ],
+)
+def test_the_catalogue_is_the_registry(client: httpx.Client, kind: str, registry: Any) -> None:
+    found = get(client, kind)
+    assert [entry["name"] for entry in found] == registry.names()
+    assert all(entry["summary"] for entry in found)
+
+
+def test_the_advisor_answers_the_known_question(client: httpx.Client) -> None:
+    question = {
+        "config": {"lr": 5e-4, "batch_size": 128},
+        "batch": 1024,
+        "optimizer": "adam",
+        "rule": "sqrt",
+    }
+    advice = post(client, "advisor/scale", question)
+    assert advice["config"]["lr"] == pytest.approx(0.00141421, rel=1e-5)
+    assert "rises" in advice["why"]
+    refused = post(client, "advisor/scale", {**question, "rule": "linear"}, 422)
+    assert (refused["code"], refused["field"]) == ("refusal", "optimizer")
+
+
+def test_memory_and_fit(client: httpx.Client) -> None:
+    found = post(client, "advisor/memory", {"optimizer": "adamw", "parameters": 1000})
+    assert found["per_parameter"]["state"] == 8.0
+    trials = [
+        {"lr": lr, "batch_size": batch, "loss": math.log2(lr / (1e-3 * (batch / 32) ** 0.5)) ** 2}
+        for batch in (32, 64, 128, 256)
+        for lr in (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+    ]
+    assert post(client, "advisor/fit", {"trials": trials, "optimizer": "adamw"})
+
+
+def test_health_and_metrics(server: Server, client: httpx.Client, spec: Spec) -> None:
+    submitted(server.context, spec)
+    assert client.get("/healthz").json()["status"] == "ok"
+    assert client.get("/readyz").json()["status"] == "ok"
+    text = client.get("/metrics").text
+    assert "tuner_up 1.0" in text
+    assert 'tuner_open_studies{state="queued"} 1.0' in text
+    assert 'route="/healthz"' in text
+
+
+def test_every_operation_is_described(client: httpx.Client) -> None:
+    document = get(client, "openapi.json")
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            where = f"{method} {path}"
+            assert operation["summary"], where
+            assert operation["description"], where
+            if path.startswith("/api/"):
+                problems = {"401", "403", "422", "429", "503"}
+                assert problems <= set(operation["responses"]), where
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    assert "application/problem+json" in answer["content"], where
+
+
+def test_behind_a_prefix_links_and_redirects_keep_it(start: Callable[..., Server]) -> None:
+    server = start(root_path="/tune")
+    with server.client() as client:
+        for path in ("/", "/tune/"):  # proxies that strip the prefix, and those that do not
+            page = client.get(path)
+            assert page.status_code == 200
+            assert 'href="/tune/assets/' in page.text
+            assert 'href="/tune/workers"' in page.text
+        asset = page.text.split('href="/tune/assets/')[1].split('"')[0]
+        assert client.get(f"/tune/assets/{asset}").status_code == 200
+    with server.client(token="") as stranger:
+        answer = stranger.get("/tune/workers", headers={"accept": "text/html"})
+        assert answer.headers["location"] == "/tune/login?next=%2Fworkers"
+
+
+def test_housekeeping_misses_a_silent_worker(start: Callable[..., Server]) -> None:
+    server = start(lease_seconds=0.2)
+    with server.client() as client:
+        post(client, "workers", {"name": "silent", "tasks": ["digits"]}, 201)
+        for _ in range(100):
+            if get(client, "workers")[0]["state"] == "gone":
+                return
+            time.sleep(0.1)
+    pytest.fail("no tick missed the worker")
