@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from tuner.service import StudyView
+    from tuner.service import StudyView, TrialView
 
 FINISHED = frozenset({"completed", "cancelled", "failed"})
 LOOK_SECONDS = 0.5
@@ -51,7 +50,7 @@ def watch(
     return view
 
 
-def draw(view: StudyView) -> Group:
+def draw(view: StudyView) -> Table:
     """The picture of one moment."""
     counts = view.counts
     facts = Table.grid(padding=(0, 3))
@@ -67,13 +66,20 @@ def draw(view: StudyView) -> Group:
         best.append("none yet")
     else:
         best.append(shown(view.best.value), style="bold")
-        measured = view.best.last_metrics
-        best.append(f"  trial {view.best.number}  {shown(measured)}")
+        best.append(f"  trial {view.best.number}  {shown(validation(view.best))}")
     rate = f"{view.throughput:,.0f} samples/s" if view.throughput else "– samples/s"
     left = Text(f"{rate}   time left {duration(view.eta_seconds)}")
     title = Text(f"{view.name}: {view.state}", style="bold")
     bar = ProgressBar(total=1.0, completed=min(1.0, view.progress), width=60)
-    return Group(title, bar, facts, best, left)
+    picture = Table.grid()  # rows of their own: a bar ends no line by itself
+    for part in (title, bar, facts, best, left):
+        picture.add_row(part)
+    return picture
+
+
+def validation(trial: TrialView) -> dict[str, float | None]:
+    """What was last measured on data that a trial did not train on."""
+    return {n: v for n, v in trial.last_metrics.items() if n.startswith("val_")}
 
 
 def line(view: StudyView) -> str:

@@ -13,6 +13,7 @@ import typer
 
 from tuner.cli.options import Json, Token, Url
 from tuner.cli.output import complain, duration, out, print_json, print_table, say, shown
+from tuner.cli.progress import validation
 from tuner.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def describe(study: StudyView, best: list[TrialView]) -> None:
 
 def print_best(best: list[TrialView]) -> None:
     """The best trials: value, last validation metrics, and what they were trained with."""
-    measured = sorted({name for t in best for name in t.last_metrics if name.startswith("val_")})
+    measured = sorted({name for trial in best for name in validation(trial)})
     rows = [
         [
             trial.number,
