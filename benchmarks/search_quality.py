@@ -151,9 +151,9 @@ class Replay:
             return
         if self.search.stale:
             self.search.refit()
-        start = time.perf_counter()
+        start = time.process_time()
         suggestions = self.search.suggest(wanted)
-        self.seconds.append((time.perf_counter() - start) / max(len(suggestions), 1))
+        self.seconds.append((time.process_time() - start) / max(len(suggestions), 1))
         for s in suggestions:
             number = len(self.records) if s.number is None else s.number
             if s.number is None:
@@ -201,7 +201,7 @@ def ours(
     priors: bool,
     misled: float = 1.0,
 ) -> tuple[list[float], list[float]]:
-    """One run of our search: regrets, and the seconds of each decision."""
+    """One run of our search: regrets, and the CPU seconds of each decision."""
     search = Search(
         table.space(priors, misled),
         sampler,
@@ -232,9 +232,9 @@ def optunas(
     free = np.ones(len(table.points), dtype=bool)
     seconds: list[float] = []
     while not meter.full and free.any():
-        start = time.perf_counter()
+        start = time.process_time()
         trial = study.ask(dists)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         row = table.nearest(trial.params, free)
         free[row] = False
         for name, value in table.params(row).items():  # told what was tried, as ours is
@@ -354,7 +354,7 @@ def main() -> None:
         names = [n for n in (*OURS, *THEIRS) if n in args.only]
     head = " | ".join(f"{m} epochs" for m in MARKS)
     print(f"{len(paths)} tasks, {args.seeds} seeds, {args.workers} worker(s); mean regret [95 %]\n")
-    print(f"| searcher | {head} | median (p99) ms a decision |\n|---|{'---|' * 4}")
+    print(f"| searcher | {head} | CPU ms a decision, median (p99) |\n|---|{'---|' * 4}")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # before a child imports numpy
     with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:

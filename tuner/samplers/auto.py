@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +33,16 @@ CONDITIONED = 300
 """Rows that a decision takes into account; more cost time and teach little."""
 GROWTH = 1.3
 """Rows grow by so much before the kernel is fitted again."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A posterior, and what it was made of."""
+
+    version: int
+    kernel: Kernel
+    offered: tuple[int, ...]
+    posterior: Posterior
 
 
 @register("auto")
@@ -58,7 +69,7 @@ class AutoSampler(Sampler):
         self._kernel = Kernel.default(self._encode.columns)
         self._fitted = 0
         self._points: dict[int, tuple[tuple[int, int, float], list[tuple[float, float]]]] = {}
-        self._known: tuple[int, list[int], Posterior] | None = None
+        self._known: _Known | None = None
 
     # --- draws ----------------------------------------------------------------------------------
 
@@ -133,6 +144,8 @@ class AutoSampler(Sampler):
                 while mark <= step:
                     mark *= 2
         status = history.status[number]
+        if history.violation[number] > 0:  # however good: not wanted
+            return [(progress, math.inf) for progress, _ in out] or [(1.0, math.inf)]
         if status == COMPLETE:
             value = float(history.values[number, 0])
             if out:
@@ -158,27 +171,24 @@ class AutoSampler(Sampler):
 
     def posterior(self, history: History) -> Posterior | None:
         """What is known, all that is under way believed to end as predicted; None: too little."""
-        if self._known is None or self._known[0] != history.version:
-            known = self._rows(history)
-            if known is None:
+        kernel = self._kernel  # once: a fit in another thread may swap it
+        known = self._known
+        if known is None or known.version != history.version or known.kernel is not kernel:
+            rows = self._rows(history)
+            if rows is None:
                 return None
-            rows, chosen = known
-            self._known = (history.version, [], Posterior(self._kernel, rows.pick(chosen)))
+            posterior = Posterior(kernel, rows[0].pick(rows[1]))
             busy = np.flatnonzero(history.status == PENDING)
             if busy.size:
-                self._believe(self._encode(history.unit[busy]), busy)
-        _, believed, _ = self._known
-        fresh = [d for d in history.offered if d not in believed]
+                posterior = believing(posterior, self._encode(history.unit[busy]), busy)
+            known = _Known(history.version, kernel, (), posterior)
+        fresh = [d for d in history.offered if d not in known.offered]
         if fresh:
-            units = np.array([history.offered[d] for d in fresh])
-            self._believe(self._encode(units), -1 - np.array(fresh))
-            believed.extend(fresh)
-        return self._known[2]
-
-    def _believe(self, x: Floats, trial: Ints) -> None:
-        assert self._known is not None
-        version, believed, posterior = self._known
-        self._known = (version, believed, posterior.believing(x, np.ones(len(x)), trial))
+            units = self._encode(np.array([history.offered[d] for d in fresh]))
+            posterior = believing(known.posterior, units, -1 - np.array(fresh))
+            known = replace(known, offered=(*known.offered, *fresh), posterior=posterior)
+        self._known = known
+        return known.posterior
 
     def gain(self, posterior: Posterior, units: Floats, trial: Ints) -> Floats:
         """Log of the expected improvement, at the end of training, over the best value seen."""
@@ -248,9 +258,13 @@ class AutoSampler(Sampler):
         def work() -> None:
             self._kernel = fit(rows, self._encode.columns, self.seed)
             self._fitted = len(rows.z)
-            self._known = None
 
         return work
+
+
+def believing(posterior: Posterior, x: Floats, trial: Ints) -> Posterior:
+    """The posterior once these trials are believed to end as predicted."""
+    return posterior.believing(x, np.ones(len(x)), trial)
 
 
 def new_trials(n: int) -> Ints:

@@ -28,9 +28,8 @@ from tuner.samplers.history import Floats
 
 Ints = NDArray[np.int64]
 AMPLITUDES = ("a", "b", "c", "e", "d", "noise")
-START = np.log([0.5, 0.3, 0.1, 0.05, 0.1, 0.02])
+START = np.log([0.3, 0.5, 0.05, 0.03, 0.1, 0.01])
 """Variances before any fit, in the order above; together about that of a normal score."""
-SPREAD = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
 PROGRESS_SCALE = math.log(0.4)
 LENGTH_SCALE = math.log(0.6)
 JITTER = 1e-8

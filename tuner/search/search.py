@@ -9,8 +9,10 @@ curves.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -35,9 +37,23 @@ from tuner.spaces import Space
 
 DIVERGED_REASON = "diverged"
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def locked(method: Callable[Concatenate[Search, P], R]) -> Callable[Concatenate[Search, P], R]:
+    """One caller at a time: a fit may be prepared from another thread than the one that drives."""
+
+    @wraps(method)
+    def wrapper(self: Search, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return wrapper
+
 
 class Search:
-    """One study's search. Not thread-safe: one caller at a time, except for :meth:`refit`.
+    """One study's search. Calls from several threads follow one another; a fit runs beside them.
 
     Args:
         space: What is searched.
@@ -86,6 +102,7 @@ class Search:
         )
         if len(objectives) > 1:
             pruner = {"name": "none"}
+        self._lock = threading.RLock()
         self._sign = objectives[0].sign
         self.pruner = pruners.create(
             pruner, max_step=max_step, space=space, seed=seed, sign=self._sign
@@ -114,6 +131,7 @@ class Search:
 
     # --- what happened --------------------------------------------------------------------------
 
+    @locked
     def sync(self, records: Iterable[Record]) -> None:
         """Takes in new or changed trials, in any order; the same record twice changes nothing."""
         for record in sorted(records, key=lambda r: r.number):
@@ -205,6 +223,7 @@ class Search:
             status = PARTIAL
         self._history.put(row, status, step=step, last=last, values=lower, violation=violation)
 
+    @locked
     def observe(self, number: int, step: int, value: float) -> Verdict:
         """One report of a running trial; what it is to do next.
 
@@ -268,6 +287,7 @@ class Search:
             paused=True,
         )
 
+    @locked
     def finish(
         self,
         number: int,
@@ -342,6 +362,7 @@ class Search:
         return not self.sampler.exhausted(self._history)
 
     @property
+    @locked
     def exhausted(self) -> str | None:
         """Which budget is met, or ``grid`` when its points are used up; None: more may come.
 
@@ -372,6 +393,7 @@ class Search:
 
     # --- what to do -----------------------------------------------------------------------------
 
+    @locked
     def suggest(self, k: int, *, elapsed_seconds: float = 0.0) -> list[Suggestion]:
         """At most ``k`` trials to run now; none when there is nothing to do at present.
 
@@ -462,14 +484,16 @@ class Search:
     # --- what is slow ---------------------------------------------------------------------------
 
     @property
+    @locked
     def stale(self) -> bool:
         """Whether :meth:`refit` would improve what :meth:`suggest` goes by."""
         return self.sampler.stale(self._history)
 
     def refit(self) -> None:
-        """Fits the sampler's model anew, here and now."""
+        """Fits the sampler's model anew in the caller's thread, beside other calls."""
         self.prepare_refit()()
 
+    @locked
     def prepare_refit(self) -> Callable[[], None]:
         """The same in two halves: this one is quick and belongs to whoever holds the search.
 

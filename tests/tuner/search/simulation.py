@@ -59,6 +59,7 @@ class Simulation:
             seed=seed,
         )
         self.search = self.make()
+        self.refits = False
         self.objectives = objectives
         self.sign = 1.0 if direction == "minimize" else -1.0
         self.curve = curve
@@ -83,6 +84,8 @@ class Simulation:
         return number
 
     def lease(self, k: int, elapsed_seconds: float = 0.0) -> list[Suggestion]:
+        if self.refits and self.search.stale:
+            self.search.refit()
         out = self.search.suggest(k, elapsed_seconds=elapsed_seconds)
         for s in out:
             self.started.append(s)
