@@ -21,8 +21,7 @@ def num(value: object, digits: int = 4) -> str:
         return {math.inf: "∞", -math.inf: "−∞"}.get(value, "NaN")
     size = abs(value)
     if value == 0 or 1e-3 <= size < 1e5:
-        text = f"{value:.{digits}g}"
-        text = f"{float(text):f}".rstrip("0").rstrip(".") if "e" in text else text
+        text = f"{value:.0f}" if size >= 10**digits else f"{value:.{digits}g}"
     else:
         mantissa, _, exponent = f"{value:.{max(0, digits - 2)}e}".partition("e")
         if "." in mantissa:

@@ -238,6 +238,17 @@ class TrialPage(Shown):
 
 
 @dataclass(frozen=True)
+class VaryPage(Shown):
+    """The form of a variation of a trial."""
+
+    study: StudySummary
+    trial: TrialView
+    values: Mapping[str, str]
+    """What the form's fields hold, by hyperparameter."""
+    error: str
+
+
+@dataclass(frozen=True)
 class ComparedRow:
     """One hyperparameter over the compared trials."""
 

@@ -1,0 +1,84 @@
+"""Enqueue a variation: a trial's configuration, changed by hand, as the study's next trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import RedirectResponse, Response
+
+from api.dashboard.actions import Clicker
+from api.dashboard.render import Viewer, render, root_of
+from api.dashboard.views import StudySummary, VaryPage, Who
+from api.routers.parameters import TrialId
+from api.security import Ctx
+from tuner import service
+from tuner.errors import Conflict, InvalidInput
+from tuner.protocol import Scalar
+from tuner.service import Context, TrialView
+
+router = APIRouter()
+
+
+async def filled(request: Request) -> dict[str, str]:
+    """The fields of the form, whatever their names: those of the hyperparameters."""
+    form = await request.form(max_fields=1000, max_files=0)
+    return {name: value for name, value in form.items() if isinstance(value, str)}
+
+
+@router.get("/trials/{trial_id}/vary")
+def show_variation(request: Request, context: Ctx, who: Viewer, trial_id: TrialId) -> Response:
+    """The form, filled with the trial's own values."""
+    trial = service.show_trial(context, trial_id)
+    values = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in trial.params.items()
+    }
+    return render(request, "vary.html", _page(context, who, trial, values))
+
+
+@router.post("/trials/{trial_id}/vary")
+def enqueue_variation(
+    request: Request,
+    context: Ctx,
+    clicker: Clicker,
+    who: Viewer,
+    trial_id: TrialId,
+    values: Annotated[dict[str, str], Depends(filled)],
+) -> Response:
+    """Enqueues it, or shows the form again with what is wrong."""
+    trial = service.show_trial(context, trial_id)
+    config = {name: _read(value) for name, value in values.items() if value.strip()}
+    try:
+        (made,) = service.enqueue(context, trial.study_id, [config], actor=clicker.name)
+    except (InvalidInput, Conflict) as error:
+        page = _page(context, who, trial, values, error.message.removeprefix("configs[0]."))
+        return render(request, "vary.html", page, 422)
+    return RedirectResponse(f"{root_of(request)}/trials/{made.id}", 303)
+
+
+def _page(
+    context: Context, who: Who, trial: TrialView, values: Mapping[str, str], error: str = ""
+) -> VaryPage:
+    study = service.show_study(context, trial.study_id)
+    return VaryPage(
+        title=f"Vary trial {trial.number}",
+        section="/",
+        who=who,
+        study=StudySummary.of(study),
+        trial=trial,
+        values=values,
+        error=error,
+    )
+
+
+def _read(text: str) -> Scalar:
+    """A number, true, false or null as JSON has it; anything else is text."""
+    with suppress(ValueError):
+        value = json.loads(text)
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+    return text.strip()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from api.live import Feed
+from tests.api.conftest import Server
+from tests.api.loops import measure, submitted, train
+from tuner import service
+from tuner.service import EventView
+
+Spec = dict[str, Any]
+
+
+def messages(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in answer.iter_lines():
+        if line.startswith("data:"):
+            yield json.loads(line.removeprefix("data:"))
+
+
+def test_a_listener_hears_every_event_and_the_end(server: Server, spec: Spec) -> None:
+    study = submitted(server.context, spec)
+    start = service.newest_event(server.context, study_id=study.id)
+    path = f"/api/v1/studies/{study.id}/events"
+    with server.client(timeout=30.0) as client, client.stream("GET", path) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.iter_lines()
+        assert next(line for line in lines if line).startswith(":")  # it is open
+        loop = threading.Thread(target=train, args=(server.context, study.id))
+        loop.start()
+        heard = [json.loads(line[5:]) for line in lines if line.startswith("data:")]
+        loop.join()
+    stored = service.events(server.context, study_id=study.id, after=start)
+    assert [event["id"] for event in heard] == [event.id for event in stored]
+    assert heard[-1]["kind"] == "study.state"
+    assert heard[-1]["data"]["state"] == "completed"
+
+
+def test_a_listener_that_comes_back_misses_nothing(server: Server, spec: Spec) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id)
+    stored = [event.id for event in service.events(server.context, study_id=study.id)]
+    path = f"/api/v1/studies/{study.id}/events"
+    with server.client() as client:
+        for seen in (stored[0], stored[4]):
+            headers = {"last-event-id": str(seen)}
+            with client.stream("GET", path, headers=headers) as answer:
+                assert [m["id"] for m in messages(answer)] == [i for i in stored if i > seen]
+        with client.stream("GET", path, params={"after": 0}) as answer:
+            assert [m["id"] for m in messages(answer)] == stored
+        with client.stream("GET", path) as answer:
+            assert list(messages(answer)) == []  # over, and nothing was missed
+        wrong = client.get(path, headers={"last-event-id": "x"})
+        assert (wrong.status_code, wrong.json()["field"]) == (422, "Last-Event-ID")
+
+
+async def gathered(stream: AsyncGenerator[list[EventView]], count: int) -> list[int]:
+    heard: list[int] = []
+    while len(heard) < count:
+        heard += [event.id for event in await asyncio.wait_for(anext(stream), 20)]
+    return heard
+
+
+def test_many_listeners_are_one_reader(
+    server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = submitted(server.context, spec)
+    other = submitted(server.context, spec, name="other")
+    first = service.newest_event(server.context)
+    reads = 0
+    read: Callable[..., list[EventView]] = service.events
+
+    def counted(*args: Any, **kwargs: Any) -> list[EventView]:
+        nonlocal reads
+        reads += "study_id" not in kwargs
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(service, "events", counted)
+
+    async def scene() -> tuple[list[list[int]], int]:
+        feed = Feed(server.context, poll_seconds=0.2)
+        streams = [feed.listen(study.id, first, quiet_seconds=0.05) for _ in range(20)]
+        waiting = [asyncio.create_task(gathered(stream, 3)) for stream in streams]
+        await asyncio.sleep(0.5)
+        before = reads
+
+        def change() -> None:
+            (asked,) = service.ask(server.context, study.id, 1)
+            service.ask(server.context, other.id, 1)
+            measure(server.context, asked, 1)
+
+        await asyncio.to_thread(change)
+        heard = await asyncio.gather(*waiting)
+        rounds = reads - before
+        for stream in streams:
+            await stream.aclose()
+        await feed.close()
+        return heard, rounds
+
+    heard, rounds = asyncio.run(scene())
+    stored = [event.id for event in read(server.context, study_id=study.id, after=first)]
+    assert all(one == stored[: len(one)] for one in heard)
+    # Twenty listeners that each read for themselves would have needed twenty reads a round.
+    assert 1 <= rounds < 20
+
+
+def test_a_reader_without_listeners_rests(server: Server, spec: Spec) -> None:
+    study = submitted(server.context, spec)
+
+    async def scene() -> bool:
+        feed = Feed(server.context, poll_seconds=0.01)
+        stream = feed.listen(study.id, 0)
+        await anext(stream)
+        await stream.aclose()
+        for _ in range(200):
+            if feed._reader is None or feed._reader.done():
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    assert asyncio.run(scene())
