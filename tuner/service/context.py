@@ -40,12 +40,17 @@ class ServiceSettings:
 
 @dataclass
 class Context:
-    """One process's view of one database. Threads may share it."""
+    """One process's view of one database. Threads may share it.
+
+    Attributes:
+        swept_at: Studies that ended before this have no checkpoints left; None: not yet looked.
+    """
 
     db: Database
     now: Callable[[], datetime] = utc_now
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     searches: Searches = field(default_factory=Searches)
+    swept_at: datetime | None = None
 
     @classmethod
     def open(

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import String, cast, select
 from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
+from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.turn import Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spaces import Space, widen
 from tuner.spec import BudgetSpec, Checked, StudySpec, check
-from tuner.storage import events, measurements, studies, trials
+from tuner.storage import events, listing, measurements, studies, trials
 from tuner.storage.events import NewEvent
-from tuner.storage.models import FINISHED_STUDY_STATES, STUDY_STATES, Study, Trial
+from tuner.storage.models import FINISHED_STUDY_STATES, STUDY_STATES, Study
 from tuner.storage.studies import OPEN_STATES
 
 SAMPLES = 10
 LARGEST_LIST = 1000
-SORTS: dict[str, tuple[Any, tuple[type, ...]]] = {
-    "created_at": (Study.created_at, (datetime,)),
-    "name": (Study.name, (str,)),
-    "priority": (Study.priority, (int,)),
-    "id": (Study.id, (int,)),
-}
 
 
 class Preview(BaseModel):
@@ -156,26 +149,24 @@ def list_studies(
         InvalidInput: An argument is wrong.
     """
     key = sort.removeprefix("-")
-    if key not in SORTS:
-        raise InvalidInput("sort", f"{sort!r} is none of {', '.join(SORTS)}, or one with a minus")
+    if key not in listing.STUDY_SORTS:
+        known = ", ".join(listing.STUDY_SORTS)
+        raise InvalidInput("sort", f"{sort!r} is none of {known}, or one with a minus")
     if state is not None and state not in STUDY_STATES:
         raise InvalidInput("state", f"{state!r} is none of {', '.join(STUDY_STATES)}")
     if not 1 <= limit <= LARGEST_LIST:
         raise InvalidInput("limit", f"{limit} is outside [1, {LARGEST_LIST}]")
-    column, kind = SORTS[key]
-    down = sort.startswith("-")
-    after = cursors.read(cursor, [kind, (int,)])
-    query = select(Study)
-    if state is not None:
-        query = query.where(Study.state == state)
-    if text:
-        query = query.where(Study.name.icontains(text, autoescape=True))
-    if tag is not None:
-        quoted = '"' + tag.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        query = query.where(cast(Study.tags, String).contains(quoted, autoescape=True))
+    after = cursors.read(cursor, [listing.STUDY_SORTS[key][1], (int,)])
     with ctx.db.session() as session:
-        rows = list(
-            studies.page(session, query, [(column, down), (Study.id, down)], after, limit + 1)
+        rows = listing.studies(
+            session,
+            state=state,
+            tag=tag,
+            text=text,
+            sort=key,
+            descending=sort.startswith("-"),
+            after=after,
+            limit=limit + 1,
         )
         more, rows = len(rows) > limit, rows[:limit]
         items = _views(ctx, session, rows)
@@ -264,13 +255,7 @@ def best(ctx: Context, study_id: int, *, k: int = 1) -> list[TrialView]:
         study = studies.get(session, study_id)
         checked = plan_of(ctx, study)
         if len(study.directions) == 1:
-            rows = trials.select_rows(
-                session,
-                select(*trials.COLUMNS)
-                .where(Trial.study_id == study_id, *studies.comparable())
-                .order_by(*studies.ranked(study.directions[0]))
-                .limit(k),
-            )
+            rows = listing.best(session, study_id, study.directions[0], k)
         else:
             rows = trials.of_study(session, study_id, states=("complete",))
             rows = _front(rows, study.directions)
@@ -344,8 +329,10 @@ def delete_study(ctx: Context, study_id: int, *, actor: str | None = None) -> No
     """
     with turn(ctx, study_id, actor=actor) as this:
         this.note("study.deleted", name=this.study.name)
+        saved = trials.saved_of(this.session, study_id)
         studies.delete(this.session, study_id)
         this.deleted = True
+    checkpoints.delete(saved)
 
 
 def pause_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
-
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
-from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput
 from tuner.service import cursor as cursors
@@ -21,25 +17,14 @@ from tuner.service.views import (
     measurement_views,
     trial_view,
 )
-from tuner.spaces import Categorical, Constant, Space
+from tuner.spaces import Categorical, Space
+from tuner.storage import listing, studies, trials
 from tuner.storage import measurements as stored
-from tuner.storage import studies, trials
-from tuner.storage.models import FINISHED_STUDY_STATES, TRIAL_STATES, Trial
+from tuner.storage.models import FINISHED_STUDY_STATES, TRIAL_STATES
 from tuner.storage.trials import NewTrial, TrialRow
 
 LARGEST_LIST = 10_000
 MOST_ENQUEUED = 10_000
-NUMBER = (int, float)
-COLUMNS: dict[str, tuple[Any, tuple[type, ...]]] = {
-    "number": (Trial.number, (int,)),
-    "state": (Trial.state, (str,)),
-    "step": (Trial.step, (int,)),
-    "created_at": (Trial.created_at, (datetime,)),
-    "device_seconds": (func.coalesce(Trial.device_seconds, 0.0), NUMBER),
-    "attempt": (Trial.attempt, (int,)),
-}
-LAST = 1e308
-"""Where trials without a value stand in a list sorted by it: after all others."""
 
 
 def list_trials(
@@ -74,109 +59,59 @@ def list_trials(
         raise InvalidInput("order", f"{order!r} is neither asc nor desc")
     if not 1 <= limit <= LARGEST_LIST:
         raise InvalidInput("limit", f"{limit} is outside [1, {LARGEST_LIST}]")
-    down = order == "desc"
-    query = select(*trials.COLUMNS).where(Trial.study_id == study_id)
-    if state == "paused":
-        query = query.where(Trial.paused)
-    elif state is not None:
-        if state not in TRIAL_STATES:
-            known = ", ".join((*TRIAL_STATES, "paused"))
-            raise InvalidInput("state", f"{state!r} is none of {known}")
-        query = query.where(Trial.state == state, ~Trial.paused)
+    if state is not None and state not in (*TRIAL_STATES, "paused"):
+        known = ", ".join((*TRIAL_STATES, "paused"))
+        raise InvalidInput("state", f"{state!r} is none of {known}")
+    descending = order == "desc"
     with ctx.db.session() as session:
-        study = studies.get(session, study_id)
-        checked = plan_of(ctx, study)
+        checked = plan_of(ctx, studies.get(session, study_id))
         space = None if checked is None else checked.space
-        for name, value in (filters or {}).items():
-            query = query.where(_filter(name, value, space))
-        column, kind = _sorted_by(sort, space, down)
-        after = cursors.read(cursor, [kind, (int,)])
-        rows = _page(session, query, column, down, after, limit + 1)
+        column, kind = _sorted_by(sort, space, descending)
+        rows = listing.trials(
+            session,
+            study_id,
+            state=state,
+            equal={
+                name.removeprefix("params."): _filter(name, value, space)
+                for name, value in (filters or {}).items()
+            },
+            column=column,
+            descending=descending,
+            after=cursors.read(cursor, [kind, (int,)]),
+            limit=limit + 1,
+        )
         more, rows = len(rows) > limit, rows[:limit]
-        found = [row for row, _ in rows]
-        last = stored.last(session, [row.id for row in found])
+        last = stored.last(session, [row.id for row, _ in rows])
     now = ctx.now()
     return Page(
-        items=[trial_view(row, checked, last.get(row.id), now) for row in found],
+        items=[trial_view(row, checked, last.get(row.id), now) for row, _ in rows],
         next_cursor=cursors.write([rows[-1][1], rows[-1][0].number]) if more else None,
     )
 
 
-def _page(
-    session: Session,
-    query: Any,
-    column: ColumnElement[Any],
-    down: bool,
-    after: list[Any] | None,
-    limit: int,
-) -> list[tuple[TrialRow, Any]]:
-    if after is not None:
-        beyond = column < after[0] if down else column > after[0]
-        query = query.where(or_(beyond, and_(column == after[0], Trial.number > after[1])))
-    rows = session.execute(
-        query.add_columns(column)
-        .order_by(column.desc() if down else column, Trial.number)
-        .limit(limit)
-    )
-    return [(TrialRow(*list(row)[:-1]), row[-1]) for row in rows]
-
-
-def _sorted_by(
-    sort: str, space: Space | None, down: bool
-) -> tuple[ColumnElement[Any], tuple[type, ...]]:
-    if sort in COLUMNS:
-        return COLUMNS[sort]
-    end = -LAST if down else LAST
+def _sorted_by(sort: str, space: Space | None, descending: bool) -> tuple[Any, listing.Kind]:
+    if sort in listing.TRIAL_SORTS:
+        return listing.TRIAL_SORTS[sort]
     if sort == "value":
-        known = and_(
-            Trial.state.in_(("complete", "pruned")),
-            Trial.values[0].as_string().not_in(stored.NOT_NUMBERS),
-        )
-        return _or_last(known, Trial.values[0].as_float(), end), NUMBER
+        return listing.by_value(descending)
     name = sort.removeprefix("params.")
     if sort.startswith("params.") and space is not None and name in space.searched:
-        if isinstance(space.parameters[name], Categorical):
-            return func.coalesce(Trial.params[name].as_string(), ""), (str,)
-        return func.coalesce(Trial.params[name].as_float(), end), NUMBER
-    known_names = ", ".join((*COLUMNS, "value", "params.NAME"))
-    raise InvalidInput("sort", f"{sort!r} is none of {known_names}")
+        text = isinstance(space.parameters[name], Categorical)
+        return listing.by_parameter(name, text=text, descending=descending)
+    known = ", ".join((*listing.TRIAL_SORTS, "value", "params.NAME"))
+    raise InvalidInput("sort", f"{sort!r} is none of {known}")
 
 
-def _or_last(known: ColumnElement[bool], value: Any, end: float) -> ColumnElement[Any]:
-    return case((known, value), else_=end)
-
-
-def _filter(name: str, value: str, space: Space | None) -> ColumnElement[bool]:
+def _filter(name: str, value: str, space: Space | None) -> str | float:
     short = name.removeprefix("params.")
-    if name == "value":
-        known = and_(
-            Trial.values.is_not(None), Trial.values[0].as_string().not_in(stored.NOT_NUMBERS)
-        )
-        return and_(known, _within(name, value, Trial.values[0].as_float()))
     if not name.startswith("params.") or space is None or short not in space.searched:
         raise InvalidInput(f"filters.{name}", "names no parameter that is searched")
-    parameter = space.parameters[short]
-    if isinstance(parameter, Categorical | Constant):
-        # The whole text first: a choice may hold a bar itself.
-        chosen: ColumnElement[bool] = (
-            Trial.params[short].as_string().in_([value, *value.split("|")])
-        )
-        return chosen
-    return _within(name, value, Trial.params[short].as_float())
-
-
-def _within(name: str, value: str, column: ColumnElement[Any]) -> ColumnElement[bool]:
-    """``LOW..HIGH``, both ends included, or one number."""
-    low, dots, high = value.partition("..")
+    if isinstance(space.parameters[short], Categorical):
+        return value
     try:
-        first = float(low)
-        last = float(high) if dots else first
+        return float(value)
     except ValueError as error:
-        raise InvalidInput(
-            f"filters.{name}", f"{value!r} is neither a number nor LOW..HIGH"
-        ) from error
-    same: ColumnElement[bool] = column.between(first, last) if dots else column == first
-    return same
+        raise InvalidInput(f"filters.{name}", f"{value!r} is not a number") from error
 
 
 def show_trial(ctx: Context, trial_id: int) -> TrialView:

@@ -45,6 +45,7 @@ class Turn:
     events: list[NewEvent] = field(default_factory=list)
     revised: bool = False
     deleted: bool = False
+    settled: bool = False
     told: bool = False
     """Whether the search was asked in this turn, and so is told of every change by it."""
 
@@ -201,6 +202,7 @@ class Turn:
     def settle(self) -> None:
         """Ends the study when its budget is met, or it drains and nothing runs any more."""
         study = self.study
+        self.settled = True
         reason: str | None = None
         if study.state in OPEN_STATES:
             reason = self.exhausted()
@@ -272,7 +274,7 @@ def turns(
                         continue
                     turn.flush()
                     if turn.revised:
-                        turn.study.revision += 1
+                        studies.revise(session, turn.study)
                 session.flush()
                 events.add(session, new, actor, now)
         except BaseException:
@@ -282,6 +284,8 @@ def turns(
         for study_id, turn in taken.items():
             if turn.told:
                 turn.live.revision = turn.study.revision
+            if turn.settled:
+                turn.live.settled_at = turn.study.revision
             if turn.deleted or turn.study.state in FINISHED_STUDY_STATES:
                 ctx.searches.forget(study_id)
 

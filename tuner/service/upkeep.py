@@ -1,4 +1,4 @@
-"""What must happen though nobody asks: leases run out, studies end, models are fitted."""
+"""What must happen though nobody asks: leases run out, studies end, files go, models are fitted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from tuner.errors import Unavailable
 from tuner.queue import leases
+from tuner.service import checkpoints
 from tuner.service.context import Context
 from tuner.service.supply import prepare
 from tuner.service.turn import turn
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 GONE_AFTER_LEASES = 2.0
 """A worker not heard of for this many lifetimes of a lease counts as gone."""
+
+AHEAD = 4
+"""Trials suggested ahead for each worker with room: enough to begin at once, and too few to matter
+to a model that would have learned from the trials now running."""
 
 
 def tick(ctx: Context) -> None:
@@ -33,6 +38,7 @@ def tick(ctx: Context) -> None:
     _reclaim(ctx)
     _miss_workers(ctx)
     _settle(ctx)
+    checkpoints.sweep(ctx)
     _suggest(ctx)
     _refit(ctx)
 
@@ -84,19 +90,15 @@ def _settle(ctx: Context) -> None:
             if this.study.state in OPEN_STATES:
                 this.join()
             this.settle()
-            live.settled_at = this.study.revision + this.revised
 
 
 def _suggest(ctx: Context) -> None:
-    """Suggests ahead of need, at most what the workers now free can take.
-
-    Further ahead a model would go by less than is known when the trial starts.
-    """
+    """Suggests ahead of need, a few trials for each worker that has room now."""
     with ctx.db.session() as session:
         free: dict[str, int] = {}
         for worker, held in workers.active(session):
             for task in worker.tasks:
-                free[task] = free.get(task, 0) + max(worker.slots - held, 0)
+                free[task] = free.get(task, 0) + min(max(worker.slots - held, 0), AHEAD)
         if not any(free.values()):
             return
         waiting = [

@@ -171,7 +171,7 @@ def drain_worker(ctx: Context, worker_id: int, *, actor: str | None = None) -> W
 
 
 def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -> Worker:
-    """The worker, noted as alive; written at most once in half a heartbeat, unless it has news."""
+    """The worker, noted as alive: written down at most once in half a heartbeat."""
     now = ctx.now()
     with ctx.db.session() as session:
         worker = workers.get(session, worker_id)
