@@ -12,7 +12,7 @@ from sqlalchemy import Row, Select, Table, and_, bindparam, case, insert, select
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
-from tuner.storage.models import FINISHED_TRIAL_STATES, Trial
+from tuner.storage.models import FINISHED_STUDY_STATES, FINISHED_TRIAL_STATES, Study, Trial
 
 _table = cast("Table", Trial.__table__)
 
@@ -380,3 +380,51 @@ def save(session: Session, rows: Iterable[TrialRow], revision: int) -> None:
         batch.append(values)
     if batch:
         session.connection().execute(_SAVE, batch)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A trial's last checkpoint."""
+
+    trial_id: int
+    study_id: int
+    number: int
+    uri: str
+
+
+def saved(session: Session, query: Select[Any]) -> list[Saved]:
+    """The checkpoints of ``select(Trial.id, ...)`` as :data:`SAVED` begins it."""
+    return [
+        Saved(trial_id, study_id, number, str(checkpoint["uri"]))
+        for trial_id, study_id, number, checkpoint in session.execute(query)
+    ]
+
+
+SAVED = select(Trial.id, Trial.study_id, Trial.number, Trial.checkpoint).where(
+    Trial.checkpoint.is_not(None)
+)
+
+
+def saved_in_vain(session: Session, since: datetime | None, limit: int) -> list[Saved]:
+    """Checkpoints in studies that have ended (since a moment), some at a time."""
+    query = SAVED.join(Study, Study.id == Trial.study_id).where(
+        Study.state.in_(FINISHED_STUDY_STATES), Trial.state.in_(FINISHED_TRIAL_STATES)
+    )
+    if since is not None:
+        query = query.where(Study.finished_at >= since)
+    return saved(session, query.order_by(Trial.id).limit(limit))
+
+
+def saved_of(session: Session, study_id: int) -> list[Saved]:
+    """The checkpoints of one study's trials."""
+    return saved(session, SAVED.where(Trial.study_id == study_id))
+
+
+def forget_saved(session: Session, trial_ids: Collection[int]) -> None:
+    """Their checkpoints are gone. No new revision: nobody outside sees where they were."""
+    session.execute(
+        update(Trial)
+        .where(Trial.id.in_(trial_ids), Trial.state.in_(FINISHED_TRIAL_STATES))
+        .values(checkpoint=None)
+        .execution_options(synchronize_session=False)
+    )

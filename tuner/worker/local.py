@@ -132,6 +132,7 @@ def run_study(
                 child.join()
         for server in servers:
             server.join()
+    service.tick(context)  # what the study's end left to do
 
 
 def _child(

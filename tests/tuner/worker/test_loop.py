@@ -72,6 +72,7 @@ def work_until(ctx: Context, study_id: int, **options: Any) -> None:
     finally:
         stop.set()
         watcher.join()
+    service.tick(ctx)
 
 
 def trials(ctx: Context, study_id: int) -> list[Any]:
@@ -92,6 +93,7 @@ def test_a_study_is_trained_to_its_end(context: Context, tmp_path: Path) -> None
     assert [p.step for p in points] == [1, 2, 3, 4]
     assert points[0].samples == 1079
     assert {"train_loss", "val_loss", "lr", "grad_norm", "noise_scale"} <= set(points[0].metrics)
+    assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))
 
 
 def test_the_same_seed_gives_the_same_numbers(context: Context, tmp_path: Path) -> None:

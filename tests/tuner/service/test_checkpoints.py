@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.tuner.service.simulation import Clock, Trainer, submit
+from tuner import service
+from tuner.protocol import Checkpoint, Report
+from tuner.service import Context
+from tuner.service.checkpoints import LATE
+from tuner.storage import trials
+
+HALVING = {"name": "asha"}
+
+
+class Saver(Trainer):
+    """A worker that writes a file for each checkpoint that it tells of, and never deletes one."""
+
+    folder: Path
+    scheme: str = ""
+
+    def next_report(self, **changes: object) -> Report:
+        report = super().next_report(**changes)
+        slots = []
+        for slot in report.slots:
+            leased = self.held[slot.trial_id].leased
+            step = slot.measurements[0].step
+            name = f"study-{leased.study_id}/trial-{leased.number}/a{leased.attempt}-s{step}"
+            file = self.folder / f"{name}.safetensors"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"weights")
+            checkpoint = Checkpoint(uri=f"{self.scheme}{file}", step=step)
+            slots.append(slot.model_copy(update={"checkpoint": checkpoint}))
+        return report.model_copy(update={"slots": slots})
+
+
+def saver(ctx: Context, folder: Path, scheme: str = "") -> Saver:
+    worker = Saver(ctx)
+    worker.folder, worker.scheme = folder, scheme
+    return worker
+
+
+def uris(ctx: Context, study_id: int) -> list[str]:
+    with ctx.db.session() as session:
+        return [saved.uri for saved in trials.saved_of(session, study_id)]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_an_ended_study_keeps_no_checkpoints(ctx: Context, tmp_path: Path, scheme: str) -> None:
+    study = submit(ctx, pruner=HALVING, budget={"trials": 8, "epochs": 4})
+    worker = saver(ctx, tmp_path, scheme)
+    worker.lease()
+    worker.round()
+    running = uris(ctx, study.id)
+    service.tick(ctx)
+    assert running
+    assert uris(ctx, study.id) == running
+    assert all(Path(uri.removeprefix(scheme)).exists() for uri in running)
+    worker.work()
+    last = uris(ctx, study.id)
+    before = [(t.id, t.state, t.value) for t in service.list_trials(ctx, study.id).items]
+    assert {state for _, state, _ in before} == {"complete", "pruned"}
+    service.tick(ctx)
+    assert uris(ctx, study.id) == []
+    assert not any(Path(uri.removeprefix(scheme)).exists() for uri in last)
+    after = [(t.id, t.state, t.value) for t in service.list_trials(ctx, study.id).items]
+    assert after == before
+
+
+def test_a_study_that_ends_later_is_swept_too(ctx: Context, tmp_path: Path, clock: Clock) -> None:
+    """Only studies that ended since the last round are looked at, but none is missed."""
+    worker = saver(ctx, tmp_path)
+    for name in ("first", "second"):
+        study = submit(ctx, name, budget={"trials": 2, "epochs": 2})
+        worker.work()
+        assert uris(ctx, study.id)
+        service.tick(ctx)
+        assert uris(ctx, study.id) == []
+        clock.advance(2 * LATE.total_seconds())
+
+
+def test_another_process_sweeps_what_was_left(ctx: Context, tmp_path: Path, clock: Clock) -> None:
+    study = submit(ctx, budget={"trials": 2, "epochs": 2})
+    saver(ctx, tmp_path).work()
+    last = uris(ctx, study.id)
+    clock.advance(10_000)
+    service.tick(Context(ctx.db, clock))
+    assert uris(ctx, study.id) == []
+    assert len(last) == 2
+    assert not any(Path(uri).exists() for uri in last)
+
+
+def test_more_than_one_batch(ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuner.service.checkpoints.BATCH", 3)
+    study = submit(ctx, budget={"trials": 8, "epochs": 1})
+    saver(ctx, tmp_path).work()
+    assert len(uris(ctx, study.id)) == 8
+    service.tick(ctx)
+    assert uris(ctx, study.id) == []
+
+
+def test_a_deleted_study_takes_its_checkpoints_along(ctx: Context, tmp_path: Path) -> None:
+    study = submit(ctx)
+    worker = saver(ctx, tmp_path)
+    worker.lease()
+    worker.round()
+    last = uris(ctx, study.id)
+    assert last
+    service.delete_study(ctx, study.id)
+    assert not any(Path(uri).exists() for uri in last)
+
+
+def test_files_out_of_reach_are_logged_and_forgotten(
+    ctx: Context, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = submit(ctx, budget={"trials": 2, "epochs": 1})
+    worker = saver(ctx, tmp_path, "nowhere://")
+    worker.lease()
+    worker.work()
+    with caplog.at_level(logging.WARNING, "tuner.service.checkpoints"):
+        service.tick(ctx)
+    assert [record for record in caplog.records if "was not deleted" in record.message]
+    assert uris(ctx, study.id) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.txt",
+        "study-{study}/trial-999/a1-s1.safetensors",
+        "study-999/trial-{number}/a1-s1.safetensors",
+        "study-{study}/trial-{number}/a1-s1.safetensors.txt",
+        "study-{study}/trial-{number}/../../victim/study-{study}/trial-{number}/a1-s1.safetensors",
+    ],
+)
+def test_a_worker_cannot_have_other_files_deleted(ctx: Context, tmp_path: Path, name: str) -> None:
+    study = submit(ctx, budget={"trials": 1, "epochs": 1})
+    worker = Trainer(ctx, slots=1)
+    (leased,) = worker.lease()
+    file = tmp_path / name.format(study=study.id, number=leased.number)
+    (tmp_path / f"study-{study.id}/trial-{leased.number}").mkdir(parents=True)
+    file.parent.resolve().mkdir(parents=True, exist_ok=True)
+    file.write_text("precious")
+    report = worker.next_report()
+    slot = report.slots[0].model_copy(update={"checkpoint": Checkpoint(uri=str(file), step=1)})
+    worker.deliver(report.model_copy(update={"slots": [slot]}))
+    assert service.show_study(ctx, study.id).state == "completed"
+    service.tick(ctx)
+    assert file.read_text() == "precious"
+    assert uris(ctx, study.id) == []
