@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
 from tuner.service import checkpoints
-from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.turn import Turn, elapsed, turn

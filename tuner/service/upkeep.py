@@ -10,7 +10,6 @@ from datetime import timedelta
 from tuner.errors import Unavailable
 from tuner.queue import leases
 from tuner.service import checkpoints
-from tuner.service import checkpoints
 from tuner.service.context import Context
 from tuner.service.supply import prepare
 from tuner.service.turn import turn
