@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuner.pruners.board import Board, Track
-from tuner.pruners.pruner import CONTINUE, Decision, Pruner
+from tuner.pruners.pruner import CONTINUE, Decision, Pruner, Spawn
 from tuner.registry import Registry
 from tuner.spaces import Space, read_options
 
@@ -15,6 +15,7 @@ __all__ = [
     "Board",
     "Decision",
     "Pruner",
+    "Spawn",
     "Track",
     "create",
     "get",

@@ -29,6 +29,23 @@ class Decision:
 CONTINUE = Decision("continue")
 
 
+@dataclass(frozen=True)
+class Spawn:
+    """A new trial that begins where another stands.
+
+    Args:
+        params: Its point.
+        copy_of: Whose checkpoint it starts from.
+        start: The step of that checkpoint.
+        note: What it is to remember; ``start`` among it.
+    """
+
+    params: dict[str, Any]
+    copy_of: int
+    start: int
+    note: dict[str, Any]
+
+
 class Pruner(ABC):
     """Decides which trials go on.
 
@@ -80,6 +97,24 @@ class Pruner(ABC):
     def promotable(self, board: Board, last_call: bool) -> Iterator[Track]:
         """Paused trials that deserve another stretch, the most deserving first."""
         return iter(())
+
+    def spawn(self, board: Board, params: Mapping[int, Mapping[str, Any]]) -> Iterator[Spawn]:
+        """New trials that are to be copied from others.
+
+        Args:
+            board: All curves.
+            params: The point of every trial.
+        """
+        return iter(())
+
+    def room(self, board: Board, offered: int) -> int | None:
+        """How many new trials of the sampler may start now; None: any number.
+
+        Args:
+            board: All curves.
+            offered: New trials handed out that are not on the board yet.
+        """
+        return None
 
 
 def next_interval(step: int, warmup: int, interval: int, max_step: int) -> int:

@@ -143,16 +143,16 @@ class Search:
         number = record.number
         draw = record.note.get("draw")
         if isinstance(draw, int):
-            self._draws = max(self._draws, draw + 1)
+            self._draws = max(self._draws, draw + 1)  # a copy's is below 0
             self._offered.pop(draw, None)
             self._history.offered.pop(draw, None)
         old = self._board.tracks.get(number)
         if old is not None:
-            self._spent -= old.step
+            self._spent -= old.step - _started(old.note)
         ended = record.state in ("complete", "pruned", "fail")
         curve = {s: self._sign * v for s, v in record.curve.items() if math.isfinite(v)}
         lane = self.pruner.lane(record.note)
-        step = max(curve, default=0)
+        step = max(curve, default=_started(record.note))
         until = record.until if record.until is not None else self.pruner.next_stop(step, lane)
         self._board.add(
             Track(
@@ -168,7 +168,7 @@ class Search:
                 note=record.note,
             )
         )
-        self._spent += step
+        self._spent += step - _started(record.note)
         self._params[number] = record.params
         self._busy.discard(number)
         self._loose.discard(number)
@@ -416,8 +416,25 @@ class Search:
                 if not self._resume(track, out) or len(out) >= k:
                     break
         if len(out) < k and not last_call:
+            self._copy(k, out)
+        if len(out) < k and self._may_start:
             self._start(k - len(out), out)
         return out
+
+    def _copy(self, k: int, out: list[Suggestion]) -> None:
+        """New trials that begin where another stands."""
+        for spawn in list(self.pruner.spawn(self._board, self._params)):
+            draw = -1 - spawn.note["replaces"]  # no draw of the sampler's
+            until = self._granted(spawn.start, self.pruner.next_stop(spawn.start, 0))
+            if draw in self._offered:
+                continue
+            if len(out) >= k or until <= spawn.start or not self._may_start:
+                return
+            self._offered[draw] = until - spawn.start
+            note = {"draw": draw, **spawn.note}
+            out.append(
+                Suggestion(None, spawn.params, spawn.start, until, note, copy_of=spawn.copy_of)
+            )
 
     def _resume(self, track: Track, out: list[Suggestion]) -> bool:
         """Hands out a trial that exists; False: the epochs left do not allow it."""
@@ -458,7 +475,10 @@ class Search:
         """New trials, as many as the budget allows; one call of the sampler for all of them."""
         if self.budget.trials is not None:
             k = min(k, self.budget.trials - self._count)
-        proposals = self.sampler.suggest(self._history, k, self._draws)
+        room = self.pruner.room(self._board, sum(d >= 0 for d in self._offered))
+        if room is not None:
+            k = min(k, room)
+        proposals = self.sampler.suggest(self._history, k, self._draws) if k else []
         return bool(proposals) and all(self._add(p, out) for p in proposals)
 
     def _add(self, proposal: Proposal, out: list[Suggestion]) -> bool:
@@ -502,3 +522,9 @@ class Search:
             so the search may be used meanwhile; suggestions go by the last fit.
         """
         return self.sampler.refit(self._history)
+
+
+def _started(note: Mapping[str, Any]) -> int:
+    """The step that a trial was copied at; 0: it began from scratch."""
+    start = note.get("start", 0)
+    return start if isinstance(start, int) else 0

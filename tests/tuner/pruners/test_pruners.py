@@ -14,6 +14,7 @@ from tuner import pruners
 from tuner.errors import InvalidInput
 from tuner.pruners import Board, Pruner, Track
 from tuner.pruners.asha import first_rung, rungs
+from tuner.pruners.pbt import PbtPruner
 from tuner.spaces import Space
 
 SPACE = Space.parse({"lr": {"type": "float", "low": 0, "high": 1}})
@@ -72,7 +73,8 @@ def test_the_best_trial_goes_on_or_waits_but_is_never_stopped(
             "stop",
             "finish",
         )
-    assert pruner.decide(b, b.tracks[0], True).action == "continue"
+    goes_on = "pause" if name == "pbt" else "continue"  # it waits for the population
+    assert pruner.decide(b, b.tracks[0], True).action == goes_on
 
 
 def test_board_ranks_and_replaces() -> None:
@@ -195,3 +197,67 @@ def test_hyperband_brackets() -> None:
         curve = dict.fromkeys(range(1, stop + 1), 5.0 - number)
         b.add(Track(number, curve, stop, stop, paused=True, lane=lane))
     assert [t.number for t in hyperband.promotable(b, False)] == [2]
+
+
+def population(curves: list[list[float]]) -> tuple[Pruner, Board]:
+    """A population of four, exchanging every two steps."""
+    pbt = make("pbt", max_step=8, population=4, interval_steps=2, quantile=0.25)
+    return pbt, board(*curves, paused=True)
+
+
+def test_pbt_replaces_the_worst_by_a_changed_copy_of_the_best() -> None:
+    pbt, b = population([[1.0, 0.9], [1.0, 0.2], [1.0, 0.5], [1.0, 0.6]])
+    params = {n: {"lr": 0.5} for n in range(4)}
+    (spawn,) = pbt.spawn(b, params)
+    assert (spawn.copy_of, spawn.start) == (1, 2)
+    assert spawn.note == {"start": 2, "parent": 1, "replaces": 0}
+    assert [t.number for t in pbt.promotable(b, False)] == [1, 2, 3]
+    assert [t.number for t in pbt.promotable(b, True)] == [1, 2, 3, 0]  # no copy can be made
+    b.add(Track(4, {}, 2, until=4, busy=True, note=spawn.note))
+    assert list(pbt.spawn(b, params)) == []
+    assert pbt.room(b, 0) == 0
+
+
+def test_pbt_waits_for_everyone_but_not_for_the_dead() -> None:
+    pbt, b = population([[1.0, 0.9], [1.0, 0.2], [1.0, 0.5], [1.0]])
+    assert list(pbt.promotable(b, False)) == []
+    b.tracks[3].ended = True  # out of memory, say
+    assert [t.number for t in pbt.promotable(b, False)] == [1, 2]
+    pbt, b = population([[1.0, 0.9], [1.0, 0.2], [1.0, 0.5], [1.0, math.inf]])
+    b.tracks[3].ended, b.tracks[3].paused = True, False
+    (spawn,) = pbt.spawn(b, {n: {"lr": 0.5} for n in range(4)})
+    assert (spawn.note["replaces"], spawn.copy_of) == (3, 1)
+    assert pbt.room(board(*[[1.0]] * 3), 0) == 1
+    assert pbt.room(board(*[[1.0]] * 2), 1) == 1
+
+
+def test_pbt_changes_settings_but_nothing_that_the_copied_state_depends_on() -> None:
+    space = Space.parse(
+        {
+            "optimizer": {"type": "categorical", "choices": ["adamw", "sgd"]},
+            "lr": {"type": "float", "low": 1e-5, "high": 1.0, "log": True},
+            "batch_size": {"type": "int", "low": 1, "high": 64},
+            "momentum": {"type": "float", "low": 0, "high": 1, "when": {"optimizer": "sgd"}},
+            "model.width": {"type": "int", "low": 8, "high": 512},
+            "schedule": {"type": "categorical", "choices": ["cosine", "constant"]},
+        }
+    )
+    raw = {"name": "pbt", "resample": 0.0}
+    pbt = pruners.create(raw, max_step=10, space=space, seed=0)
+    assert isinstance(pbt, PbtPruner)
+    parent = {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "batch_size": 2,
+        "momentum": 0.5,
+        "model.width": 64,
+        "schedule": "cosine",
+    }
+    for seed in range(40):
+        child = pbt.explore(parent, np.random.default_rng(seed))
+        assert space.check(child) == child
+        for name in ("optimizer", "model.width", "schedule"):
+            assert child[name] == parent[name]
+        assert child["lr"] / 0.01 == pytest.approx(0.8) or child["lr"] / 0.01 == pytest.approx(1.2)
+        assert child["batch_size"] in (1, 3)
+        assert child["momentum"] in (pytest.approx(0.4), pytest.approx(0.6))

@@ -100,7 +100,7 @@ class Simulation:
     def train(self, number: int) -> str:
         """One step of one trial."""
         record = self.records[number]
-        step = max(record.curve, default=0) + 1
+        step = max(record.curve, default=record.note.get("start", 0)) + 1
         value = self.sign * self.curve(dict(record.params), step)
         verdict = self.search.observe(number, step, value)
         if math.isfinite(value):
@@ -136,7 +136,8 @@ class Simulation:
 
     @property
     def epochs(self) -> int:
-        return sum(max(r.curve, default=0) for r in self.records.values())
+        starts = {n: r.note.get("start", 0) for n, r in self.records.items()}
+        return sum(max(r.curve, default=starts[n]) - starts[n] for n, r in self.records.items())
 
     def shown(self, search: Search, k: int = 3) -> list[Suggestion]:
         """What a search would suggest now. It is spent afterwards."""

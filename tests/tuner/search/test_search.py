@@ -50,7 +50,8 @@ def test_restored_is_live(sampler: str, pruner: str, seed: int, moves: int) -> N
     assert fresh.exhausted == sim.search.exhausted
     if sim.slots:
         number = sim.slots[0]
-        step = max(sim.records[number].curve, default=0) + 1
+        record = sim.records[number]
+        step = max(record.curve, default=record.note.get("start", 0)) + 1
         value = sim.curve(dict(sim.records[number].params), step)
         assert fresh.observe(number, step, value) == sim.search.observe(number, step, value)
     fresh.refit()
@@ -343,3 +344,18 @@ def test_every_registered_setting_is_described() -> None:
             assert option.doc.endswith(".")
             if option.default is not None:
                 assert option.read(option.default, "x") == option.default
+
+
+def test_a_population_trains_on_and_copies_start_where_their_parents_stand() -> None:
+    pbt = {"name": "pbt", "population": 6, "interval_steps": 2}
+    sim = Simulation({"name": "random"}, pbt, Budget(trials=12), curve=flat, space=STEPPED)
+    assert sim.run(6) == "trials"
+    copies = [s for s in sim.started if s.copy_of is not None]
+    assert len(copies) == 6
+    for s in copies:
+        assert s.number is None
+        assert s.start in (2, 4, 6)
+        assert s.start == s.note["start"]
+        assert s.start in sim.records[s.copy_of].curve
+    complete = [r for r in sim.records.values() if r.state == "complete"]
+    assert len(complete) == 6, "as many as the population come to the end"
