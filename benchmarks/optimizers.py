@@ -7,6 +7,9 @@ Contenders take turns, round after round, so that a busy machine slows all alike
 median over rounds, in nanoseconds a parameter, and each ratio the median of paired ratios.
 
     python benchmarks/optimizers.py [--quick] [--rule adamw] [--device cpu] [--threads N]
+
+``--cpu-time`` runs one thread and counts its own processor time: on a machine that does other work,
+wall-clock time of several threads says nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from tuner import optimizers
 from tuner.optimizers.kernels import apply_, coefficient_table
 
 Shapes = list[tuple[int, ...]]
+Clock = Callable[[], float]
 Contenders = dict[str, Callable[[], object]]
 
 MODELS: dict[str, Shapes] = {
@@ -119,16 +123,18 @@ def ordinary(rule: str, shapes: Shapes, device: str, *, compiled: bool) -> Calla
     return optimizer.step
 
 
-def measure(contenders: Contenders, rounds: int, device: str) -> dict[str, list[float]]:
+def measure(
+    contenders: Contenders, rounds: int, device: str, clock: Clock
+) -> dict[str, list[float]]:
     """Seconds of one step, by contender and round; each first runs unmeasured."""
 
     def once(step: Callable[[], object], repeats: int) -> float:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(repeats):
             step()
         if device == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - start) / repeats
+        return (clock() - start) / repeats
 
     repeats = {}
     for name, step in contenders.items():
@@ -141,13 +147,25 @@ def measure(contenders: Contenders, rounds: int, device: str) -> dict[str, list[
     return seconds
 
 
-def row(label: str, count: int, seconds: dict[str, list[float]]) -> str:
+def copy_bandwidth(device: str, clock: Clock) -> float:
+    """Bytes read and written a second by copying 256 MiB, the best of several."""
+    source = torch.randn(1 << 26, device=device)
+    target = torch.empty_like(source)
+    times = measure({"copy": lambda: target.copy_(source)}, 9, device, clock)["copy"]
+    return 2 * source.numel() * source.element_size() / min(times)
+
+
+def row(
+    label: str, count: int, seconds: dict[str, list[float]], bandwidth: float, moved: int
+) -> str:
     cells = [f"{1e9 * statistics.median(times) / count:.2f}" for times in seconds.values()]
     ours = seconds["tuner compiled"]
     ratios = [
         statistics.median(t / o for t, o in zip(seconds[form], ours, strict=True)) for form in FORMS
     ]
-    return f"| {label} | " + " | ".join(cells + [f"{r:.2f}x" for r in ratios]) + " |"
+    share = moved * count / statistics.median(ours) / bandwidth
+    cells += [f"{ratio:.2f}x" for ratio in ratios] + [f"{share:.0%}"]
+    return f"| {label} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -156,18 +174,27 @@ def main() -> None:
     parser.add_argument("--rule", default="adamw", choices=sorted(TORCH))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, its processor time")
     arguments = parser.parse_args()
+    clock: Clock = time.perf_counter
+    if arguments.cpu_time:
+        arguments.threads, clock = 1, time.thread_time
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device, rule = arguments.device, arguments.rule
-    if device == "cuda" or rule == "adagrad":
-        FORMS.pop("torch default") if device == "cuda" else None
+    if device == "cuda":  # there the default is foreach
+        FORMS.pop("torch default")
     chip = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or "CPU"
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, {chip}, "
-        f"{torch.get_num_threads()} threads, rule {rule}, ns a parameter\n"
+        f"{torch.get_num_threads()} threads, rule {rule}, "
+        f"{'processor' if arguments.cpu_time else 'wall-clock'} time, ns a parameter\n"
     )
     heads = [*FORMS, "tuner eager", "tuner compiled", *(f"{form} / ours" for form in FORMS)]
+    heads.append("of copy bandwidth")
+    bandwidth = copy_bandwidth(device, clock)
+    states = len(optimizers.get(rule).state)
+    moved = 4 * (3 + 2 * states)  # p and g read, p written, each state read and written
     print("| size | " + " | ".join(heads) + " |")
     print("|---" * (len(heads) + 1) + "|")
     rounds = 5 if arguments.quick else 15
@@ -177,13 +204,14 @@ def main() -> None:
             contenders = torch_forms(rule, shapes, slots, device)
             for label, compiled in (("tuner eager", False), ("tuner compiled", True)):
                 contenders[label] = population(rule, width, slots, device, compiled=compiled)
-            seconds = measure(contenders, rounds, device)
-            print(row(f"{slots} x {name}", slots * width, seconds), flush=True)
+            seconds = measure(contenders, rounds, device, clock)
+            print(row(f"{slots} x {name}", slots * width, seconds, bandwidth, moved), flush=True)
     width = sum(torch.Size(s).numel() for s in LARGE)
     contenders = torch_forms(rule, LARGE, 1, device)
     for label, compiled in (("tuner eager", False), ("tuner compiled", True)):
         contenders[label] = ordinary(rule, LARGE, device, compiled=compiled)
-    print(row(f"1 x {width / 1e6:.1f}M", width, measure(contenders, rounds, device)))
+    seconds = measure(contenders, rounds, device, clock)
+    print(row(f"1 x {width / 1e6:.1f}M", width, seconds, bandwidth, moved))
 
 
 if __name__ == "__main__":
