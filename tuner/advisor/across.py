@@ -76,6 +76,7 @@ def _points(
     error = np.array([o.log2_error for o in inside], dtype=np.float64)
     # Noiseless trials have no error to weigh by; a floor of 1 % of an octave keeps weights finite.
     weight = 1 / np.maximum(error, 0.01) ** 2
+    weight = np.maximum(weight, 1e-6 * weight.max())
     usable = [o for o in bounds if o.low is not None or o.high is not None]
     return forms.Points(
         np.log2([float(o.batch_size) for o in inside]),

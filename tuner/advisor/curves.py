@@ -7,6 +7,7 @@ otherwise. A trial that diverged bounds the best rate from above and is never a 
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ WINDOW_OCTAVES = 1.6
 WIDEST_OCTAVES = 3.5
 LEAST_RATES = 5
 HUBER = 1.345
+LARGEST_ERROR = 3.0
+"""Octaves: an optimum less certain than this says nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,13 @@ class Parabola:
 
     def solve(self, loss: Array, scale: float, rounds: int = 4) -> Array:
         """Huber fits of ``[..., n]`` losses at once: coefficients ``[..., p]``."""
-        weight = np.ones_like(loss)
+        weight, ridge = np.ones_like(loss), np.eye(self.design.shape[1])
         beta = np.zeros((*loss.shape[:-1], self.design.shape[1]))
         for turn in range(rounds):
             weighted = self.design * weight[..., None]
             left = np.swapaxes(weighted, -1, -2) @ self.design
+            # Far outliers leave weights of nearly nothing: a trace of a ridge keeps this solvable.
+            left += 1e-13 * np.trace(left, axis1=-2, axis2=-1)[..., None, None] * ridge
             right = (np.swapaxes(weighted, -1, -2) @ loss[..., None])[..., 0]
             beta = np.linalg.solve(left, right[..., None])[..., 0]
             if turn + 1 < rounds and scale > 0:
@@ -128,9 +133,11 @@ def parabola(
     """
     size = observations[0].batch_size
     done = [o for o in observations if not o.failed]
-    x = np.array([np.log2(o.lr) for o in done])
+    # To a millionth of an octave: rates closer than that are the same, and their difference only
+    # noise.
+    x = np.round([math.log2(o.lr) for o in done], 6)
     rates = np.unique(x)
-    wrecks = sorted(float(np.log2(o.lr)) for o in observations if o.failed)
+    wrecks = sorted(math.log2(o.lr) for o in observations if o.failed)
 
     def other(kind: Kind, low: float | None, high: float | None, why: str) -> BatchOptimum:
         least, most = (None if v is None else float(2.0**v) for v in (low, high))
@@ -224,11 +231,14 @@ def judge(curve: Parabola, scale: float) -> BatchOptimum:
         return other("bound", None, low, "the fitted minimum lies below the learning rates tried")
     if x > curve.span[1]:
         return other("bound", high, wreck, "the fitted minimum lies above the learning rates tried")
+    error = curve.vertex_error(beta, scale)
+    if error > LARGEST_ERROR:
+        return other("unknown", None, wreck, f"noise hides it: +-{error:.2g} octaves")
     return BatchOptimum(
         curve.batch_size,
         "interior",
         float(2.0 ** (curve.center + x)),
-        curve.vertex_error(beta, scale),
+        error,
         low,
         high,
         bend,

@@ -127,7 +127,7 @@ class Fit:
         bend = self.curvature
         return Prediction(
             batch_size,
-            Interval(2.0**value, 2.0 ** min(low, value), 2.0 ** max(high, value)),
+            Interval(_power(value), _power(min(low, value)), _power(max(high, value))),
             error,
             None if bend is None else bend * error**2,
             beyond,
@@ -185,3 +185,8 @@ class Fit:
             for o in self.optima
         ]
         return "\n".join([str(self), "", "| batch size | best lr | |", "|-|-|-|", *rows])
+
+
+def _power(octaves: float) -> float:
+    """Two to it, for any extrapolation still a number."""
+    return float(2.0 ** min(max(octaves, -1000.0), 1000.0))

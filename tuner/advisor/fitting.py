@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tuner.advisor import surface
 from tuner.advisor.across import across
-from tuner.advisor.curves import Parabola, judge, settle
+from tuner.advisor.curves import BatchOptimum, Parabola, judge, settle
 from tuner.advisor.families import TRAITS
 from tuner.advisor.fitted import Fit
 from tuner.advisor.observations import Observation, differences, require_one_group
@@ -49,12 +50,15 @@ def fit(
     Raises:
         Refusal: The trials are a mixture; it names what differs.
     """
-    known = list(observations)
+    given = list(observations)
+    center, unit = _unit(given)
+    # In units of their own spread, so that no squares overflow and no curvature vanishes.
+    known = [o if o.failed else replace(o, loss=(o.loss - center) / unit) for o in given]
     alpha = _alpha(optimizer, known)
     differs = differences(known)
     if differs and surface.applies(known, differs):
-        optima, vertices = surface.optima(known, sorted(differs), seed=seed, draws=draws)
-        return across(optima, vertices, alpha, len(known), seed=seed, level=level)
+        found, vertices = surface.optima(known, sorted(differs), seed=seed, draws=draws)
+        return across(found, vertices, alpha, len(known), seed=seed, level=level)
     require_one_group(known)
     sizes = sorted({o.batch_size for o in known})
     by_size = [[o for o in known if o.batch_size == size] for size in sizes]
@@ -68,9 +72,27 @@ def fit(
         for c, o in zip(curves, optima, strict=True)
         if isinstance(c, Parabola) and o.kind == "interior"
     ]
+    optima = tuple(_in_units(o, center, unit) for o in optima)
     rng = np.random.default_rng(seed)
     vertices = _bootstrap(inside, scale, inflation, draws, rng)
     return across(optima, vertices, alpha, len(known), seed=seed, level=level)
+
+
+def _unit(observations: Sequence[Observation]) -> tuple[float, float]:
+    """Median and spread of the losses; 0 and 1 where there is nothing to spread."""
+    loss = [o.loss for o in observations if not o.failed]
+    if not loss:
+        return 0.0, 1.0
+    low, middle, high = (float(value) for value in np.quantile(loss, [0.25, 0.5, 0.75]))
+    spread = high - low if high > low else max(loss) - min(loss)
+    return middle, spread if spread > 1e-100 else 1.0
+
+
+def _in_units(optimum: BatchOptimum, center: float, unit: float) -> BatchOptimum:
+    """The optimum with curvature and loss as the trials count them."""
+    if optimum.curvature is None or optimum.loss is None:
+        return optimum
+    return replace(optimum, curvature=optimum.curvature * unit, loss=optimum.loss * unit + center)
 
 
 def _alpha(optimizer: str | None, known: Sequence[Observation]) -> float:

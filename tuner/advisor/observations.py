@@ -22,6 +22,8 @@ FOLLOWERS = frozenset(
 )
 """What a scaling rule may move with the batch size: one value for each is no mixture."""
 
+LARGEST_LOSS = 1e100
+
 _IGNORED = frozenset({"lr", "batch_size", "seed", "study"})
 
 
@@ -87,8 +89,8 @@ class Observation:
 
     @property
     def failed(self) -> bool:
-        """Diverged, or with a loss that is no number."""
-        return self.diverged or not math.isfinite(self.loss)
+        """Diverged, or with a loss that is no number, or none that a square survives."""
+        return self.diverged or not abs(self.loss) < LARGEST_LOSS
 
 
 def differences(observations: Sequence[Observation]) -> dict[str, list[Any]]:

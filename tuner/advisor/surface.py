@@ -107,7 +107,7 @@ def optima(
             ]
         )
         mean = model.predict(points)
-        samples = model.sample_y(points, draws, random_state=seed)
+        samples = _draws(model, points, draws, np.random.default_rng(seed))
         column = grid[np.concatenate([[np.argmin(mean)], np.argmin(samples, axis=0)])]
         inside = float(np.mean((column[1:] > grid[0]) & (column[1:] < grid[-1])))
         if column[0] in (grid[0], grid[-1]) or inside < 0.9:
@@ -200,6 +200,14 @@ def _fitted(points: Array, loss: Array, seed: int) -> Any:
     # Draws are of the surface itself, without the noise of one more trial.
     model.kernel_.k2.noise_level = 1e-8
     return model
+
+
+def _draws(model: Any, points: Array, draws: int, rng: np.random.Generator) -> Array:
+    """``[points, draws]`` of the posterior, by eigenvectors: its covariance is all but singular."""
+    mean, covariance = model.predict(points, return_cov=True)
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    normal = rng.standard_normal((points.shape[0], draws))
+    return np.asarray(mean[:, None] + (vectors * np.sqrt(np.maximum(values, 0.0))) @ normal)
 
 
 def _other(

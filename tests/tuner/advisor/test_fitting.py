@@ -394,3 +394,37 @@ def test_a_stored_trial_becomes_an_observation() -> None:
 def test_impossible_trials(lr: float, batch: int) -> None:
     with pytest.raises(InvalidInput):
         Observation(lr, batch, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_the_trials_the_answer_is_a_fit_or_a_refusal(seed: int) -> None:
+    """Losses from 1e-300 to 1e300, ties, heavy tails, rates a hair apart, lone batch sizes."""
+    generator = rng(seed)
+    kind, span = generator.integers(0, 4), float(generator.choice([1, 6, 30, 900]))
+
+    def loss() -> float:
+        draws = [
+            generator.standard_normal(),
+            10 ** generator.uniform(-300, 300),
+            float(generator.integers(0, 3)),
+            generator.standard_cauchy(),
+        ]
+        return float(draws[int(generator.integers(0, 4)) if generator.random() < 0.1 else kind])
+
+    sizes = generator.choice([1, 2, 8, 64, 512, 2**31 - 1], size=4)
+    searched = generator.random() < 0.3
+    trials = []
+    for _ in range(int(generator.integers(0, 80))):
+        x = generator.uniform(-span / 2, span / 2)
+        x = [x, round(2 * x) / 2, 1 + 1e-12 * round(x)][seed % 3]
+        facts = {"weight_decay": generator.random()} if searched else {}
+        wrecked = bool(generator.random() < 0.1)
+        size = int(generator.choice(sizes))
+        trials.append(Observation(2.0**x, size, loss(), diverged=wrecked, facts=facts))
+    try:
+        found = fit(trials, draws=20)
+    except Refusal:
+        return
+    json.dumps(found.to_dict(), allow_nan=False)
+    if found.identified:
+        assert found.predict(2**31 - 1).lr.value > 0
