@@ -66,14 +66,16 @@ class Race:
         ]
         if racing:
             return min(racing, key=lambda t: t.number)
-        return self._pick(idle, history, warm, draw, may_start=may_start)
+        if not may_start:  # a bound on trials is no leave to train them all to the end
+            return None
+        return self._pick(idle, history, warm, draw)
 
     def _behind(self, board: Board, track: Track) -> bool:
         column = board.ranking(track.step)
         return len(column) >= FEWEST and board.rank(track.number, track.step) > len(column) // 2
 
     def _pick(
-        self, idle: list[Track], history: History, warm: int, draw: int, *, may_start: bool
+        self, idle: list[Track], history: History, warm: int, draw: int
     ) -> Track | Proposal | None:
         posterior = self.sampler.posterior(history)
         if posterior is None:
@@ -86,12 +88,11 @@ class Race:
             gain = self.sampler.gain(posterior, history.unit[numbers], numbers) - np.log(left)
             i = int(np.argmax(gain))
             best, top = idle[i], float(gain[i])
-        if may_start:
-            unit, new = self.sampler.best_new(history, posterior, draw)
-            if new - math.log(self.max_step) > top:
-                if self.sampler.blind(draw):
-                    return Proposal(self.sampler.draw(draw))
-                best = Proposal(self.sampler.space.from_unit(unit), {"race": True})
+        unit, new = self.sampler.best_new(history, posterior, draw)
+        if new - math.log(self.max_step) > top:
+            if self.sampler.blind(draw):
+                return Proposal(self.sampler.draw(draw))
+            best = Proposal(self.sampler.space.from_unit(unit), {"race": True})
         return best
 
 

@@ -135,3 +135,13 @@ def test_a_plan_for_a_searched_schedule_starts_at_a_tenth() -> None:
     space = Space.parse({"schedule": {"type": "categorical", "choices": ["cosine", "constant"]}})
     assert AutoPruner({}, 50, space, 0).rungs[0] == (5, 10, 20, 50)
     assert AutoPruner({}, 50, PLANE, 0).rungs[0] == (1, 2, 4, 8, 16, 32, 50)
+
+
+@pytest.mark.parametrize("workers", [1, 64])
+def test_a_bound_on_trials_does_not_train_them_all_to_the_end(workers: int) -> None:
+    sim = Simulation(*AUTO, Budget(trials=40), max_step=20, seed=2)
+    sim.refits = True
+    assert sim.run(workers) == "trials"
+    complete = [r for r in sim.records.values() if r.state == "complete"]
+    assert 3 <= len(complete) <= 15
+    assert sim.epochs < 0.5 * 40 * 20
