@@ -50,7 +50,7 @@ def scale(
     """
     from tuner import advisor
 
-    config: dict[str, Any] = {"lr": lr, "batch_size": batch_size, **_settings(setting or [])}
+    config: dict[str, Any] = {"lr": lr, "batch_size": batch_size, **settings_of(setting or [])}
     advice = advisor.advise(
         config, batch, optimizer=optimizer, rule=rule, fixed=fixed, noise_scale=noise_scale
     )
@@ -110,7 +110,12 @@ def tell(advice: Mapping[str, Any]) -> None:
         say(f"  caution: {text}")
 
 
-def _settings(given: list[str]) -> dict[str, Any]:
+def settings_of(given: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs as a mapping, values read as YAML.
+
+    Raises:
+        InvalidInput: One has no name or no value.
+    """
     import yaml
 
     found: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from tuner import __version__
-from tuner.cli import advise, database, demo, run, server, studies, tokens
+from tuner.cli import advise, database, demo, run, server, studies, task, tokens
 from tuner.cli.output import complain
 from tuner.errors import InvalidInput, TunerError
 
@@ -54,6 +54,7 @@ app.command()(studies.stop)
 app.command()(studies.cancel)
 app.command()(studies.export)
 app.add_typer(advise.app, name="advise")
+app.add_typer(task.app, name="task")
 app.add_typer(tokens.app, name="token")
 app.add_typer(database.app, name="db")
 

@@ -45,9 +45,12 @@ def run(
     Ctrl-C saves what runs; the same command goes on from there.
     """
     from tuner import service
+    from tuner.cli.task import load
     from tuner.spec import StudySpec
     from tuner.storage import migrate
 
+    for path in task or []:
+        load(path)
     settings = Settings.read(home=home, database_url=database_url, log_level="warning")
     logs.configure(settings.log_level, as_json=settings.log_json)
     spec = StudySpec.from_yaml(file)

@@ -14,6 +14,7 @@ from tuner.cli.options import DatabaseUrl, Home, Token, Url
 from tuner.cli.output import err
 from tuner.cli.serving import serving
 from tuner.cli.signals import stopping
+from tuner.cli.task import load
 from tuner.settings import Settings
 
 
@@ -34,6 +35,9 @@ def serve(
         bool | None,
         typer.Option("--plain-http", help="Bind beyond loopback without TLS: the network is ours."),
     ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")
+    ] = None,
     database_url: DatabaseUrl = None,
     home: Home = None,
 ) -> None:
@@ -48,8 +52,10 @@ def serve(
         home=home,
     )
     logs.configure(settings.log_level, as_json=settings.log_json)
+    for path in task or []:
+        load(path)
     stop = stopping()
-    with serving(settings, auth=not no_auth, stop=stop) as url:
+    with serving(settings, auth=not no_auth, stop=stop, tasks=task or ()) as url:
         err.print(f"tuner is at {url}", markup=False)
         stop.wait()
         err.print("stopping", markup=False)
@@ -78,6 +84,8 @@ def worker(
     from tuner.worker.http import HttpGateway
     from tuner.worker.loop import run_worker
 
+    for path in task or []:
+        load(path)
     settings = Settings.read(url=url, token=token, home=home)
     logs.configure(settings.log_level, as_json=settings.log_json)
     stop = stopping()

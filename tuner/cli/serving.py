@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ def serving(
     auth: bool,
     stop: threading.Event,
     worker_log: Path | None = None,
+    tasks: Sequence[str] = (),
 ) -> Iterator[str]:
     """A running server with its workers; everything is stopped in order when the block ends.
 
@@ -41,6 +42,7 @@ def serving(
         auth: Whether to ask for tokens.
         stop: Set when the server ends by itself, so that nobody waits for a dead one.
         worker_log: A file for what the workers log, else standard error.
+        tasks: Further tasks that the workers load, as MODULE:CLASS.
 
     Yields:
         Its address.
@@ -67,6 +69,7 @@ def serving(
                 heartbeat_seconds=settings.heartbeat_seconds,
                 max_attempts=settings.max_attempts,
                 home=settings.home,
+                data_roots=settings.data_roots,
             ),
         )
         stack.callback(context.close)
@@ -85,7 +88,8 @@ def serving(
         if auth:
             greet(context, url)
         if settings.workers != 0:
-            stack.enter_context(local_workers(context, settings, url, auth=auth, log=worker_log))
+            workers = local_workers(context, settings, url, auth=auth, log=worker_log, tasks=tasks)
+            stack.enter_context(workers)
         yield url
 
 
@@ -181,7 +185,13 @@ def greet(context: Context, url: str) -> None:
 
 @contextmanager
 def local_workers(
-    context: Context, settings: Settings, url: str, *, auth: bool, log: Path | None
+    context: Context,
+    settings: Settings,
+    url: str,
+    *,
+    auth: bool,
+    log: Path | None,
+    tasks: Sequence[str],
 ) -> Iterator[Children]:
     """The local workers, with a token of their own that lives as long as they do."""
     from tuner.service import tokens
@@ -202,6 +212,7 @@ def local_workers(
         environment["TUNER_TOKEN"] = made.secret
     command = worker_command("--name", f"{socket.gethostname()}-{{index}}")
     command += ["--device", "cuda:{index}"] if count <= gpus() else []
+    command += [part for path in tasks for part in ("--task", path)]
     children = Children(command, count, environment=environment, log=log)
     try:
         yield children

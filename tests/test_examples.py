@@ -1,0 +1,60 @@
+"""The examples run, each as its first lines say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tuner.cli.serving import serving
+from tuner.client import Client
+from tuner.settings import Settings
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def python(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("TUNER_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=EXAMPLES,
+        env={**clean, "OMP_NUM_THREADS": "1", "TUNER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_task_of_ones_own_is_tuned(tmp_path: Path) -> None:
+    done = python(tmp_path, "-m", "tuner", "run", "moons.yaml", "--task", "moons:Moons", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["study"]["state"] == "completed"
+    assert answer["study"]["counts"]["fail"] == 0
+    assert answer["best"][0]["value"] > 0.9
+    assert "model.hidden" in answer["best"][0]["config"]
+
+
+def test_a_loop_of_ones_own_is_tuned(tmp_path: Path) -> None:
+    settings = Settings.read(
+        home=tmp_path, database_url=f"sqlite:///{tmp_path}/t.sqlite", port=0, workers=0
+    )
+    with serving(settings, auth=False, stop=threading.Event()) as url:
+        done = python(tmp_path, "own_loop.py", "--url", url)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("best of 12:")
+        with Client(url) as client:
+            study = client.study("boosted-trees")
+            trials = list(client.trials(study.id))
+    assert study.state == "completed"
+    assert {trial.state for trial in trials} <= {"complete", "pruned"}
+    assert study.best is not None
+    assert study.best.value == pytest.approx(
+        min(t.value for t in trials if t.state == "complete" and t.value is not None)
+    )
