@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -282,3 +283,35 @@ def test_every_optimizer_learns(name: str) -> None:
             optimizer.update_hessian([torch.ones_like(p) for p in net.parameters()])
 
     assert fit(net, optimizer, 150, estimate) < 0.8 * start
+
+
+def test_a_rule_from_outside_joins_by_its_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers.registry, "_entries", dict(optimizers.registry.items()))
+
+    @optimizers.register("sign")
+    class Sign(optimizers.Rule):
+        """Steps by the sign of the gradient."""
+
+        hyper: ClassVar[Mapping[str, optimizers.Hyper]] = {"lr": optimizers.Hyper(0.5, low=0.0)}
+
+        def coefficients(self, h: optimizers.Tensors, step: Tensor) -> dict[str, Tensor]:
+            return {"lr": h["lr"]}
+
+        def update(
+            self,
+            p: Tensor,
+            g: Tensor,
+            state: optimizers.Tensors,
+            c: optimizers.Tensors,
+            dims: optimizers.Dims,
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            return p - c["lr"] * g.sign(), {}
+
+    p = nn.Parameter(torch.tensor([1.0, -2.0]))
+    p.grad = torch.tensor([3.0, -0.1])
+    optimizer = optimizers.create("sign", [p])
+    assert type(optimizer) is optimizers.Sign
+    optimizer.step()
+    assert p.tolist() == [0.5, -1.5]
+    with pytest.raises(ValueError, match="sign"):
+        optimizers.register("sign")(Sign)
