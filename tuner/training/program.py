@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value, vmap
-from torch.utils import _pytree as pytree
 
 from tuner.errors import InvalidInput, NotVmappable
 from tuner.tasks import Task
@@ -184,17 +183,26 @@ class Programs:
         """Sums over samples ``[m, ...]`` of ``loss`` and each metric, ``[R]`` each."""
         one = self._metrics_of_one
         views = self.architecture.views
-        with torch.no_grad():
-            if fused:
-                batched = vmap(one, in_dims=(0, 0, None, None))
-                arguments = (views(params), buffers, x, y)
-                found: Tensors = self._recall(("evaluate",), batched, arguments, HOT)(*arguments)
-                return found
-            rows = []
-            for k in range(len(params)):
-                own = {name: value[k] for name, value in buffers.items()}
-                rows.append(one(views(params[k]), own, x, y))
+        if not fused:
+            with torch.no_grad():
+                rows = []
+                for k in range(len(params)):
+                    own = {name: value[k] for name, value in buffers.items()}
+                    rows.append(one(views(params[k]), own, x, y))
             return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        names = ("loss", *self.task.extra_metrics)
+
+        def flat(params: Tensor, x: Tensor, y: Tensor, *values: Tensor) -> list[Tensor]:
+            own = dict(zip(buffers, values, strict=True))
+            batched = vmap(one, in_dims=(0, 0, None, None))
+            found = batched(views(params), own, x, y)
+            return [found[name] for name in names]
+
+        leaves = (params, x, y, *buffers.values())
+        with torch.no_grad():
+            key = ("evaluate", params.dtype, params.shape, x.shape)
+            body = self._recall(key, flat, leaves, HOT)
+            return dict(zip(names, body(*leaves), strict=True))
 
     def curvature(
         self, params: Tensor, buffers: Tensors, batch: Batch, *, kind: str, fused: bool
@@ -326,7 +334,13 @@ class Programs:
                 output = self._forward(params, buffers, x)
                 losses = self.task.loss(output, y, {**self.names, **clean})
             sums = {"loss": losses.sum()}
-            for name, value in self.task.metrics(output, y).items():
+            metrics = self.task.metrics(output, y)
+            if metrics.keys() != set(self.task.extra_metrics):
+                raise ValueError(
+                    f"{type(self.task).__name__}.metrics gives {sorted(metrics)}, "
+                    f"but extra_metrics says {sorted(self.task.extra_metrics)}"
+                )
+            for name, value in metrics.items():
                 sums[name] = value.to(losses.dtype).sum()
             return sums
         finally:
@@ -337,14 +351,16 @@ class Programs:
     def _fused(
         self, params: Tensor, buffers: Tensors, batch: Batch, backend: Backend, hot: int
     ) -> Gradients:
-        data = None if batch.shared else 0
-        function = vmap(
-            grad_and_value(self._loss_of_one, has_aux=True),
-            in_dims=(0, 0, data, data, 0, 0, 0, 0),
-            randomness="error",
-        )
+        def make() -> Body:
+            data = None if batch.shared else 0
+            return vmap(
+                grad_and_value(self._loss_of_one, has_aux=True),
+                in_dims=(0, 0, data, data, 0, 0, 0, 0),
+                randomness="error",
+            )
+
         try:
-            return self._run("fused", function, params, buffers, batch, backend, hot)
+            return self._run("fused", make, params, buffers, batch, backend, hot)
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -356,9 +372,7 @@ class Programs:
         def only(tensors: Tensors) -> Tensors:
             return {name: value[0] for name, value in tensors.items()}
 
-        def function(
-            params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, *rest: Any
-        ) -> tuple[Tensors, tuple[None, tuple[Tensor, Tensors]]]:
+        def body(params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, *rest: Any) -> Any:
             numbers, scale, seed, offset = rest
             leaves = {name: p[0].detach().requires_grad_() for name, p in params.items()}
             if not batch.shared:
@@ -375,58 +389,67 @@ class Programs:
                 (None, (loss[None], {name: value.detach()[None] for name, value in new.items()})),
             )
 
-        return self._run("looped", function, params, buffers, batch, backend, hot)
+        return self._run("looped", lambda: body, params, buffers, batch, backend, hot)
 
     def _run(
         self,
         form: str,
-        function: Callable[..., Any],
+        make: Callable[[], Body],
         params: Tensor,
         buffers: Tensors,
         batch: Batch,
         backend: Backend,
         hot: int,
     ) -> Gradients:
-        def flat(*arguments: Any) -> tuple[Tensor, Tensor, Tensors]:
-            gradients, (_, (loss, new)) = function(*arguments)
-            rows = [gradients[span.name].flatten(1) for span in self.architecture.spans]
-            return torch.cat(rows, 1), loss, new
+        """Runs a body on a flat list of tensors; recorded when these shapes are common."""
+        names, numbers = tuple(buffers), tuple(batch.numbers)
 
-        arguments = (
-            self.architecture.views(params),
-            buffers,
+        def flat(params: Tensor, x: Tensor, y: Tensor, *rest: Tensor) -> list[Tensor]:
+            scale, seed, offset, *values = rest
+            own = dict(zip(names, values, strict=False))
+            given = dict(zip(numbers, values[len(names) :], strict=True))
+            views = self.architecture.views(params)
+            gradients, (_, (loss, new)) = make()(views, own, x, y, given, scale, seed, offset)
+            rows = [gradients[span.name].flatten(1) for span in self.architecture.spans]
+            return [torch.cat(rows, 1), loss, *(new[name] for name in names)]
+
+        leaves = (
+            params,
             batch.x,
             batch.y,
-            batch.numbers,
             batch.scale,
             batch.seed,
             batch.offset,
+            *buffers.values(),
+            *batch.numbers.values(),
         )
-        if backend == "eager":
-            return Gradients(*flat(*arguments))
-        program = self._recall((form, batch.shared, backend), flat, arguments, hot)
-        return Gradients(*program(*arguments))
+        body: Callable[..., Any] = flat
+        if backend != "eager":
+            key = (form, backend, batch.shared, numbers, params.dtype, params.shape, batch.x.shape)
+            body = self._recall(key, flat, leaves, hot)
+        gradient, loss, *new = body(*leaves)
+        return Gradients(gradient, loss, dict(zip(names, new, strict=True)))
 
     def _recall(
         self,
-        form: tuple[Any, ...],
-        function: Callable[..., Any],
-        arguments: tuple[Any, ...],
+        key: tuple[Any, ...],
+        function: Callable[..., list[Tensor]],
+        leaves: tuple[Tensor, ...],
         hot: int,
     ) -> Callable[..., Any]:
         """The recorded program for these shapes, or ``function`` itself while they are rare."""
-        leaves, structure = pytree.tree_flatten(arguments)
-        key = (*form, structure, *map(_signature, leaves))
         program = self._recorded.get(key)
         if program is None:
             self._calls[key] += 1
             if self._calls[key] < hot:
                 return function
-            program = record(function, arguments, compiled="compiled" in form)
+            program = record(function, leaves, compiled="compiled" in key)
             self._recorded[key] = program
         return program
 
 
+Body = Callable[..., Any]
+"""Gradients by name, and (loss, (sum of losses, new buffers)), of all rows or of the only one."""
 HOT = 12
 """Calls with the same shapes before a program is recorded: recording costs about as many."""
 DRAWS = 1 << 20
@@ -452,10 +475,6 @@ def drawn_targets(output: Any, target: Tensor, u: Tensor) -> Tensor:
     below = torch.softmax(means, -1).cumsum(-1) < u.to(means.dtype).unsqueeze(-1)
     drawn: Tensor = below.sum(-1).clamp(max=means.shape[-1] - 1).to(target.dtype)
     return drawn
-
-
-def _signature(value: Tensor) -> tuple[Any, ...]:
-    return (*value.shape, value.dtype, value.device)
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,6 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
-from torch.utils import _pytree as pytree
 
 aten = torch.ops.aten
 
@@ -23,33 +22,24 @@ _COPIES = {aten.detach.default, aten.alias.default, aten.lift_fresh.default}
 
 
 def record(
-    function: Callable[..., Any], arguments: tuple[Any, ...], *, compiled: bool = False
+    function: Callable[..., list[torch.Tensor]],
+    arguments: tuple[torch.Tensor, ...],
+    *,
+    compiled: bool = False,
 ) -> Callable[..., Any]:
-    """``function`` as a flat list of ATen calls, good for arguments of these shapes.
+    """``function`` as a list of ATen calls, good for arguments of these shapes.
 
     Args:
-        function: Takes nested dicts of tensors and gives such; its Python runs once, here.
+        function: Takes tensors and gives a list of tensors; its Python runs once, here.
         arguments: An example.
         compiled: Whether to pass the list on to ``torch.compile``.
     """
-    leaves, structure = pytree.tree_flatten(arguments)
-    result: list[pytree.TreeSpec] = []
-
-    def flat(leaves: list[Any]) -> list[Any]:
-        values, layout = pytree.tree_flatten(function(*pytree.tree_unflatten(leaves, structure)))
-        result.append(layout)
-        return values
-
-    graph = make_fx(flat, tracing_mode="fake")(leaves)
+    graph = make_fx(lambda leaves: function(*leaves), tracing_mode="fake")(list(arguments))
     # Without the pytree code generator a call passes tensors straight through.
     graph.graph.set_codegen(CodeGen())
     graph = simplify(graph)
     body: Callable[..., Any] = torch.compile(graph, dynamic=False) if compiled else graph.forward
-
-    def run(*arguments: Any) -> Any:
-        return pytree.tree_unflatten(body(*pytree.tree_leaves(arguments)), result[0])
-
-    return run
+    return body
 
 
 def simplify(graph: GraphModule) -> GraphModule:
