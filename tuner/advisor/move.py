@@ -139,6 +139,8 @@ class Move:
 
     def set_lr(self, lr: float, ratio: float, rule: str) -> None:
         """The lr and the batch size themselves."""
+        if not 0 < lr * ratio < math.inf:
+            raise InvalidInput("lr", f"{lr!r} x {ratio:.4g} is no number that can be trained with")
         self.config["lr"], self.config["batch_size"] = lr * ratio, self.new
         verb = "rises" if ratio > 1 else "falls" if ratio < 1 else "stays"
         self.changes["lr"] = (

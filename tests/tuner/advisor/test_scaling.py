@@ -165,6 +165,7 @@ def test_beta1_would_turn_negative(batch: int) -> None:
         ({"lr": float("nan"), "batch_size": 8}, 16, "lr"),
         ({"lr": True, "batch_size": 8}, 16, "lr"),
         ({"lr": "1", "batch_size": 8}, 16, "lr"),
+        ({"lr": 1.7e308, "batch_size": 8}, 16, "lr"),
         ({"lr": 0.1}, 16, "batch_size"),
         ({"lr": 0.1, "batch_size": 8.5}, 16, "batch_size"),
         ({"lr": 0.1, "batch_size": 0}, 16, "batch_size"),
