@@ -164,6 +164,17 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (space(**{"lr_scale.head": -1.0}), "space.lr_scale.head", "outside"),
     (space(**{"model.hidden": -5}), "space.model.hidden", "outside"),
     (space(**{"model.activation": "sigmod"}), "space.model.activation", "none of"),
+    (space(**{"model.hidden": 2.5}), "space.model.hidden", "whole number"),
+    (
+        space(**{"model.hidden": {"type": "float", "low": 16, "high": 64}}),
+        "space.model.hidden.low",
+        "whole number",
+    ),
+    (
+        space(**{"model.hidden": {"type": "categorical", "choices": [16, "64"]}}),
+        "space.model.hidden.choices[1]",
+        "whole number",
+    ),
     (space(batch_size=0), "space.batch_size", "outside"),
     (space(batch_size=2.5), "space.batch_size", "whole number"),
     (
@@ -184,6 +195,19 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
     (space(epochs=0), "space.epochs", "less than one"),
     (space(schedule="cosine", **{"schedule.final": 2.0}), "space.schedule.final", "outside"),
+    (
+        space(schedule="plateau", **{"schedule.monitor": "val_los"}),
+        "space.schedule.monitor",
+        "measures no 'val_los'",
+    ),
+    (
+        space(
+            schedule={"type": "categorical", "choices": ["constant", "plateau"]},
+            **{"schedule.monitor": {"type": "categorical", "choices": ["val_loss", "val_bleu"]}},
+        ),
+        "space.schedule.monitor.choices[1]",
+        "it has val_loss, train_loss, val_accuracy",
+    ),
     # Sampler and pruner
     (change(sampler={"name": "tpee"}), "sampler.name", "no sampler named 'tpee'"),
     (change(sampler={"seed": 1}), "sampler.name", "is missing"),
@@ -234,6 +258,15 @@ def test_each_wrong_field_is_named(raw: dict[str, Any], field: str, message: str
     assert caught.value.field == field, str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "train_loss", "val_accuracy"])
+def test_a_plateau_follows_any_metric_of_the_task(metric: str) -> None:
+    read(space(schedule="plateau", **{"schedule.monitor": metric}))
+
+
+def test_a_monitor_that_no_plateau_reads_is_inactive() -> None:
+    read(space(schedule="cosine", **{"schedule.monitor": "val_bleu"}))
 
 
 def test_short_forms_and_defaults() -> None:

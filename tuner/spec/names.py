@@ -15,6 +15,7 @@ from tuner.tasks import Setting, Task
 
 DEFAULT_OPTIMIZER = "adamw"
 LR_SCALE = "lr_scale."
+MONITOR = f"{plan.PREFIX}monitor"
 
 COMMON: dict[str, Hyper] = {
     "batch_size": Hyper(32, low=1, high=2**31, doc="samples an optimizer step"),
@@ -87,7 +88,7 @@ def check_space(space: Space, task: Task, train_size: int, epochs: float) -> Non
     for at, value in _ends(space, "batch_size"):
         if isinstance(value, int | float) and value > train_size:
             raise InvalidInput(at, f"{value!r} is more than the {train_size} training samples")
-    _check_schedules(space, train_size, epochs)
+    _check_schedules(space, task, train_size, epochs)
 
 
 def _chosen_optimizers(space: Space) -> dict[str, optimizers.Rule]:
@@ -125,19 +126,7 @@ def _check_numbers(parameter: Parameter, hyper: Hyper, field: str, *, whole: boo
 
 def _check_setting(parameter: Parameter, setting: Setting, field: str) -> None:
     for at, value in extremes(parameter, field):
-        if setting.choices:
-            if value not in setting.choices:
-                known = ", ".join(map(str, setting.choices))
-                raise InvalidInput(at, f"{value!r} is none of {known}")
-            continue
-        if setting.low is None and setting.high is None:
-            continue
-        low = -math.inf if setting.low is None else setting.low
-        high = math.inf if setting.high is None else setting.high
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidInput(at, f"{value!r} is not a number")
-        if not low <= value <= high:
-            raise InvalidInput(at, f"{value!r} is outside [{low:g}, {high:g}]")
+        setting.check(at, value)
 
 
 def _ends(space: Space, name: str) -> list[tuple[str, Scalar]]:
@@ -157,7 +146,7 @@ def _unknown(name: str, task: Task, rules: Mapping[str, optimizers.Rule]) -> str
     return f"nothing reads this name; known: {', '.join(dict.fromkeys(known))}"
 
 
-def _check_schedules(space: Space, train_size: int, epochs: float) -> None:
+def _check_schedules(space: Space, task: Task, train_size: int, epochs: float) -> None:
     """Builds the plan of configurations at the ends and the middle of the space."""
     parameter = space.parameters.get("schedule")
     if isinstance(parameter, Float | Int):
@@ -168,7 +157,16 @@ def _check_schedules(space: Space, train_size: int, epochs: float) -> None:
         batch = config.get("batch_size", COMMON["batch_size"].default)
         length = float(config.get("epochs", epochs))
         per_epoch = max(1, math.ceil(train_size / min(max(int(batch), 1), train_size)))
-        plan.check(config, max(1, round(per_epoch * length)), "space.", epochs=length, lr=1.0)
+        steps = max(1, round(per_epoch * length))
+        made = plan.check(config, steps, "space.", epochs=length, lr=1.0)
+        if made.plateau is not None:
+            followed = _ends(space, MONITOR) or [
+                (f"space.{MONITOR}", made.plateau.chosen["monitor"])
+            ]
+            for at, metric in followed:
+                if metric not in task.metric_names():
+                    known = ", ".join(task.metric_names())
+                    raise InvalidInput(at, f"the task measures no {metric!r}; it has {known}")
 
 
 def _corners(space: Space) -> Iterable[dict[str, Any]]:
