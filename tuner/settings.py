@@ -6,11 +6,12 @@ a ``.env`` file in the working directory may hold them too. Nothing else reads t
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tuner.errors import InvalidInput
 
@@ -44,6 +45,12 @@ class Settings(BaseSettings):
     plain_http: bool = Field(False, description="Bind beyond loopback although nothing ends TLS.")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
 
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Folders (with : between them) below which studies sent to the server may name "
+        "files; the working directory and TUNER_HOME unless given.",
+    )
+
     lease_seconds: float = Field(30.0, gt=0, description="A lease's life without a heartbeat.")
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker shows life.")
     max_attempts: int = Field(3, ge=1, description="Attempts of a trial whose workers die.")
@@ -52,6 +59,11 @@ class Settings(BaseSettings):
     log_json: bool = Field(False, description="One JSON object a line instead of text.")
 
     ci: str = Field("", validation_alias="CI", description="Set where nobody watches a terminal.")
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _folders(cls, value: object) -> object:
+        return value.split(os.pathsep) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -64,6 +76,8 @@ class Settings(BaseSettings):
             # frozen, but not yet seen by anyone
             file = self.home.absolute() / "tuner.sqlite"
             object.__setattr__(self, "database_url", f"sqlite:///{file}")
+        if not self.data_roots:
+            object.__setattr__(self, "data_roots", (Path.cwd(), self.home.absolute()))
         return self
 
     @property

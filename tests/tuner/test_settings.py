@@ -8,7 +8,7 @@ from tuner.settings import Settings
 
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HOME", "DATABASE_URL", "URL", "TOKEN", "PORT"):
+    for name in ("HOME", "DATABASE_URL", "URL", "TOKEN", "PORT", "DATA_ROOTS"):
         monkeypatch.delenv(f"TUNER_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -61,3 +61,15 @@ def test_a_wrong_value_names_its_variable(
 def test_a_lease_outlives_a_lost_heartbeat() -> None:
     with pytest.raises(InvalidInput, match="at most half"):
         Settings.read(lease_seconds=8, heartbeat_seconds=5)
+
+
+def test_studies_may_name_files_in_the_working_directory_and_the_home(tmp_path: Path) -> None:
+    assert Settings.read().data_roots == (tmp_path, tmp_path / ".tuner")
+    assert Settings.read(home="/srv/tuner").data_roots == (tmp_path, Path("/srv/tuner"))
+
+
+def test_other_folders_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_DATA_ROOTS", "/srv/data:/mnt/pictures")
+    assert Settings.read().data_roots == (Path("/srv/data"), Path("/mnt/pictures"))
+    monkeypatch.setenv("TUNER_DATA_ROOTS", "")
+    assert len(Settings.read().data_roots) == 2

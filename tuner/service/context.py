@@ -29,6 +29,8 @@ class ServiceSettings:
         max_attempts: Attempts of a trial whose holders fall silent.
         ask_seconds: The life of a trial that a user's own loop asked for, between its reports.
         home: Where files of the service are kept.
+        data_roots: Folders below which a study may name files; None: any file, for a service that
+            only its own user submits to.
     """
 
     lease_seconds: float = 30.0
@@ -36,6 +38,7 @@ class ServiceSettings:
     max_attempts: int = 3
     ask_seconds: float = 3600.0
     home: Path = field(default_factory=lambda: Path(".tuner"))
+    data_roots: tuple[Path, ...] | None = None
 
 
 @dataclass

@@ -14,6 +14,7 @@ from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
 from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
+from tuner.service.files import check_files
 from tuner.service.turn import Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spaces import Space, widen
@@ -60,6 +61,7 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         InvalidInput: A value is wrong; nothing is stored.
         Conflict: The name is taken.
     """
+    check_files(ctx, spec)
     checked = check(spec)
     spec = checked.spec
     now = ctx.now()
@@ -96,6 +98,7 @@ def preview(ctx: Context, spec: StudySpec) -> Preview:
     Raises:
         InvalidInput: A value is wrong.
     """
+    check_files(ctx, spec)
     checked = check(spec)
     size = checked.space.grid_size
     search = checked.search()

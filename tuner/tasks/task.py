@@ -106,6 +106,9 @@ class Task(ABC):
     ghost_batch_norm: ClassVar[bool] = False
     """Whether BatchNorm over the micro-batch instead of the batch is welcome."""
 
+    files: ClassVar[tuple[str, ...]] = ("path", "checkpoint")
+    """Its parameters that name files: who submits over the network may not name just any."""
+
     @classmethod
     def check(cls, config: Config, prefix: str = "") -> None:
         """Refuses ``model.*`` names the task does not read, and illegal values, by name.

@@ -1,0 +1,45 @@
+"""Which files a study may name: the server and its workers open them with their own rights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuner import tasks
+from tuner.errors import InvalidInput
+from tuner.service.context import Context
+from tuner.spec import StudySpec
+
+SETTING = "TUNER_DATA_ROOTS"
+
+
+def check_files(ctx: Context, spec: StudySpec) -> None:
+    """Refuses a study that names a file outside the folders meant for data.
+
+    Links are followed before the comparison, as they are when the file is opened.
+
+    Raises:
+        InvalidInput: Names the parameter. Whether there is such a file is not said.
+        UnknownName: There is no such task.
+    """
+    roots = ctx.settings.data_roots
+    if roots is None or spec.task is None:
+        return
+    allowed = [root.resolve() for root in roots]
+    for name in tasks.get(spec.task.name, "task.name").files:
+        given = spec.task.params.get(name)
+        if given is None:
+            continue
+        field = f"task.params.{name}"
+        if not isinstance(given, str):
+            raise InvalidInput(field, f"{given!r} is no path")
+        try:
+            path = Path(given).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a null byte
+            raise InvalidInput(field, f"{given!r} is no usable path") from error
+        if not any(path.is_relative_to(root) for root in allowed):
+            folders = ", ".join(map(str, allowed)) or "no folder"
+            raise InvalidInput(
+                field,
+                f"{given!r} is outside the folders for data of this server ({folders}); "
+                f"whoever runs it can add one with {SETTING}",
+            )
