@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -17,6 +17,7 @@ from api.metrics import Metrics
 from api.middleware import BodyLimit, HostGuard, PathPrefix, SecurityHeaders, Timing
 from api.routers import advisor, catalogue, events, meta, results, studies, trials, workers
 from api.security import FailureLimit
+from api.text import require_text
 from tuner import __version__, service
 from tuner.errors import TunerError
 from tuner.service import Context
@@ -88,7 +89,7 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
 
     problems.install(app)
     for module in (studies, trials, results, events, workers, catalogue, advisor):
-        app.include_router(module.router, prefix="/api/v1")
+        app.include_router(module.router, prefix="/api/v1", dependencies=[Depends(require_text)])
     app.include_router(meta.router)
     dashboard.install(app)
 

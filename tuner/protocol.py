@@ -7,10 +7,13 @@ refills down.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# What the columns of every database hold.
+Id = Annotated[int, Field(ge=1, lt=2**63)]
+Step = Annotated[int, Field(lt=2**31)]
 Scalar = str | int | float | bool | None
 Config = dict[str, Scalar | list[Any]]
 
@@ -42,7 +45,7 @@ class Checkpoint(Message):
     """Where the state of a trial was saved, and of which step it is."""
 
     uri: str
-    step: int = Field(ge=0)
+    step: Step = Field(ge=0)
 
 
 class Leased(Message):
@@ -70,22 +73,24 @@ class LeaseRequest(Message):
     """Asks for up to ``k`` trials; ``prefer`` names the study whose population has room."""
 
     k: int = Field(ge=1, le=65536)
-    prefer: int | None = None
+    prefer: Id | None = None
 
 
 class Measured(Message):
     """The numbers of one evaluation of one trial."""
 
-    step: int = Field(ge=1, description="Evaluation periods completed, from 1.")
+    step: Step = Field(ge=1, description="Evaluation periods completed, from 1.")
     metrics: dict[str, float | None] = Field(examples=[{"val_loss": 0.31, "val_accuracy": 0.91}])
-    samples: int | None = Field(default=None, ge=0, description="Training samples seen so far.")
+    samples: int | None = Field(
+        default=None, ge=0, lt=2**63, description="Training samples seen so far."
+    )
     seconds: float | None = Field(default=None, ge=0, description="Device seconds of this attempt.")
 
 
 class SlotReport(Message):
     """All there is to say of one leased trial after a round."""
 
-    trial_id: int
+    trial_id: Id
     token: str
     measurements: list[Measured] = Field(default_factory=list)
     outcome: Literal["", "complete", "fail", "returned"] = ""
@@ -105,7 +110,7 @@ class Report(Message):
         description="Trials wanted besides one for each slot that the verdicts free; "
         "negative to end with fewer.",
     )
-    prefer: int | None = None
+    prefer: Id | None = None
     status: dict[str, Any] = Field(default_factory=dict, description="engine, samples/s, memory")
 
 
@@ -139,7 +144,7 @@ class LeaseAnswer(Message):
 class Heartbeat(Message):
     """A sign of life that renews the leases it names."""
 
-    held: dict[int, str] = Field(default_factory=dict, description="Trial id to lease token.")
+    held: dict[Id, str] = Field(default_factory=dict, description="Trial id to lease token.")
     status: dict[str, Any] = Field(default_factory=dict)
 
 

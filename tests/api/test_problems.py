@@ -104,3 +104,21 @@ def test_a_person_gets_a_page_and_a_program_a_document(client: httpx.Client) -> 
 def test_ids_beyond_what_a_database_holds_are_refused(client: httpx.Client) -> None:
     for path in (f"studies/{2**31}", f"trials/{2**63}", "studies/0"):
         assert client.get(f"/api/v1/{path}").status_code == 422
+
+
+def test_half_a_surrogate_pair_is_refused(client: httpx.Client) -> None:
+    for body in (b'{"name": "\\ud800", "tasks": ["a"]}', b'{"name": "\\uDC00x", "tasks": ["a"]}'):
+        answer = client.post(
+            "/api/v1/workers", content=body, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 422
+    whole = b'{"name": "\\ud83d\\ude00", "tasks": ["a"], "device": {"x": "\\ud83d\\ude00"}}'
+    answer = client.post(
+        "/api/v1/workers", content=whole, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 201
+    half = b'{"name": "a", "tasks": ["a"], "device": {"x": "\\ud83d"}}'
+    answer = client.post(
+        "/api/v1/workers", content=half, headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["field"]) == (422, "body")

@@ -67,14 +67,13 @@ def list_trials(
         checked = plan_of(ctx, studies.get(session, study_id))
         space = None if checked is None else checked.space
         column, kind = _sorted_by(sort, space, descending)
+        chosen, within = _filters(filters or {}, space)
         rows = listing.trials(
             session,
             study_id,
             state=state,
-            equal={
-                name.removeprefix("params."): _filter(name, value, space)
-                for name, value in (filters or {}).items()
-            },
+            chosen=chosen,
+            within=within,
             column=column,
             descending=descending,
             after=cursors.read(cursor, [kind, (int,)]),
@@ -102,16 +101,34 @@ def _sorted_by(sort: str, space: Space | None, descending: bool) -> tuple[Any, l
     raise InvalidInput("sort", f"{sort!r} is none of {known}")
 
 
-def _filter(name: str, value: str, space: Space | None) -> str | float:
-    short = name.removeprefix("params.")
-    if not name.startswith("params.") or space is None or short not in space.searched:
-        raise InvalidInput(f"filters.{name}", "names no parameter that is searched")
-    if isinstance(space.parameters[short], Categorical):
-        return value
+def _filters(
+    given: Mapping[str, str], space: Space | None
+) -> tuple[dict[str, list[str]], dict[str | None, tuple[float, float]]]:
+    """What categorical parameters may be, and the ranges of numbers; None: the objective's."""
+    chosen: dict[str, list[str]] = {}
+    within: dict[str | None, tuple[float, float]] = {}
+    for name, value in given.items():
+        short = name.removeprefix("params.")
+        if name == "value":
+            within[None] = _range(name, value)
+        elif not name.startswith("params.") or space is None or short not in space.searched:
+            raise InvalidInput(f"filters.{name}", "names no parameter that is searched")
+        elif isinstance(space.parameters[short], Categorical):
+            # The whole text first: a choice may hold a bar itself.
+            chosen[short] = [value, *value.split("|")]
+        else:
+            within[short] = _range(name, value)
+    return chosen, within
+
+
+def _range(name: str, value: str) -> tuple[float, float]:
+    low, dots, high = value.partition("..")
     try:
-        return float(value)
+        return float(low), float(high if dots else low)
     except ValueError as error:
-        raise InvalidInput(f"filters.{name}", f"{value!r} is not a number") from error
+        raise InvalidInput(
+            f"filters.{name}", f"{value!r} is neither a number nor LOW..HIGH"
+        ) from error
 
 
 def show_trial(ctx: Context, trial_id: int) -> TrialView:

@@ -108,7 +108,8 @@ def trials(
     study_id: int,
     *,
     state: str | None,
-    equal: Mapping[str, str | float],
+    chosen: Mapping[str, Sequence[str]],
+    within: Mapping[str | None, tuple[float, float]],
     column: Any,
     descending: bool,
     after: Sequence[Any] | None,
@@ -120,7 +121,8 @@ def trials(
         session: Where to read.
         study_id: Whose.
         state: Only those in this state, those set aside apart as ``paused``.
-        equal: Parameters and the value that each must have, text for choices.
+        chosen: Categorical parameters and the choices that each may have, as text.
+        within: Numeric parameters and the range of each, ends included; None: the first objective.
         column: What they are sorted by.
         descending: Whether the greatest come first.
         after: Sorted value and number of the last trial of the page before.
@@ -131,10 +133,13 @@ def trials(
         query = query.where(Trial.paused)
     elif state is not None:
         query = query.where(Trial.state == state, ~Trial.paused)
-    for name, value in equal.items():
-        stored = Trial.params[name]
-        as_kind = stored.as_string() if isinstance(value, str) else stored.as_float()
-        query = query.where(as_kind == value)
+    for name, choices in chosen.items():
+        query = query.where(Trial.params[name].as_string().in_(choices))
+    for place, (low, high) in within.items():
+        if place is None:
+            query = query.where(Trial.values[0].as_string().not_in(NOT_NUMBERS))
+        number = (Trial.values[0] if place is None else Trial.params[place]).as_float()
+        query = query.where(number.between(low, high))
     if after is not None:
         query = query.where(_beyond(column, Trial.number, after, descending, False))
     rows = session.execute(

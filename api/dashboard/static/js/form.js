@@ -25,7 +25,8 @@ const nameOf = (given) => (typeof given === "string" ? given : given?.name);
 options(at("task"), catalogue.tasks.map((task) => task.name), nameOf(start.task));
 options(at("sampler"), catalogue.samplers.map((one) => one.name), nameOf(start.sampler) ?? "tpe");
 options(at("pruner"), catalogue.pruners.map((one) => one.name), nameOf(start.pruner) ?? "asha");
-for (const name of ["name", "description"]) at(name).value = start[name] ?? "";
+// What was typed before this script came stays.
+for (const name of ["name", "description"]) at(name).value ||= start[name] ?? "";
 at("tags").value = (start.tags ?? []).join(", ");
 at("trials").value = start.budget?.trials ?? "";
 at("epochs").value = start.budget?.epochs ?? 20;

@@ -23,7 +23,7 @@ export async function swap(piece) {
       fresh.innerHTML = await response.text(); // escaped by the server's templates
       patch(piece, fresh);
       document.dispatchEvent(new CustomEvent("swapped", { detail: piece }));
-    }
+    } else if (response.status < 500) toast(`This cannot be shown: ${response.statusText}`);
   } catch (error) {
     if (!(error instanceof TypeError)) throw error; // the server is away; the next event tries again
   } finally {
