@@ -13,13 +13,39 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tuner import __version__
 
 ROOT = Path(__file__).parent.parent
+
+
+def closure(name: str, extras: frozenset[str], seen: dict[str, str]) -> dict[str, str]:
+    """Every package that ``name`` needs here, with its version."""
+    for line in metadata.requires(name) or []:
+        wanted = Requirement(line)
+        environments = [{"extra": extra} for extra in (*extras, "")]
+        if wanted.marker and not any(wanted.marker.evaluate(e) for e in environments):
+            continue
+        key = canonicalize_name(wanted.name)
+        if key not in seen or wanted.extras:
+            seen[key] = metadata.version(wanted.name).partition("+")[0]
+            closure(wanted.name, frozenset(wanted.extras), seen)
+    return seen
+
+
+def test_every_package_is_pinned_as_it_is_installed() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    installed = closure("tuner", frozenset({"dev"}), {})
+    assert len(installed) > 100
+    assert {name: pins.get(name) for name in installed} == installed
+    assert "+" not in pins["torch"]
 
 
 @pytest.fixture(scope="module")
