@@ -118,7 +118,8 @@ class Suggestion:
         params: Its suggested values (without the space's constants).
         start: Steps that it has behind it; 0: from scratch.
         until: Run to this step, then ask again.
-        note: To be stored with a new trial and given back in its record (JSON).
+        note: To be stored with a new trial and given back in its record (JSON). Of a trial that
+            exists: as it was stored.
         copy_of: Begin from the checkpoint of this trial at ``start`` (population-based training).
     """
 

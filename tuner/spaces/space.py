@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,12 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 
 from tuner.errors import InvalidInput
 from tuner.spaces.parameters import (
@@ -29,6 +23,7 @@ from tuner.spaces.parameters import (
     Searched,
 )
 from tuner.spaces.parse import NAME, parse_parameter
+from tuner.spaces.terms import distribution, legal, said, written
 
 MOST_PARAMETERS = 200
 Key = tuple[tuple[str, str, Scalar], ...]
@@ -91,7 +86,7 @@ class Space:
 
     def to_dict(self) -> dict[str, Any]:
         """The study file's form; :meth:`parse` of it gives an equal space."""
-        return {name: _written(parameter) for name, parameter in self.parameters.items()}
+        return {name: written(parameter) for name, parameter in self.parameters.items()}
 
     def parameter(self, name: str) -> Searched:
         """A searched parameter by name."""
@@ -102,7 +97,7 @@ class Space:
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """What is searched, as Optuna's distributions, parents first."""
-        return {name: _distribution(self.parameter(name)) for name in self.searched}
+        return {name: distribution(self.parameter(name)) for name in self.searched}
 
     # --- configurations -------------------------------------------------------------------------
 
@@ -160,7 +155,7 @@ class Space:
             parameter = self.parameters[name]
             if name not in active:
                 if name in config:
-                    raise InvalidInput(f"{prefix}.{name}", f"is active only {_said(parameter)}")
+                    raise InvalidInput(f"{prefix}.{name}", f"is active only {said(parameter)}")
                 continue
             if isinstance(parameter, Constant):
                 if name in config and config[name] not in parameter:
@@ -172,7 +167,7 @@ class Space:
             if isinstance(parameter, Int) and isinstance(value, float) and value.is_integer():
                 value = int(value)
             if value not in parameter:
-                raise InvalidInput(f"{prefix}.{name}", f"{value!r} is not {_legal(parameter)}")
+                raise InvalidInput(f"{prefix}.{name}", f"{value!r} is not {legal(parameter)}")
             params[name] = float(value) if isinstance(parameter, Float) else value
         return params
 
@@ -347,51 +342,3 @@ def _count(space: Space, i: int, chosen: dict[str, Any]) -> int:
         silent = object()  # equals no value that a condition asks for
         total += (size - len(told)) * _count(space, i + 1, {**chosen, name: silent})
     return total
-
-
-def _written(p: Parameter) -> Any:
-    when = {k: list(v) if len(v) != 1 else v[0] for k, v in p.when.items()}
-    if isinstance(p, Constant):
-        return {"type": "constant", "value": p.value, "when": when} if when else p.value
-    out: dict[str, Any]
-    if isinstance(p, Categorical):
-        out = {"type": "categorical", "choices": list(p.choices)}
-    else:
-        out = {"type": "float" if isinstance(p, Float) else "int", "low": p.low, "high": p.high}
-        if p.log:
-            out["log"] = True
-        if p.step is not None and not (isinstance(p, Int) and p.step == 1):
-            out["step"] = p.step
-        if p.prior == "none":
-            out["prior"] = "none"
-        elif isinstance(p.prior, Prior):
-            out["prior"] = {"center": p.prior.center, "spread": p.prior.spread}
-            if p.prior.scale != ("log" if p.log else "linear"):
-                out["prior"]["scale"] = p.prior.scale
-    if p.default is not None:
-        out["default"] = p.default
-    if when:
-        out["when"] = when
-    return out
-
-
-def _distribution(p: Searched) -> BaseDistribution:
-    if isinstance(p, Float):
-        return FloatDistribution(p.low, p.high, log=p.log, step=p.step)
-    if isinstance(p, Int):
-        return IntDistribution(p.low, p.high, log=p.log, step=p.step)
-    return CategoricalDistribution(p.choices)
-
-
-def _said(p: Parameter) -> str:
-    return "when " + " and ".join(
-        f"{parent} is {' or '.join(map(str, values))}" for parent, values in p.when.items()
-    )
-
-
-def _legal(p: Searched) -> str:
-    if isinstance(p, Categorical):
-        return "one of " + ", ".join(repr(c) for c in itertools.islice(p.choices, 20))
-    noun = "a whole number" if isinstance(p, Int) else "a number"
-    step = f" in steps of {p.step}" if p.step is not None and p.step != 1 else ""
-    return f"{noun} in [{p.low}, {p.high}]{step}"
