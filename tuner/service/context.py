@@ -12,6 +12,7 @@ from sqlalchemy import URL
 
 from tuner.service.searches import Searches
 from tuner.storage.engine import Database
+from tuner.storage.models import Worker
 
 
 def utc_now() -> datetime:
@@ -53,6 +54,8 @@ class Context:
     now: Callable[[], datetime] = utc_now
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     searches: Searches = field(default_factory=Searches)
+    heard: dict[int, tuple[Worker, datetime]] = field(default_factory=dict)
+    """Workers heard of lately, and when, so that not each of their calls is written down."""
     swept_at: datetime | None = None
 
     @classmethod

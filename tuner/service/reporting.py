@@ -44,7 +44,8 @@ def take_in(
     turn.join()
     ids = [slot.trial_id for slot in slots]
     rows = trials.lock(turn.session, ids)
-    before = measurements.attempt_seconds(turn.session, ids)
+    timed = [s.trial_id for s in slots if any(m.seconds is not None for m in s.measurements)]
+    before = measurements.attempt_seconds(turn.session, timed) if timed else {}
     lease_end = (
         ctx.lease_end(turn.now) if seconds is None else turn.now + timedelta(seconds=seconds)
     )
@@ -79,8 +80,7 @@ def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: float, at: s
         }
     action: Action = "continue"
     reason: str | None = None
-    config = turn.checked.space.fill(row.params)
-    last_step = turn.checked.max_step_of(config)
+    last_step = turn.checked.last_step(row.params)
     for i, measured in enumerate(sorted(slot.measurements, key=lambda m: m.step)):
         action, reason = _take_point(turn, row, measured, last_step, f"{at}.measurements[{i}]")
         if action != "continue":

@@ -8,7 +8,7 @@ transaction fails, the search that took part in it is dropped, and built anew wh
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,9 @@ from tuner.spec import Checked, StudySpec, resolve
 from tuner.storage import measurements, trials
 from tuner.storage.models import Study
 from tuner.storage.trials import TrialRow
+
+MOST_REMEMBERED = 200_000
+"""Trials whose study is kept in memory."""
 
 
 class Plans:
@@ -99,6 +102,7 @@ class Searches:
         self._lock = threading.Lock()
         self._live: dict[int, Live] = {}
         self.plans = Plans()
+        self._study_of: dict[int, int] = {}
 
     def of(self, study_id: int) -> Live:
         """The study's entry; take its ``lock`` before using the rest."""
@@ -111,6 +115,18 @@ class Searches:
             live = self._live.pop(study_id, None)
         if live is not None:
             live.drop()
+
+    def remember(self, study_of: Mapping[int, int]) -> None:
+        """Notes which study trials belong to; that never changes."""
+        with self._lock:
+            if len(self._study_of) > MOST_REMEMBERED:
+                self._study_of.clear()
+            self._study_of.update(study_of)
+
+    def recall(self, trial_ids: Collection[int]) -> dict[int, int]:
+        """The study of those trials of which it was noted."""
+        with self._lock:
+            return {i: self._study_of[i] for i in trial_ids if i in self._study_of}
 
     @contextmanager
     def hold(self, study_ids: Collection[int]) -> Iterator[dict[int, Live]]:

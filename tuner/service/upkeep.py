@@ -72,6 +72,7 @@ def _miss_workers(ctx: Context) -> None:
         missed = workers.silent(session, before)
         for worker in missed:
             worker.state = "gone"
+            ctx.heard.pop(worker.id, None)
         session.flush()
         events.add(session, [NewEvent("worker.gone", worker_id=w.id) for w in missed], None, now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -85,8 +86,7 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
     verdicts: dict[int, SlotVerdict] = {}
     slots = {slot.trial_id: slot for slot in report.slots}
     if slots:
-        with ctx.db.session() as session:
-            belongs = trials.study_ids(session, slots)
+        belongs = _studies_of(ctx, slots)
         with turns(ctx, set(belongs.values())) as taken:
             for study_id, turn in taken.items():
                 mine = [slots[i] for i, of in belongs.items() if of == study_id]
@@ -116,6 +116,8 @@ def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
         draining = worker.state == "draining"
         workers.touch(session, worker_id, now, beat.status)
         lost = leases.renew(session, beat.held, ctx.lease_end(now))
+    if draining:
+        ctx.heard.pop(worker_id, None)
     return HeartbeatAnswer(drop=sorted(lost), drain=draining)
 
 
@@ -136,6 +138,7 @@ def leave(ctx: Context, worker_id: int) -> None:
                         row.wait()
                         row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
                         turn.moved(row, returned=True)
+    ctx.heard.pop(worker_id, None)
     now = ctx.now()
     with ctx.db.write() as session:
         worker = workers.get(session, worker_id)
@@ -162,6 +165,7 @@ def drain_worker(ctx: Context, worker_id: int, *, actor: str | None = None) -> W
     now = ctx.now()
     with ctx.db.write() as session:
         worker = workers.get(session, worker_id, lock=True)
+        ctx.heard.pop(worker_id, None)
         if worker.state == "active":
             worker.state = "draining"
             session.flush()
@@ -171,22 +175,36 @@ def drain_worker(ctx: Context, worker_id: int, *, actor: str | None = None) -> W
 
 
 def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -> Worker:
-    """The worker, noted as alive: written down at most once in half a heartbeat."""
+    """The worker, noted as alive: read and written down at most once in half a heartbeat."""
     now = ctx.now()
+    half = timedelta(seconds=ctx.settings.heartbeat_seconds / 2)
+    known = ctx.heard.get(worker_id)
+    if known is not None and abs(now - known[1]) < half:
+        return known[0]
     with ctx.db.session() as session:
         worker = workers.get(session, worker_id)
-    recent = now - worker.heartbeat_at < timedelta(seconds=ctx.settings.heartbeat_seconds / 2)
-    if not recent or worker.state == "gone":
+    if now - worker.heartbeat_at >= half or worker.state == "gone":
         with ctx.db.write() as session:
             workers.touch(session, worker_id, now, status)
+    ctx.heard[worker_id] = (worker, now)
     return worker
 
 
 def _leased(ctx: Context, handed: list[tuple[Study, TrialRow]]) -> list[Leased]:
-    out = []
-    for study, row in handed:
-        out.append(leased_message(ctx.searches.plans.of(study), row))
-    return out
+    ctx.searches.remember({row.id: study.id for study, row in handed})
+    return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed]
+
+
+def _studies_of(ctx: Context, trial_ids: Collection[int]) -> dict[int, int]:
+    """The study of each trial; those that were handed out here need no look into the database."""
+    known = ctx.searches.recall(trial_ids)
+    missing = [i for i in trial_ids if i not in known]
+    if missing:
+        with ctx.db.session() as session:
+            found = trials.study_ids(session, missing)
+        ctx.searches.remember(found)
+        known.update(found)
+    return known
 
 
 def leased_message(checked: Checked, row: TrialRow) -> Leased:

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from tuner import optimizers, pruners, samplers, tasks
@@ -45,7 +45,7 @@ class Checked:
     max_step: int
     budget: Budget
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
         """What a worker's reports must carry."""
         wanted = [o.metric for o in self.objectives]
@@ -59,6 +59,12 @@ class Checked:
         if epochs is None:
             return self.max_step
         return max(1, min(math.ceil(float(epochs) / self.spec.eval_every), self.max_step))
+
+    def last_step(self, params: Mapping[str, Any]) -> int:
+        """The last step of a trial with these suggested values."""
+        if "epochs" not in self.space.parameters:
+            return self.max_step
+        return self.max_step_of(self.space.fill(params))
 
     def search(self, warm_start: Iterable[Record] = ()) -> Search:
         """A fresh search.
