@@ -7,18 +7,44 @@ revisions become visible in order, and "what came after the last one I saw" miss
 from __future__ import annotations
 
 import threading
+from collections.abc import Container
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
-from sqlalchemy import select
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Table, bindparam, select
 from sqlalchemy.orm import Session
 
 from tuner.storage import frozen
 from tuner.storage.engine import Database
 from tuner.storage.models import Measurement, Study, Trial
+
+_studies = cast("Table", Study.__table__)
+_trials = cast("Table", Trial.__table__)
+_points = cast("Table", Measurement.__table__)
+# Built once: these run at nearly every call of Optuna's, and building costs more than running.
+_STUDY = select(_studies.c.revision, _studies.c.spec, _studies.c.directions).where(
+    _studies.c.id == bindparam("study_id")
+)
+_REVISION = select(_studies.c.revision).where(_studies.c.id == bindparam("study_id"))
+_CHANGED = (
+    select(*frozen.TRIAL_COLUMNS)
+    .where(_trials.c.study_id == bindparam("study_id"), _trials.c.revision > bindparam("after"))
+    .order_by(_trials.c.number)
+)
+_CURVE = (
+    select(*frozen.CURVE_COLUMNS)
+    .where(_points.c.trial_id == bindparam("trial_id"))
+    .order_by(*frozen.CURVE_ORDER)
+)
+_CURVES = (
+    select(*frozen.CURVE_COLUMNS)
+    .join(_trials, _trials.c.id == _points.c.trial_id)
+    .where(_trials.c.study_id == bindparam("study_id"), _trials.c.revision > bindparam("after"))
+    .order_by(*frozen.CURVE_ORDER)
+)
 
 
 @dataclass
@@ -30,6 +56,8 @@ class Known:
     revision: int = -1
     trials: dict[int, FrozenTrial] = field(default_factory=dict)
     """By number, in order. Trials are replaced, never changed: callers may hold them."""
+    unfinished: dict[int, FrozenTrial] = field(default_factory=dict)
+    """Those that may still change, for the many questions that are only about them."""
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
     """The first one that each parameter had."""
 
@@ -43,14 +71,25 @@ class History:
         self._studies: dict[int, Known] = {}
         self._places: dict[int, tuple[int, int]] = {}
 
-    def trials(self, study_id: int) -> list[FrozenTrial]:
-        """All trials as of now, by number; they belong to the cache, so copy before changing.
+    def trials(
+        self, study_id: int, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Trials as of now, by number; they belong to the cache, so copy before changing.
+
+        Args:
+            study_id: Whose trials.
+            states: Those in these states; None: all.
 
         Raises:
             KeyError: There is no such study.
         """
         with self._lock:
-            return list(self.refreshed(study_id).trials.values())
+            known = self.refreshed(study_id)
+            if states is None:
+                return list(known.trials.values())
+            ended = any(state in states for state in TrialState if state.is_finished())
+            among = known.trials if ended else known.unfinished
+            return [trial for trial in among.values() if trial.state in states]
 
     def directions(self, study_id: int) -> list[StudyDirection] | None:
         """The study's directions where they are known already; they never change."""
@@ -76,7 +115,8 @@ class History:
             spec = session.scalar(select(Study.spec).where(Study.id == study_id))
             if row is None or spec is None:
                 raise KeyError(f"there is no trial {trial_id}")
-            curve = self._curves(session, objective(spec), trial_id=trial_id)
+            points = session.connection().execute(_CURVE, {"trial_id": trial_id})
+            curve = frozen.curves(points, objective(spec))
         return frozen.frozen(row, curve.get(trial_id, {}))
 
     def place(self, trial_id: int) -> tuple[int, int]:
@@ -119,16 +159,14 @@ class History:
         with self._lock, self._database.session() as session:
             known = self._studies.get(study_id)
             if known is None:
-                row = session.execute(
-                    select(Study.revision, Study.spec, Study.directions).where(Study.id == study_id)
-                ).first()
+                row = session.connection().execute(_STUDY, {"study_id": study_id}).first()
                 if row is None:
                     raise KeyError(f"there is no study {study_id}")
                 revision = row.revision
                 known = Known(objective(row.spec), directions(row.directions))
                 self._studies[study_id] = known
             else:
-                found = session.scalar(select(Study.revision).where(Study.id == study_id))
+                found = session.connection().scalar(_REVISION, {"study_id": study_id})
                 if found is None:
                     self.forget(study_id)
                     raise KeyError(f"there is no study {study_id}")
@@ -139,43 +177,29 @@ class History:
             return known
 
     def _read_changes(self, session: Session, study_id: int, known: Known) -> None:
-        rows = session.execute(
-            select(*frozen.TRIAL_COLUMNS)
-            .where(Trial.study_id == study_id, Trial.revision > known.revision)
-            .order_by(Trial.number)
-        ).all()
+        connection = session.connection()
+        given = {"study_id": study_id, "after": known.revision}
+        rows = connection.execute(_CHANGED, given).all()
         if len(rows) == 1:
-            curves = self._curves(session, known.metric, trial_id=rows[0].id)
+            points = connection.execute(_CURVE, {"trial_id": rows[0].id})
         else:
-            curves = self._curves(session, known.metric, study_id=study_id, after=known.revision)
-        last = max(known.trials, default=-1)
+            points = connection.execute(_CURVES, given)
+        curves = frozen.curves(points, known.metric)
+        last = next(reversed(known.trials), -1)
+        late = any(row.number < last and row.number not in known.trials for row in rows)
         for row in rows:
             trial = frozen.frozen(row, curves.get(row.id, {}))
             known.trials[row.number] = trial
+            known.unfinished.pop(row.number, None)
+            if not trial.state.is_finished():
+                known.unfinished[row.number] = trial
             self._places[row.id] = (study_id, row.number)
             known.revision = max(known.revision, row.revision)
             for name, distribution in trial.distributions.items():
                 known.distributions.setdefault(name, distribution)
-        if any(row.number < last for row in rows) and list(known.trials) != sorted(known.trials):
+        if late:
             known.trials = dict(sorted(known.trials.items()))
-
-    @staticmethod
-    def _curves(
-        session: Session,
-        metric: str,
-        *,
-        trial_id: int | None = None,
-        study_id: int | None = None,
-        after: int = -1,
-    ) -> dict[int, dict[int, float]]:
-        statement = select(*frozen.CURVE_COLUMNS).order_by(*frozen.CURVE_ORDER)
-        if trial_id is not None:
-            statement = statement.where(Measurement.trial_id == trial_id)
-        else:
-            statement = statement.join(Trial, Trial.id == Measurement.trial_id).where(
-                Trial.study_id == study_id, Trial.revision > after
-            )
-        return frozen.curves(session.execute(statement), metric)
+        known.unfinished = dict(sorted(known.unfinished.items()))
 
 
 def objective(spec: dict[str, Any]) -> str:

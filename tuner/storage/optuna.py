@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -36,12 +36,36 @@ METRIC_NAMES_KEY = "study:metric_names"
 """The system attribute from which Optuna's figures take the names of objectives."""
 
 
+_studies = cast("Table", Study.__table__)
+_trials = cast("Table", Trial.__table__)
+# Built once, as in history.py.
+_REVISE = (
+    update(_studies)
+    .where(_studies.c.id == bindparam("row_id"))
+    .values(revision=_studies.c.revision + 1)
+    .returning(_studies.c.revision)
+)
+_LOCK = (
+    select(
+        _trials.c.state,
+        _trials.c.attempt,
+        _trials.c.params,
+        _trials.c.distributions,
+        _trials.c.user_attrs,
+        _trials.c.system_attrs,
+    )
+    .where(_trials.c.id == bindparam("row_id"))
+    .with_for_update()
+)
+_CHANGE = update(_trials).where(_trials.c.id == bindparam("row_id"))
+
+
 @dataclass
 class _Change:
     """A trial that may still change: its row, locked, and the columns to write."""
 
     session: Session
-    row: Row[Any]
+    row: Any
     columns: dict[str, Any]
 
 
@@ -299,9 +323,7 @@ class SqlStorage(BaseStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         """See the base class."""
-        trials = self._history.trials(study_id)
-        if states is not None:
-            trials = [trial for trial in trials if trial.state in states]
+        trials = self._history.trials(study_id, states)
         return [frozen.copied(trial) for trial in trials] if deepcopy else trials
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
@@ -325,24 +347,9 @@ class SqlStorage(BaseStorage):
         """
         study_id, number = self._history.place(trial_id)
         with self.database.write() as session:
-            revision = session.scalar(
-                update(Study)
-                .where(Study.id == study_id)
-                .values(revision=Study.revision + 1)
-                .returning(Study.revision)
-            )
-            row = session.execute(
-                select(
-                    Trial.state,
-                    Trial.attempt,
-                    Trial.params,
-                    Trial.distributions,
-                    Trial.user_attrs,
-                    Trial.system_attrs,
-                )
-                .where(Trial.id == trial_id)
-                .with_for_update()
-            ).first()
+            connection = session.connection()
+            revision = connection.scalar(_REVISE, {"row_id": study_id})
+            row = connection.execute(_LOCK, {"row_id": trial_id}).first()
             if row is None:
                 raise KeyError(f"there is no trial {trial_id}")
             if row.state in FINISHED_TRIAL_STATES:
