@@ -35,10 +35,14 @@ from tuner.training.program import Batch, Gradients, Programs
 from tuner.training.rows import Rows
 from tuner.training.slot import Slot
 from tuner.training.source import Source, open_source, permutation
-from tuner.training.steps import Run, runs_of
+from tuner.training.steps import NOISE_EVERY, Run, runs_of
 
 log = logging.getLogger(__name__)
 
+COMPILE_STEPS_AFTER = 60.0
+"""Seconds of training before optimizer steps are compiled, which takes 5 to 8 s, cold."""
+COMPILE_PROGRAM_AFTER = 300.0
+"""Seconds before whole programs are, which takes 5 to 50 s."""
 SHARE_FROM_BYTES = 1 << 18
 """Slots at the same place in the data read one copy of a micro-batch from this size on."""
 EVALUATION_SAMPLES = 2048
@@ -80,6 +84,7 @@ class Population:
         max_micro_batch: Largest micro-batch that memory allows, or None.
         autocast: Reduced precision of the forward pass, such as ``torch.bfloat16``, or None.
         check: Whether to run the float64 self-check before fusing.
+        compiling: Whether long training may compile its kernels and programs.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Population:
         max_micro_batch: int | None = None,
         autocast: torch.dtype | None = None,
         check: bool = True,
+        compiling: bool = True,
     ) -> None:
         self.task = task
         self.device = torch.device(device)
@@ -111,8 +117,12 @@ class Population:
         self._order: list[int] = []
         """The slot that each row belongs to."""
         self._slots: dict[int, Slot] = {}
+        self.compiling = compiling
         self.compiled_steps = False
-        """Whether optimizer steps run as compiled kernels (they cost seconds to make)."""
+        """Whether optimizer steps run as compiled kernels."""
+        self.trained_seconds = 0.0
+        self.noise_every = NOISE_EVERY
+        """One batch in so many is measured for the noise scale."""
         self.evaluations: dict[int, dict[str, float]] = {}
 
     # Trials in and out.
@@ -279,6 +289,24 @@ class Population:
         for slot in todo:
             self._slots[slot].seconds += share
 
+        self.trained_seconds += time.perf_counter() - start
+        self._invest()
+
+    def _invest(self) -> None:
+        """Compiles when it pays.
+
+        Nobody knows how long a population will go on; that it has gone on for ten times what
+        compiling costs is the best sign that it will do so again (the rule of the rented skis).
+        """
+        if not self.compiling:
+            return
+        if not self.compiled_steps and self.trained_seconds > COMPILE_STEPS_AFTER:
+            log.info("optimizer steps are compiled from now on")
+            self.compiled_steps = True
+        if not self.engine.compiled and self.trained_seconds > COMPILE_PROGRAM_AFTER:
+            log.info("compiled programs become candidates")
+            self.engine.reconsider(compiled=True)
+
     def _arrange(self, lengths: Mapping[int, int]) -> None:
         """Sorts rows so that those that train, and those that step, together lie together."""
 
@@ -331,6 +359,7 @@ class Population:
             self.rows,
             micro_batch=m,
             halvable=m % 2 == 0 and not self.architecture.batch_norm,
+            noise_every=self.noise_every,
         )
         orders = {(t.data_seed, t.epoch) for t in trials}
         index = torch.stack(

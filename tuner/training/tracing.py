@@ -7,6 +7,8 @@ work.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 
+log = logging.getLogger(__name__)
 aten = torch.ops.aten
 
 _RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.expand.default}
@@ -38,8 +41,33 @@ def record(
     # Without the pytree code generator a call passes tensors straight through.
     graph.graph.set_codegen(CodeGen())
     graph = simplify(graph)
-    body: Callable[..., Any] = torch.compile(graph, dynamic=False) if compiled else graph.forward
-    return body
+    plain: Callable[..., Any] = graph.forward
+    return _compiled(graph) if compiled else plain
+
+
+def _compiled(graph: GraphModule) -> Callable[..., Any]:
+    """The compiled program, or the plain one where no compiler works; that is found out once."""
+    chosen: list[Callable[..., Any]] = [torch.compile(graph, dynamic=False)]
+    tried = False
+
+    def run(*leaves: torch.Tensor) -> Any:
+        nonlocal tried
+        if tried:
+            return chosen[0](*leaves)
+        tried = True
+        start = time.perf_counter()
+        try:
+            result = chosen[0](*leaves)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # any backend's own kind
+            log.warning("not compiled: %s", str(error).strip().partition("\n")[0])
+            chosen[0] = graph.forward
+            return chosen[0](*leaves)
+        log.info("compiled a program in %.1f s", time.perf_counter() - start)
+        return result
+
+    return run
 
 
 def simplify(graph: GraphModule) -> GraphModule:

@@ -93,3 +93,26 @@ def test_the_self_check_names_what_is_slow(task: type[zoo.MlpTask]) -> None:
     pop = Population(task(), CONFIG, 2)
     hint = "recurrent (LSTM" in pop.engine.verdict.reason
     assert hint == (task is zoo.LstmTask)
+
+
+def test_long_training_is_compiled_and_goes_on_to_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The optimizer's kernel and then the program; results stay within rounding."""
+
+    def run() -> tuple[Population, torch.Tensor]:
+        pop = Population(zoo.MlpTask(), CONFIG, 2, dtype=torch.float64, check=False)
+        for slot in range(2):
+            pop.load(slot, {**CONFIG, "momentum": 0.9 * slot}, slot, epochs=4)
+        for _ in range(4):
+            pop.train(zoo.TRAIN)
+        return pop, pop.state_dict(1)["tensors"]["param.0.weight"]
+
+    plain, expected = run()
+    assert not plain.compiled_steps
+    monkeypatch.setattr("tuner.training.population.COMPILE_STEPS_AFTER", 0.0)
+    monkeypatch.setattr("tuner.training.population.COMPILE_PROGRAM_AFTER", 0.0)
+    compiled, found = run()
+    assert compiled.compiled_steps
+    assert "compiled" in compiled.engine.explanation
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
