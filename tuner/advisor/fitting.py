@@ -50,7 +50,8 @@ def fit(
     Raises:
         Refusal: The trials are a mixture; it names what differs.
     """
-    given = list(observations)
+    # One run sent twice is one run: training is deterministic, and copies would feign certainty.
+    given = list({_identity(o): o for o in observations}.values())
     center, unit = _unit(given)
     # In units of their own spread, so that no squares overflow and no curvature vanishes.
     known = [o if o.failed else replace(o, loss=(o.loss - center) / unit) for o in given]
@@ -76,6 +77,10 @@ def fit(
     rng = np.random.default_rng(seed)
     vertices = _bootstrap(inside, scale, inflation, draws, rng)
     return across(optima, vertices, alpha, len(known), seed=seed, level=level)
+
+
+def _identity(o: Observation) -> tuple[object, ...]:
+    return o.lr, o.batch_size, o.seed, o.diverged, repr(o.loss), repr(sorted(o.facts.items()))
 
 
 def _unit(observations: Sequence[Observation]) -> tuple[float, float]:

@@ -184,6 +184,7 @@ def plan(
         "sampler": {"name": "grid", "seed": seed},
         "pruner": {"name": "none"},
         "budget": {"trials": len(lrs) * len(best.sizes), "epochs": epochs},
+        "seed": seed,
     }
     span = best.rates[-1] - best.rates[0]
     only = f", though only {best.chance:.0%} of the cases considered would tell"

@@ -182,6 +182,11 @@ class TestExponent:
         assert once.exponent is not None
         assert turned.exponent.value == pytest.approx(once.exponent.value, abs=1e-9)
 
+    def test_a_run_sent_twice_is_one_run(self) -> None:
+        trials = database(rng(13), power(0.5))
+        copies = [replace(o, study=o.study) for o in trials]
+        assert fit([*trials, *copies, *copies]).to_dict() == fit(trials).to_dict()
+
     def test_wrecks_and_outliers_do_not_break_it(self) -> None:
         trials = database(rng(7), power(0.5), seeds=3, diverges_above=2.0)
         generator = rng(8)

@@ -50,6 +50,7 @@ def test_the_study_is_one_the_service_takes() -> None:
     assert space.grid_size == found.trials == found.study["budget"]["trials"]
     assert found.study["sampler"]["name"] == "grid"
     assert found.study["pruner"] == {"name": "none"}
+    assert make(seed=3).study["seed"] == 3
     assert found.study["space"]["weight_decay"] == 0.01
     assert found.study["space"]["optimizer"] == "adamw"
     assert found.study["budget"]["epochs"] == 10
