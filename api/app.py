@@ -15,7 +15,17 @@ from api import dashboard, problems
 from api.live import Feed
 from api.metrics import Metrics
 from api.middleware import BodyLimit, HostGuard, PathPrefix, SecurityHeaders, Timing
-from api.routers import advisor, catalogue, events, meta, results, studies, trials, workers
+from api.routers import (
+    advisor,
+    catalogue,
+    datasets,
+    events,
+    meta,
+    results,
+    studies,
+    trials,
+    workers,
+)
 from api.security import FailureLimit
 from api.text import require_text
 from tuner import __version__, service
@@ -82,13 +92,14 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     )
     app.state.context = context
     app.state.auth = auth
+    app.state.max_body_bytes = chosen.max_body_bytes
     app.state.secure = chosen.behind_proxy
     app.state.failures = FailureLimit()
     app.state.feed = Feed(context)
     app.state.metrics = Metrics(context)
 
     problems.install(app)
-    for module in (studies, trials, results, events, workers, catalogue, advisor):
+    for module in (studies, trials, results, events, workers, catalogue, datasets, advisor):
         app.include_router(module.router, prefix="/api/v1", dependencies=[Depends(require_text)])
     app.include_router(meta.router)
     dashboard.install(app)

@@ -15,7 +15,9 @@ async def require_text(request: Request) -> None:
     Raises:
         InvalidInput: One holds an unpaired surrogate.
     """
-    # Both are what FastAPI has read already; most bodies hold no such escape at all.
+    if "json" not in request.headers.get("content-type", "json"):
+        return
+    # FastAPI has read it already and keeps it; most bodies hold no such escape at all.
     body = await request.body()
     if b"\\ud" not in body.lower():
         return

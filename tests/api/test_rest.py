@@ -249,6 +249,21 @@ def test_memory_and_fit(client: httpx.Client) -> None:
     assert post(client, "advisor/fit", {"trials": trials, "optimizer": "adamw"})
 
 
+def test_datasets_are_kept_by_name(client: httpx.Client) -> None:
+    upload = {"file": ("iris.csv", b"a,b\n1,2\n3,4\n", "text/csv")}
+    form = {"name": "iris", "format": "csv"}
+    made = client.post("/api/v1/datasets", data=form, files=upload)
+    assert made.status_code == 201, made.text
+    assert (made.json()["rows"], list(made.json()["columns"])) == (2, ["a", "b"])
+    assert client.post("/api/v1/datasets", data=form, files=upload).json() == made.json()
+    assert get(client, "datasets") == [made.json()]
+    other = {"file": ("iris.csv", b"a,b\n5,6\n", "text/csv")}
+    assert client.post("/api/v1/datasets", data=form, files=other).json()["code"] == "conflict"
+    path = f"/api/v1/datasets/{made.json()['id']}"
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == 404
+
+
 def test_health_and_metrics(server: Server, client: httpx.Client, spec: Spec) -> None:
     submitted(server.context, spec)
     assert client.get("/healthz").json()["status"] == "ok"

@@ -12,7 +12,7 @@ from tuner.errors import TooManyRequests
 from tuner.service import tokens
 
 OPEN_PATHS = {"/healthz", "/readyz"}
-NAMES = {"study_id": "1", "trial_id": "1", "worker_id": "1", "name": "history"}
+NAMES = {"study_id": "1", "trial_id": "1", "worker_id": "1", "dataset_id": "1", "name": "history"}
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
