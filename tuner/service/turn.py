@@ -41,6 +41,8 @@ class Turn:
     live: Live
     now: datetime
     changed: dict[int, TrialRow] = field(default_factory=dict)
+    going: set[int] = field(default_factory=set)
+    """Those of the changed trials that go on under the same lease."""
     points: list[Point] = field(default_factory=list)
     events: list[NewEvent] = field(default_factory=list)
     revised: bool = False
@@ -100,6 +102,13 @@ class Turn:
 
     def change(self, row: TrialRow) -> None:
         """The trial is to be written back."""
+        self.going.discard(row.id)
+        self.changed[row.id] = row
+
+    def went_on(self, row: TrialRow) -> None:
+        """The trial has advanced under the same lease; nothing else of it changed."""
+        if row.id not in self.changed:
+            self.going.add(row.id)
         self.changed[row.id] = row
 
     def moved(self, row: TrialRow, **data: Any) -> None:
@@ -238,9 +247,10 @@ class Turn:
     def flush(self) -> None:
         """Writes what changed so far, in one batch each."""
         if self.changed or self.points:
-            trials.save(self.session, self.changed.values(), self.revision)
+            trials.save(self.session, self.changed.values(), self.revision, self.going)
             measurements.add(self.session, self.points)
             self.changed.clear()
+            self.going.clear()
             self.points.clear()
             self.revised = True
 

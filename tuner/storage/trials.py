@@ -8,7 +8,18 @@ from datetime import datetime
 from typing import Any, cast
 
 from optuna.distributions import distribution_to_json
-from sqlalchemy import Row, Select, Table, and_, bindparam, case, insert, select, update
+from sqlalchemy import (
+    Row,
+    Select,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    case,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
@@ -363,23 +374,56 @@ def _written(distribution: Any, written: dict[int, str]) -> str:
     return written[key]
 
 
-_SAVE = (
-    update(_table)
-    .where(_table.c.id == bindparam("row_id"))
-    .values({name: bindparam(f"new_{name}") for name in MOVING})
+GOING = (
+    "values",
+    "constraint",
+    "lease_expires_at",
+    "step",
+    "until",
+    "checkpoint",
+    "revision",
+    "device_seconds",
 )
+"""What changes while a trial goes on under the same lease."""
 
 
-def save(session: Session, rows: Iterable[TrialRow], revision: int) -> None:
-    """Writes back what moved, all rows in one batch, under the study's new revision."""
-    batch = []
+def _save(columns: Sequence[str]) -> Update:
+    return (
+        update(_table)
+        .where(_table.c.id == bindparam("row_id"))
+        .values({name: bindparam(f"new_{name}") for name in columns})
+    )
+
+
+_SAVE_ALL, _SAVE_GOING = _save(MOVING), _save(GOING)
+
+
+def save(
+    session: Session,
+    rows: Iterable[TrialRow],
+    revision: int,
+    going: Collection[int] = (),
+) -> None:
+    """Writes back what moved, in one batch each for rows that changed hands and rows that went on.
+
+    Args:
+        session: Where to write.
+        rows: The trials, whose study's lock the caller holds.
+        revision: The study's, after this change.
+        going: Ids of those of which only ``GOING`` has changed.
+    """
+    whole: list[dict[str, Any]] = []
+    part: list[dict[str, Any]] = []
     for row in rows:
         row.revision = revision
-        values: dict[str, Any] = {f"new_{name}": getattr(row, name) for name in MOVING}
+        columns, batch = (GOING, part) if row.id in going else (MOVING, whole)
+        values: dict[str, Any] = {f"new_{name}": getattr(row, name) for name in columns}
         values["row_id"] = row.id
         batch.append(values)
-    if batch:
-        session.connection().execute(_SAVE, batch)
+    if whole:
+        session.connection().execute(_SAVE_ALL, whole)
+    if part:
+        session.connection().execute(_SAVE_GOING, part)
 
 
 @dataclass(frozen=True)
