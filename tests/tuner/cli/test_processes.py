@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tuner.cli import main
-from tuner.client import Client
+from tuner.transport import Transport
 
 STUDY = """\
 name: {name}
@@ -76,15 +76,16 @@ def started(
         process.wait()
 
 
-def address(log: Path) -> str:
+def address(log: Path, server: subprocess.Popen[bytes]) -> str:
     """Where the server says it is."""
     found: list[str] = []
 
     def said() -> bool:
         found[:] = re.findall(r"tuner is at (http://\S+)", log.read_text())
-        return bool(found)
+        return bool(found) or server.poll() is not None
 
     assert eventually(said), log.read_text()
+    assert found, log.read_text()
     return found[0]
 
 
@@ -99,7 +100,7 @@ def test_a_server_with_a_worker_runs_a_study_and_stops_in_order(
     log = tmp_path / "log"
     serve = ["serve", "--port", "0", "--no-auth", "--workers", "1"]
     with started(serve, environment, log) as server:
-        url = address(log)
+        url = address(log, server)
         study = write(tmp_path, name="small", trials=4, epochs=2)
         done = subprocess.run(
             [
@@ -128,28 +129,34 @@ def test_a_server_with_a_worker_runs_a_study_and_stops_in_order(
     assert states(tmp_path / "home") == ["complete"] * 4
 
 
-def test_a_running_study_survives_its_server(environment: dict[str, str], tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    serve = ["serve", "--no-auth", "--workers", "1"]
-    environment |= {"TUNER_LEASE_SECONDS": "8", "TUNER_HEARTBEAT_SECONDS": "1"}
-    study = write(tmp_path, name="long", trials=3, epochs=40)
-    with started([*serve, "--port", "0"], environment, first) as server:
-        url = address(first)
-        with Client(url) as client:
-            sent = client.submit(study)
-            assert eventually(lambda: any(t.step > 2 for t in client.trials(sent.id)))
-            known = {t.number: t.step for t in client.trials(sent.id)}
+def test_no_worker_outlives_a_server_that_was_killed(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    serve = ["serve", "--port", "0", "--no-auth", "--workers", "1"]
+    with started(serve, environment, log) as server:
+        gateway = Transport(address(log, server))
+        pids: list[int] = []
+
+        def registered() -> bool:
+            workers = gateway.call("GET", "workers").json()
+            pids[:] = [worker["device"]["pid"] for worker in workers]
+            return bool(pids)
+
+        assert eventually(registered), log.read_text()
+        assert alive(pids[0])
         server.kill()
-    with started([*serve, "--port", url.rpartition(":")[2]], environment, second):
-        address(second)
-        with Client(url) as client:
-            after = {t.number: t.step for t in client.trials(sent.id)}
-            assert all(after[number] >= step for number, step in known.items())
-            ended = client.wait(sent.id, progress=False, timeout_seconds=180)
-            assert ended.state == "completed", second.read_text()
-            points = [client.measurements(t.id) for t in client.trials(sent.id)]
-    assert ended.counts.complete == 3
-    assert [[point.step for point in of_one] for of_one in points] == [list(range(1, 41))] * 3
+        assert eventually(lambda: not alive(pids[0])), log.read_text()
+        gateway.close()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def test_a_run_is_interrupted_and_goes_on(
