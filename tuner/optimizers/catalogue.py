@@ -103,9 +103,7 @@ def _entry(rule: Rule) -> OptimizerEntry:
         when=rule.when,
         formula=rule.formula,
         equations=_documented(rule, r"^Equations[^\n]*(?:\n[^\n]+)*::\n\n((?:    [^\n]*\n|\n)+)"),
-        differs=" ".join(_documented(rule, r"^Differs: ((?:[^\n]+\n?)+)").split()).replace(
-            "``", "`"
-        ),
+        differs=_plain(_documented(rule, r"^Differs: ((?:[^\n]+\n?)+)")),
         title=title,
         year=year,
         address=address,
@@ -146,6 +144,11 @@ def _documented(rule: Rule, pattern: str) -> str:
         if found:
             return inspect.cleandoc("\n" + found.group(1))
     return ""
+
+
+def _plain(text: str) -> str:
+    """A paragraph of a docstring as Markdown: one line, roles and literals as code."""
+    return re.sub(r":\w+:`~?", "`", " ".join(text.split()).replace("``", "`"))
 
 
 def _overview(entries: tuple[OptimizerEntry, ...]) -> str:

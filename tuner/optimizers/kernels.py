@@ -77,14 +77,13 @@ def apply_all_(rule: Rule, items: Sequence[Item], c: Tensors, *, compiled: bool 
         c: Coefficients, 0-d.
         compiled: As in :func:`apply_`.
     """
-    left = list(items)
+    # A size of 1 is a constant to the compiler, and one of 0 has nothing to do.
+    left = [item for item in items if item[0].numel() > 1]
+    tiny = [item for item in items if item[0].numel() <= 1]
     if compiled and rule.granularity == "element":
-        many = [item for item in left if item[0].numel() > 1]
-        while len(many) > 1 and run_compiled(rule, many[:GROUP], c, (-1,), None):
-            done = {id(item[0]) for item in many[:GROUP]}
-            left = [item for item in left if id(item[0]) not in done]
-            many = many[GROUP:]
-    for p, g, state in left:
+        while len(left) > 1 and run_compiled(rule, left[:GROUP], c, (-1,), None):
+            left = left[GROUP:]
+    for p, g, state in (*left, *tiny):
         apply_(rule, p, g, state, c, (-1,), compiled=compiled)
 
 
