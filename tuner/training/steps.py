@@ -53,6 +53,7 @@ class Run:
         owner: The population's tensors.
         micro_batch: Samples in a micro-batch.
         halvable: Whether a micro-batch may be split to measure noise.
+        noise_every: One batch in so many is measured for it.
     """
 
     trials: list[Slot]
@@ -61,6 +62,7 @@ class Run:
     owner: Rows
     micro_batch: int
     halvable: bool
+    noise_every: int = NOISE_EVERY
     parts: list[Part] = field(default_factory=list)
     _index: int = 0
     _gradient: Tensor | None = None
@@ -139,7 +141,7 @@ class Run:
         number = at // self.batch_size
         whole = (number + 1) * self.batch_size <= self.train_size
         divided = self.batch_size > self.micro_batch or self.halvable
-        return whole and divided and number % NOISE_EVERY == 0
+        return whole and divided and number % self.noise_every == 0
 
     def measure(self, parts: list[Gradients]) -> None:
         """Takes in the squared gradient norms of one micro-batch, in one part or two halves."""
@@ -204,6 +206,7 @@ def runs_of(
     *,
     micro_batch: int,
     halvable: bool = False,
+    noise_every: int = NOISE_EVERY,
 ) -> list[Run]:
     """The runs of a group of rows, with their coefficients for the next ``length`` samples.
 
@@ -214,7 +217,7 @@ def runs_of(
     for _, members in groupby(trials, key=lambda t: (str(t.rule.key), t.batch_size)):
         some = list(members)
         rows = slice(row, row + len(some))
-        run = Run(some, rows, first_row, owner, micro_batch, halvable)
+        run = Run(some, rows, first_row, owner, micro_batch, halvable, noise_every)
         count = some[0].steps_in(length) if length else 1
         starts = [t.step if length else max(0, t.step - 1) for t in some]
         run.parts = list(_parts(run, starts, count))

@@ -1,0 +1,78 @@
+"""Commands that train a little to advise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tuner.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_range_for_the_learning_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", "range", "--task", "digits", "--seeds", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["low"] <= 1e-3
+    assert found["high"] >= 1e-2
+    assert found["space"]["lr"] == {
+        "type": "float", "low": found["low"], "high": found["high"], "log": True
+    }  # fmt: skip
+    assert len(found["lr"]) == len(found["loss"]) == 200
+
+
+def test_the_noise_scale_of_a_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "best.yaml").write_text("{lr: 1e-3, batch_size: 64, optimizer: adamw}")
+    command = ["advise", "measure", "--task", "digits", "--config", "best.yaml"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["low"] < found["value"] < found["high"]
+    assert main(command) == 0
+    assert f"noise scale {found['value']:.4g} samples" in capsys.readouterr().out
+
+
+WRONG: list[tuple[list[str], str, str]] = [
+    (["range", "--task", "digit"], "", "digits"),
+    (["range", "--task", "digits", "--optimizer", "adamv"], "", "config.optimizer"),
+    (["range", "--task", "digits", "--param", "depth=3"], "", "task.params.depth"),
+    (["range", "--task", "digits", "--device", "tpu"], "", "device"),
+    (["range", "--task", "digits"], "{beta1: 2}", "config.beta1"),
+    (["measure", "--task", "digits"], "{lr: fast}", "config.lr"),
+    (["measure", "--task", "digits"], "{lrr: 1}", "config.lrr"),
+    (["measure", "--task", "digits"], "{batch_size: 1}", "batch_size"),
+    (["measure", "--task", "digits"], "{epochs: long}", "config.epochs"),
+    (["measure", "--task", "digits"], "[1, 2]", "config"),
+    (["measure", "--task", "digits"], "{a: ", "config"),
+    (["measure", "--task", "digits", "--steps", "0"], "", "steps"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "config", "names"), WRONG, ids=[w[2] for w in WRONG])
+def test_wrong_input_is_one_line_that_names_it(
+    arguments: list[str],
+    config: str,
+    names: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["advise", *arguments]
+    if config:
+        (tmp_path / "config.yaml").write_text(config)
+        command += ["--config", "config.yaml"]
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert names in printed.err
+
+
+def test_no_file_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", "measure", "--task", "digits", "--config", "none.yaml"]) == 2
+    assert "none.yaml cannot be read" in capsys.readouterr().err
