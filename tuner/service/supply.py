@@ -163,6 +163,8 @@ def _missing(session: Session, study: Study, k: int) -> int:
 def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -> list[TrialRow]:
     study = this.study
     if study.state not in OPEN_STATES or this.exhausted() in STOPS_ALL:
+        if ahead is not None and ahead.suggestions:
+            this.live.drop()  # it believes that these will run
         return []
     allowed = _allowed(this.session, study, k)
     if ahead is not None:
@@ -200,10 +202,11 @@ def prepare(ctx: Context, study_id: int, ready: int) -> int:
         if ahead is not None and not ahead.suggestions:
             return 0
         with turn(ctx, study_id) as this:
-            if this.study.state not in OPEN_STATES or (ctx.db.embedded and ahead is None):
-                return 0
-            if ahead is not None and ahead.revision != this.study.revision:
+            stale = ahead is not None and ahead.revision != this.study.revision
+            if stale or this.study.state not in OPEN_STATES:
                 live.drop()
+                return 0
+            if ctx.db.embedded and ahead is None:
                 return 0
             if ahead is None:
                 missing = _missing(this.session, this.study, ready)

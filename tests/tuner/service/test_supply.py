@@ -12,6 +12,7 @@ from tests.tuner.service.simulation import SPACE, Clock, Trainer, submit
 from tuner import service
 from tuner.errors import Conflict, InvalidInput
 from tuner.protocol import LeaseRequest
+from tuner.search import Search
 from tuner.service import Context
 
 GRID = {
@@ -293,3 +294,31 @@ def test_many_threads_claim_without_sharing(ctx: Context) -> None:
     held = [i for t in trainers for i in t.held]
     assert len(held) == len(set(held)) == 40
     assert service.show_study(ctx, study.id).counts.running == 40
+
+
+def test_suggestions_made_while_another_process_paused_the_study_are_not_lost(
+    ctx: Context, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite suggestions come before the transaction; what falls between must not count."""
+    study = submit(ctx, budget={"trials": 6, "epochs": 1})
+    other = Context.open(database_url, now=ctx.now)
+    trainer = Trainer(ctx, slots=6)
+    suggest = Search.suggest
+    paused = []
+
+    def suggest_then_pause(self: Search, k: int, **how: Any) -> Any:
+        found = suggest(self, k, **how)
+        if found and not paused and ctx.db.embedded:
+            paused.append(service.pause_study(other, study.id))
+        return found
+
+    monkeypatch.setattr(Search, "suggest", suggest_then_pause)
+    first = trainer.lease()
+    if paused:
+        assert first == []
+        service.resume_study(other, study.id)
+        trainer.lease()
+    assert len(trainer.held) == 6
+    trainer.work()
+    assert service.show_study(ctx, study.id).counts.complete == 6
+    other.close()
