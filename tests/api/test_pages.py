@@ -117,9 +117,14 @@ def test_scripts_and_styles_are_kept_for_a_year_under_their_digest(client: httpx
 
 
 def test_a_piece_is_the_same_as_in_its_page(client: httpx.Client, evil_study: StudyView) -> None:
-    whole = client.get("/studies/1").text
+    client.post("/api/v1/studies/1/cancel")  # a study that runs changes between two requests
+
+    def timeless(html: str) -> str:
+        return re.sub(r"<time[^>]*>[^<]*</time>", "", html)
+
+    whole = timeless(client.get("/studies/1").text)
     for name in ("head", "table"):
-        piece = client.get("/studies/1", params={"fragment": name}).text
+        piece = timeless(client.get("/studies/1", params={"fragment": name}).text)
         assert "<html" not in piece
         assert piece.strip() in whole
 
