@@ -10,6 +10,7 @@ ENV PATH=/opt/tuner/bin:$PATH
 WORKDIR /src
 # The dependencies first: they change less often than the code.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY examples ./examples
 RUN mkdir tuner api migrations && touch tuner/__init__.py api/__init__.py \
  && pip install -c constraints.txt hatchling \
  && pip install -c constraints.txt --no-build-isolation . \
@@ -22,7 +23,6 @@ RUN pip install -c constraints.txt --no-build-isolation --no-deps .
 FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --create-home tuner && install -d -o tuner -g tuner /data
 COPY --from=build /opt/tuner /opt/tuner
-COPY examples /examples
 ENV PATH=/opt/tuner/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     TUNER_HOME=/data \
