@@ -10,10 +10,11 @@ const query = new URLSearchParams({ metric: figure.dataset.metric });
 for (const trial of page.dataset.numbers.split(",")) query.append("numbers", trial);
 
 const found = await json(`/api/v1/studies/${page.dataset.study}/curves?${query}`);
-chart.set(found.curves.map((curve, index) => ({
+const order = page.dataset.numbers.split(",").map(Number);
+chart.set(found.curves.map((curve) => ({
   key: curve.trial_id,
   label: `trial ${curve.number}`,
-  tone: index,
+  tone: order.indexOf(curve.number), // as in the table's head
   width: 2,
   points: curve.steps.map((step, place) => [step, Number(curve.values[place])]),
 })));
