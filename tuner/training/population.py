@@ -487,6 +487,7 @@ class Population:
         fused = self.engine.verdict.fused and self.engine.choice != "looped"
         total = len(self.data.valid)
         chunk = max(64, EVALUATION_SAMPLES // (count if fused else 1))
+        chunk = min(chunk, self.max_micro_batch or chunk)
         sums: dict[str, Tensor] = {}
         for at in range(0, total, chunk):
             x, y = self.data.valid.take(torch.arange(at, min(at + chunk, total)))

@@ -18,20 +18,28 @@ from tuner import tasks
 from tuner.errors import NotFound, OutOfMemory, TunerError
 from tuner.protocol import Checkpoint, Leased, Measured, SlotReport
 from tuner.tasks import Task
-from tuner.training import Population, TrainingData
+from tuner.training import Population, TrainingData, memory
 from tuner.training.architecture import build, structure_key
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.training.program import first_line
+from tuner.training.slot import DEFAULT_BATCH_SIZE
+from tuner.worker import device as devices
 
 log = logging.getLogger(__name__)
 
 PIECE_SECONDS = 1.0
 """Training goes on in pieces of about this long, between which a stop is heard."""
+MEMORY_SHARE = 0.8
+"""Of the free memory, what a population may plan on; the rest is for what nobody counts."""
 SAVE_SECONDS = 60.0
 """How often a trial that nobody decides about is saved all the same."""
 
 PopulationKey = tuple[Any, ...]
+
+
+class NoRoom(Exception):
+    """All slots of a population are taken."""
 
 
 @dataclass
@@ -74,6 +82,7 @@ class Crew:
         store: Where checkpoints go.
         engine: ``auto``, or an engine to insist on.
         dtype: Of parameters and data.
+        memory: Bytes that one population may take; by default most of what is free when it is made.
     """
 
     def __init__(
@@ -84,12 +93,14 @@ class Crew:
         *,
         engine: Choice = "auto",
         dtype: torch.dtype = torch.float32,
+        memory: int | None = None,
     ) -> None:
         self.device = device
         self.slots = slots
         self.store = store
         self.engine = engine
         self.dtype = dtype
+        self.memory = memory
         self.held: dict[int, Held] = {}
         self.populations: dict[PopulationKey, Population] = {}
         self._tasks: dict[str, tuple[Task, TrainingData]] = {}
@@ -99,9 +110,12 @@ class Crew:
     # Trials in and out.
 
     def take(self, leased: Leased) -> SlotReport | None:
-        """Puts a leased trial into a slot; a report of failure when it cannot be."""
+        """Puts a leased trial into a slot; where it cannot be, a report of failure or no room."""
         try:
             self._take(leased)
+        except NoRoom:
+            log.info("trial %s is handed back: all slots that fit memory are full", leased.trial_id)
+            return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="returned")
         except OutOfMemory as error:
             return _failed(leased, "oom", error)
         except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
@@ -113,6 +127,8 @@ class Crew:
     def _take(self, leased: Leased) -> None:
         task, data = self._task(leased)
         population, key = self._population(leased, task, data)
+        if not population.free:
+            raise NoRoom
         slot = population.free[0]
         epochs = leased.max_step * leased.epochs_per_step
         step = leased.start
@@ -163,16 +179,48 @@ class Crew:
             # Statistics over a micro-batch smaller than the batch would be another model.
             key = (*key, leased.config.get("batch_size"))
         if key not in self.populations:
+            slots, micro_batch = self._fitting(task, leased, data)
             self.populations[key] = Population(
                 task,
                 leased.config,
-                self.slots,
+                slots,
                 device=self.device,
                 dtype=self.dtype,
                 engine=self.engine,
                 data=data,
+                # Statistics over micro-batches would be another model.
+                max_micro_batch=None if mixing else micro_batch,
             )
         return self.populations[key], key
+
+    def _fitting(self, task: Task, leased: Leased, data: TrainingData) -> tuple[int, int | None]:
+        """Slots and the largest micro-batch that memory allows a new population."""
+        config = leased.config
+        budget = self.memory or MEMORY_SHARE * devices.free_memory(self.device)
+        try:
+            slot = memory.measure(task, config, device=self.device, dtype=self.dtype, data=data)
+        except torch.OutOfMemoryError:
+            log.warning("even a small batch of trial %s hardly fits", leased.trial_id)
+            return 1, 1
+        wanted = config.get("batch_size")
+        batch = int(wanted) if isinstance(wanted, int | float) else DEFAULT_BATCH_SIZE
+        batch = min(batch, len(data.train))
+        slots, micro_batch = slot.fit(budget, self.slots, batch)
+        if slots < self.slots or micro_batch < batch:
+            log.info(
+                "%.3g MB a slot at batch size %d, %.3g MB to use: %d slots, micro-batches up to %d",
+                slot.at(batch) / 1e6,
+                batch,
+                budget / 1e6,
+                slots,
+                micro_batch,
+            )
+        return slots, micro_batch
+
+    @property
+    def room(self) -> int:
+        """Trials that fit at once, as far as is known."""
+        return min((p.slots for p in self.populations.values() if p.active), default=self.slots)
 
     # Training.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ FIRST_SLOTS = {"cpu": 8, "cuda": 64}
 """Trials to begin with; the engine's measurements then say whether fewer or more pay."""
 MOST_SLOTS = {"cpu": 16, "cuda": 1024}
 """On a CPU more gain little speed, and cost a sampler that learns from finished trials much."""
+
+CONTAINERS = (
+    ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.max"),
+    (
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ),
+)
+"""Where Linux keeps what a container uses and may use, by version of its control groups."""
 
 
 def choose(name: str) -> torch.device:
@@ -59,6 +69,27 @@ def describe(device: torch.device) -> dict[str, Any]:
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         told |= {"name": platform.processor() or platform.machine(), "memory": pages}
     return told
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process could still take, those that torch holds in reserve included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + idle
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        # Linux gives up cached files when memory is asked for, which the line above does not count.
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        pass
+    for used, most in CONTAINERS:
+        try:
+            free = min(free, int(Path(most).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue  # no container of this kind, or one without a limit
+    return max(0, free)
 
 
 def memory_status(device: torch.device) -> dict[str, Any]:

@@ -163,6 +163,7 @@ class _Worker:
             failure = self.crew.take(trial)
             if failure is not None:
                 self._failures.append(failure)
+        self.wanted = min(self.wanted, self.crew.room)
         if self._failures and not self.crew.held:
             self._report()
 
@@ -250,4 +251,4 @@ class _Worker:
         advice = [p.engine.wanted_slots() for p in self.crew.populations.values() if p.active]
         known = [k for k in advice if k is not None]
         if known:
-            self.wanted = min(self.most, max(known))
+            self.wanted = min(self.most, max(known), self.crew.room)

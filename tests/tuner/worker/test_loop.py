@@ -13,10 +13,13 @@ import torch
 from tests.tuner.tasks import zoo
 from tuner import service, tasks
 from tuner.errors import InvalidInput, Unavailable
-from tuner.protocol import Report, ReportAnswer
+from tuner.protocol import Leased, LeaseRequest, Report, ReportAnswer, WorkerHello
 from tuner.service import Context
 from tuner.spec import StudySpec
 from tuner.storage import migrate
+from tuner.training.checkpoint import CheckpointStore
+from tuner.training.memory import measure
+from tuner.worker.crew import MEMORY_SHARE, Crew
 from tuner.worker.direct import DirectGateway
 from tuner.worker.local import run_study
 from tuner.worker.loop import load_task, run_worker
@@ -220,3 +223,62 @@ def test_a_study_without_a_server(context: Context, tmp_path: Path, processes: i
     assert torch.get_num_threads() == threads
     assert service.show_study(context, study.id).state == "completed"
     assert len(trials(context, study.id)) == 6
+
+
+def test_memory_bounds_the_slots_and_the_rest_is_handed_back(
+    context: Context, tmp_path: Path
+) -> None:
+    """Leased before it was known what fits; nothing fails, and all of it is trained in turn."""
+    study = service.submit(context, spec(budget={"trials": 6, "epochs": 1}, pruner="none"))
+    gateway = DirectGateway(context)
+    hello = gateway.register(WorkerHello(name="small", tasks=["digits"], slots=6))
+    leased = gateway.lease(hello.worker_id, LeaseRequest(k=6)).leased
+    digits = tasks.get("digits")()
+    slot = measure(digits, leased[0].config, device=torch.device("cpu"))
+    crew = Crew(torch.device("cpu"), 6, CheckpointStore(tmp_path), memory=int(2.5 * slot.at(64)))
+    returned = [report for trial in leased if (report := crew.take(trial)) is not None]
+    assert crew.room == 2
+    assert len(crew.held) == 2
+    assert [report.outcome for report in returned] == ["returned"] * 4
+    gateway.report(hello.worker_id, Report(slots=returned, refill=-4))
+    counts = service.show_study(context, study.id).counts
+    assert (counts.running, counts.waiting) == (2, 4)
+    (population,) = crew.populations.values()
+    assert population.slots == 2
+    assert population.max_micro_batch is not None
+    assert 2 * slot.at(population.max_micro_batch) <= 2.5 * slot.at(64)
+
+
+def test_a_worker_with_little_memory_trains_a_study_to_its_end(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = service.submit(context, spec(budget={"trials": 5, "epochs": 2}))
+    slot = measure(tasks.get("digits")(), {"batch_size": 64}, device=torch.device("cpu"))
+    free = 1.3 * slot.at(64) / MEMORY_SHARE
+    monkeypatch.setattr("tuner.worker.device.free_memory", lambda device: free)
+    work_until(context, study.id, home=tmp_path)
+    assert service.show_study(context, study.id).state == "completed"
+    everyone = trials(context, study.id)
+    assert {trial.state for trial in everyone} <= {"complete", "pruned"}
+    assert {trial.attempt for trial in everyone} == {1}
+
+
+def test_a_batch_beyond_memory_is_cut_into_micro_batches(tmp_path: Path) -> None:
+    """The same numbers as with all the memory in the world, to rounding."""
+    config = {"optimizer": "adamw", "lr": 1e-3, "batch_size": 512}
+    slot = measure(tasks.get("digits")(), config, device=torch.device("cpu"))
+    found = []
+    for memory in (int(slot.at(100)), 10**12):
+        crew = Crew(torch.device("cpu"), 4, CheckpointStore(tmp_path), memory=memory)
+        leased = Leased(
+            trial_id=1, study_id=1, number=0, attempt=1, token="t", task="digits", task_params={},
+            config=config, seed=0, data_seed=0, start=0, until=2, max_step=2, epochs_per_step=1.0,
+            checkpoint=None, metrics=["val_loss"],
+        )  # fmt: skip
+        assert crew.take(leased) is None
+        (population,) = crew.populations.values()
+        crew.round(lambda: False)
+        found.append((population.micro_batch([512]), crew.held[1].news[0].metrics["val_loss"]))
+    assert found[0][0] == 64
+    assert found[1][0] == 512
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
