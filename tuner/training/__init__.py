@@ -4,7 +4,8 @@ Start at :mod:`tuner.training.population`; it is made of rows (the tensors), slo
 numbers), programs (what is computed), steps (the optimizers) and an engine (which form runs).
 """
 
-from tuner.training.population import Population, TrainingData
+from tuner.training.population import Population
 from tuner.training.slot import Slot
+from tuner.training.source import TrainingData
 
 __all__ = ["Population", "Slot", "TrainingData"]

@@ -1,13 +1,8 @@
 """The gradient noise scale of one trial, from what gradient accumulation passes by anyway.
 
-McCandlish et al., "An Empirical Model of Large-Batch Training", 2018,
-https://arxiv.org/abs/1812.06162, appendix A.1: from k micro-batches of b samples with gradients g_i
-and mean g,
-
-    S = (sum |g_i|^2 - k |g|^2) / (k - 1),   tr(Sigma) = b S,   |G|^2 = |g|^2 - S / k.
-
-Both are unbiased; their ratio, the simple noise scale, is taken of their moving averages. Gradients
-are measured before clipping and without L2 terms.
+The estimator is :func:`tuner.advisor.noise_scale.estimate`. Here its moving averages are kept for a
+trial, in plain numbers that a checkpoint can hold. Gradients are measured before clipping and
+without L2 terms.
 """
 
 from __future__ import annotations
@@ -16,6 +11,8 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from tuner.advisor.noise_scale import estimate
 
 DECAY = 0.99
 """Of the moving averages, per window. Their identical bias corrections cancel in the ratio."""
@@ -39,7 +36,14 @@ class NoiseWindows:
     signal: float = 0.0
     count: int = 0
 
-    def add(self, parts: int, part_size: float, parts_sq: float, mean_sq: float) -> None:
+    def add(
+        self,
+        parts: int,
+        part_size: float,
+        parts_sq: float,
+        mean_sq: float,
+        population: int | None = None,
+    ) -> None:
         """Takes in one batch.
 
         Args:
@@ -47,9 +51,10 @@ class NoiseWindows:
             part_size: Samples in each, b.
             parts_sq: Sum of |g_i|^2.
             mean_sq: |g|^2 of their mean.
+            population: Samples in an epoch, which are drawn without replacement.
         """
-        spread = (parts_sq - parts * mean_sq) / (parts - 1)
-        trace, signal = part_size * spread, mean_sq - spread / parts
+        found = estimate(parts_sq, mean_sq, parts, part_size, population)
+        trace, signal = float(found.trace), float(found.sq_norm)
         if not (math.isfinite(trace) and math.isfinite(signal)):
             return
         self.windows.append((trace, signal))

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from tuner.errors import OutOfMemory
-from tuner.optimizers.kernels import working_dtype
 from tuner.tasks import Config, Task
 from tuner.training.architecture import (
     Architecture,
@@ -31,10 +30,11 @@ from tuner.training.architecture import (
 )
 from tuner.training.check import self_check
 from tuner.training.engine import Choice, Engine, Mode
-from tuner.training.program import Batch, Gradients, Programs
+from tuner.training.program import Batch, Gradients, Programs, join, sum_of
+from tuner.training.row_numbers import RowNumbers
 from tuner.training.rows import Rows
 from tuner.training.slot import Slot
-from tuner.training.source import Source, open_source, permutation
+from tuner.training.source import TrainingData, permutation
 from tuner.training.steps import NOISE_EVERY, Run, runs_of
 
 log = logging.getLogger(__name__)
@@ -47,22 +47,6 @@ SHARE_FROM_BYTES = 1 << 18
 """Slots at the same place in the data read one copy of a micro-batch from this size on."""
 EVALUATION_SAMPLES = 2048
 """Validation samples that all slots together look at in one call, at least; memory decides."""
-
-
-class TrainingData:
-    """The samples of a task on one device, shared by all its populations there.
-
-    Args:
-        task: Whose ``data()`` is called, once.
-        device: Where training happens.
-        dtype: Of floating inputs and targets.
-    """
-
-    def __init__(self, task: Task, device: torch.device, dtype: torch.dtype) -> None:
-        splits = task.data()
-        self.train: Source = open_source(splits.train, device, dtype)
-        self.valid: Source = open_source(splits.valid, device, dtype)
-        self.sample_bytes: int = self.train.take(torch.zeros(1, dtype=torch.int64))[0].nbytes
 
 
 class Population:
@@ -370,7 +354,7 @@ class Population:
         if not shared:
             where = {order: i for i, order in enumerate(orders)}
             index = index[[where[t.data_seed, t.epoch] for t in trials]]
-        per_row = _RowNumbers(trials, self.device, self.dtype)
+        per_row = RowNumbers(trials, self.device, self.dtype)
         losses = torch.zeros(len(trials), device=self.device, dtype=torch.float64)
         for at in range(begin, end, m):
             stop = min(at + m, end)
@@ -536,64 +520,3 @@ class Population:
                 (run,) = runs_of([trial], row, 0, self.rows, micro_batch=trial.batch_size)
                 run.write_eval_params(params[row : row + 1])
         return params
-
-
-class _RowNumbers:
-    """What the program needs of each row besides tensors, on the device."""
-
-    def __init__(self, trials: list[Slot], device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        names = sorted({name for trial in trials for name in trial.numbers})
-        self.numbers = {
-            name: torch.tensor(
-                [trial.numbers.get(name, 0.0) for trial in trials],
-                device=device,
-                dtype=working_dtype(dtype),
-            )
-            for name in names
-        }
-        self.seeds = torch.tensor(
-            [(trial.seed * 2654435761 + 97) % (1 << 31) for trial in trials],
-            dtype=torch.int32,
-            device=device,
-        )
-        self.offsets = torch.tensor(
-            [trial.samples % (1 << 31) for trial in trials], dtype=torch.int32, device=device
-        )
-        self._trials = trials
-        self._scales: dict[tuple[int, ...], Tensor] = {}
-        self._tail = min(t.train_size // t.batch_size * t.batch_size for t in trials)
-        """From here on some row is in the last, partial batch of the epoch."""
-        self._whole = self._scale(0)
-
-    def scale(self, at: int) -> Tensor:
-        """One over the size of the batch that each row is in, at this place of the epoch."""
-        return self._whole if at < self._tail else self._scale(at)
-
-    def _scale(self, at: int) -> Tensor:
-        sizes = tuple(
-            min(t.batch_size, t.train_size - at // t.batch_size * t.batch_size)
-            for t in self._trials
-        )
-        if sizes not in self._scales:
-            self._scales[sizes] = torch.tensor(
-                [1.0 / size for size in sizes], device=self.device, dtype=self.dtype
-            )
-        return self._scales[sizes]
-
-
-def join(parts: list[Gradients]) -> Gradients:
-    """Blocks of rows as one."""
-    return Gradients(
-        torch.cat([part.flat for part in parts]),
-        torch.cat([part.loss for part in parts]),
-        {name: torch.cat([p.buffers[name] for p in parts]) for name in parts[0].buffers},
-    )
-
-
-def sum_of(parts: list[Gradients]) -> Gradients:
-    """Parts of one micro-batch added up; the buffers are the last part's."""
-    if len(parts) == 1:
-        return parts[0]
-    first, second = parts
-    return Gradients(first.flat + second.flat, first.loss + second.loss, second.buffers)

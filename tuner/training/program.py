@@ -109,6 +109,23 @@ class Gradients:
         return Gradients(self.flat[at], self.loss[at], buffers)
 
 
+def join(parts: list[Gradients]) -> Gradients:
+    """Blocks of rows as one."""
+    return Gradients(
+        torch.cat([part.flat for part in parts]),
+        torch.cat([part.loss for part in parts]),
+        {name: torch.cat([p.buffers[name] for p in parts]) for name in parts[0].buffers},
+    )
+
+
+def sum_of(parts: list[Gradients]) -> Gradients:
+    """Parts of one micro-batch added up; the buffers are the last part's."""
+    if len(parts) == 1:
+        return parts[0]
+    first, second = parts
+    return Gradients(first.flat + second.flat, first.loss + second.loss, second.buffers)
+
+
 class Programs:
     """All programs of one architecture, traced on first use and kept by shape.
 

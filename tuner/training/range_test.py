@@ -16,8 +16,9 @@ from tuner.advisor.range_test import RangeTest
 from tuner.errors import InvalidInput
 from tuner.tasks import Config, Task
 from tuner.training.noise import KEPT
-from tuner.training.population import Population, TrainingData
+from tuner.training.population import Population
 from tuner.training.slot import DEFAULT_BATCH_SIZE, DEFAULT_OPTIMIZER
+from tuner.training.source import TrainingData
 
 PARTS = 8
 """Micro-batches that a batch is cut into to tell noise from signal."""

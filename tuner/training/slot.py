@@ -21,6 +21,17 @@ DEFAULT_OPTIMIZER = "adamw"
 DEFAULT_BATCH_SIZE = 32
 
 
+def takes_scales(rule: Rule) -> bool:
+    """Whether parts of a model may have learning rates of their own under a rule.
+
+    Not where one call must see the whole model, nor where state is one number a model.
+    """
+    if rule.granularity == "tensor":
+        return True
+    state = rule.init(torch.empty(1, 8, device="meta"), (-1,))
+    return rule.granularity == "element" and all(s.shape == (1, 8) for s in state.values())
+
+
 @dataclass
 class Slot:
     """A trial being trained.
@@ -81,6 +92,12 @@ class Slot:
             for name, value in self.config.items()
             if name.startswith("lr_scale.")
         }
+
+        if self.lr_scales and not takes_scales(self.rule):
+            raise InvalidInput(
+                f"lr_scale.{next(iter(self.lr_scales))}",
+                f"{self.rule.name} keeps numbers of the whole model, so it has one rate only",
+            )
 
     @property
     def epoch(self) -> int:

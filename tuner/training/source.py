@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from tuner.tasks import Arrays, Samples
+from tuner.tasks import Arrays, Samples, Task
 
 DEVICE_SHARE = 0.4
 """The part of a GPU's free memory that a data set may take before it stays on the host."""
@@ -107,6 +107,22 @@ def open_source(samples: Samples, device: torch.device, dtype: torch.dtype) -> S
         size = samples.x.nbytes + samples.y.nbytes
         resident = size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
     return ArraySource(samples, device, dtype, resident=resident)
+
+
+class TrainingData:
+    """The samples of a task on one device, shared by all its populations there.
+
+    Args:
+        task: Whose ``data()`` is called, once.
+        device: Where training happens.
+        dtype: Of floating inputs and targets.
+    """
+
+    def __init__(self, task: Task, device: torch.device, dtype: torch.dtype) -> None:
+        splits = task.data()
+        self.train: Source = open_source(splits.train, device, dtype)
+        self.valid: Source = open_source(splits.valid, device, dtype)
+        self.sample_bytes: int = self.train.take(torch.zeros(1, dtype=torch.int64))[0].nbytes
 
 
 def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:

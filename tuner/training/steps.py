@@ -191,7 +191,7 @@ class Run:
         for parts, size, parts_sq, mean_sq in self._noise:
             pairs = zip(parts_sq.tolist(), mean_sq.tolist(), strict=True)
             for trial, (total, mean) in zip(self.trials, pairs, strict=True):
-                trial.noise.add(parts, size, total, mean)
+                trial.noise.add(parts, size, total, mean, trial.train_size)
         for k, trial in enumerate(self.trials):
             trial.step += self._index
             if norms is not None:

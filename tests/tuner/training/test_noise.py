@@ -39,14 +39,12 @@ class Regression(Task):
 
 
 @pytest.mark.parametrize(("batch_sizes", "m"), [([512, 1024], 512), ([256, 2048], 256)])
-def test_the_estimate_is_the_closed_form(
-    monkeypatch: pytest.MonkeyPatch, batch_sizes: list[int], m: int
-) -> None:
+def test_the_estimate_is_the_closed_form(batch_sizes: list[int], m: int) -> None:
     """At a rate of zero all batches measure one point; both ways of splitting agree with it."""
-    monkeypatch.setattr("tuner.training.steps.NOISE_EVERY", 1)
     config = {"optimizer": "sgd", "lr": 0.0, "batch_size": batch_sizes[0]}
     task = Regression()
     pop = Population(task, config, 2, dtype=torch.float64, check=False)
+    pop.noise_every = 1
     for slot, batch_size in enumerate(batch_sizes):
         chosen = {**config, "batch_size": batch_size}
         pop.load(slot, chosen, 0, epochs=1)
@@ -59,14 +57,14 @@ def test_the_estimate_is_the_closed_form(
         assert abs(signals.mean() - SIGNAL) < 4 * signals.std() / math.sqrt(len(signals)) + 0.02
 
 
-def test_noise_does_not_change_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_does_not_change_training() -> None:
     """A batch measured in halves gives the same step as one that is not."""
     task = Regression()
     config = {"optimizer": "sgd", "lr": 0.05, "batch_size": 100}
     weights = []
     for every in (1, 10**9):
-        monkeypatch.setattr("tuner.training.steps.NOISE_EVERY", every)
         pop = Population(task, config, 1, dtype=torch.float64, check=False)
+        pop.noise_every = every
         pop.load(0, config, 0, epochs=1)
         pop.train(3000)
         weights.append(pop.state_dict(0)["tensors"]["param.weight"])

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from tests.tuner.tasks import zoo
 from tuner import optimizers
+from tuner.errors import InvalidInput
 from tuner.optimizers import create
 from tuner.schedules.plan import Plan
 from tuner.tasks import Task
@@ -329,3 +330,32 @@ def test_curvature_rules_agree_between_engines(name: str) -> None:
     for fused, looped in zip(*results, strict=True):
         for key, value in looped.items():
             torch.testing.assert_close(fused[key], value, rtol=1e-10, atol=1e-14)
+
+
+def test_parts_of_a_model_have_rates_of_their_own() -> None:
+    """lr_scale by prefix equals torch's parameter groups; rules that cannot are refused by name."""
+    task = zoo.MlpTask()
+    config = {**CONFIGS[1], "lr_scale.0": 0.1, "clip_norm": None, "batch_size": 20}
+    pop = population(task, 2)
+    pop.load(0, config, seed=4, epochs=EPOCHS, data_seed=5)
+    pop.load(1, {**CONFIGS[0], "batch_size": 20}, seed=4, epochs=EPOCHS, data_seed=5)
+    pop.train(zoo.TRAIN)
+    model = build(task, config, 4, torch.float64)
+    groups = [
+        {"params": list(model[0].parameters()), "lr": 0.1 * config["lr"]},
+        {"params": list(model[2].parameters()), "lr": config["lr"]},
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    data = task.data().train
+    numbers = {"label_smoothing": torch.tensor(0.0, dtype=torch.float64)}
+    order = permutation(zoo.TRAIN, 5, 0)
+    for at in range(0, zoo.TRAIN, 20):
+        chosen = order[at : at + 20]
+        optimizer.zero_grad()
+        task.loss(model(data.x[chosen].double()), data.y[chosen], numbers).mean().backward()
+        optimizer.step()
+    assert_same(params(pop, 0), model, 1e-12)
+    for name in ("prodigy", "schedule_free_adamw"):
+        with pytest.raises(InvalidInput, match=r"lr_scale\.0"):
+            pop.load(0, {**config, "optimizer": name}, seed=0, epochs=1)
+    assert pop.active == [0, 1]

@@ -1,0 +1,53 @@
+"""What a program needs of each row besides its tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tuner.optimizers.kernels import working_dtype
+from tuner.training.slot import Slot
+
+
+class RowNumbers:
+    """Loss numbers, dropout seeds and batch scales of neighbouring rows, on the device."""
+
+    def __init__(self, trials: list[Slot], device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        names = sorted({name for trial in trials for name in trial.numbers})
+        self.numbers = {
+            name: torch.tensor(
+                [trial.numbers.get(name, 0.0) for trial in trials],
+                device=device,
+                dtype=working_dtype(dtype),
+            )
+            for name in names
+        }
+        self.seeds = torch.tensor(
+            [(trial.seed * 2654435761 + 97) % (1 << 31) for trial in trials],
+            dtype=torch.int32,
+            device=device,
+        )
+        self.offsets = torch.tensor(
+            [trial.samples % (1 << 31) for trial in trials], dtype=torch.int32, device=device
+        )
+        self._trials = trials
+        self._scales: dict[tuple[int, ...], Tensor] = {}
+        self._tail = min(t.train_size // t.batch_size * t.batch_size for t in trials)
+        """From here on some row is in the last, partial batch of the epoch."""
+        self._whole = self._scale(0)
+
+    def scale(self, at: int) -> Tensor:
+        """One over the size of the batch that each row is in, at this place of the epoch."""
+        return self._whole if at < self._tail else self._scale(at)
+
+    def _scale(self, at: int) -> Tensor:
+        sizes = tuple(
+            min(t.batch_size, t.train_size - at // t.batch_size * t.batch_size)
+            for t in self._trials
+        )
+        if sizes not in self._scales:
+            self._scales[sizes] = torch.tensor(
+                [1.0 / size for size in sizes], device=self.device, dtype=self.dtype
+            )
+        return self._scales[sizes]
