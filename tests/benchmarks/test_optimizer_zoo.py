@@ -46,6 +46,8 @@ def test_the_best_comes_first_and_what_found_nothing_last() -> None:
     assert rows[0][5] == f"-0.4500 ± {stats.t.ppf(0.975, 1) * 0.05:.4f}"
 
 
+# Other tests of this process may have loaded JAX, which fears forks; the children never call it.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_an_optimizer_is_tuned_and_repeated(tmp_path: Path) -> None:
     """The service itself, on digits: two optimizers, three seeds, every curve complete."""
     problem = Problem({"name": "digits"}, {"batch_size": 64}, epochs=2, eval_every=1.0, share=1.0)

@@ -36,6 +36,7 @@ from tuner.service import Context
 from tuner.storage.models import FINISHED_STUDY_STATES
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
+from tuner.worker.crew import MEMORY_SHARE
 from tuner.worker.direct import DirectGateway
 from tuner.worker.loop import load_task, run_worker
 
@@ -95,6 +96,7 @@ def run_study(
         "tasks": list(tasks),
         "home": home,
         "engine": engine,
+        "memory": _share(device, count),
     }
     ends: list[Connection] = []
     children: list[Any] = []
@@ -133,6 +135,13 @@ def run_study(
         for server in servers:
             server.join()
     service.tick(context)  # what the study's end left to do
+
+
+def _share(device: str, count: int) -> int | None:
+    """Memory for each of several processes on one device; one alone looks for itself."""
+    if count == 1:
+        return None
+    return int(MEMORY_SHARE * devices.free_memory(devices.choose(device)) / count)
 
 
 def _child(

@@ -56,6 +56,7 @@ def run_worker(
     home: Path = Path(".tuner"),
     stop: threading.Event | None = None,
     engine: Choice = "auto",
+    memory: int | None = None,
 ) -> None:
     """Works until ``stop`` is set or the service drains this worker.
 
@@ -68,12 +69,14 @@ def run_worker(
         home: Where checkpoints go, under ``checkpoints``.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
+        memory: Bytes that one population may take; by default most of what is free.
 
     Raises:
         InvalidInput: There is no such device or task.
         Unavailable: The service could not be reached to register.
     """
-    _Worker(gateway, name, device, slots, tasks, home, stop or threading.Event(), engine).run()
+    stop = stop or threading.Event()
+    _Worker(gateway, name, device, slots, tasks, home, stop, engine, memory).run()
 
 
 class _Worker:
@@ -87,6 +90,7 @@ class _Worker:
         home: Path,
         stop: threading.Event,
         engine: Choice,
+        memory: int | None,
     ) -> None:
         for path in paths:
             load_task(path)
@@ -98,7 +102,7 @@ class _Worker:
         self.wanted = slots or devices.FIRST_SLOTS[kind]
         self.fixed = slots is not None
         store = CheckpointStore(home / "checkpoints")
-        self.crew = Crew(self.device, self.most, store, engine=engine)
+        self.crew = Crew(self.device, self.most, store, engine=engine, memory=memory)
         self.registration = gateway.register(
             WorkerHello(
                 name=name,

@@ -21,7 +21,7 @@ from tuner.training.checkpoint import CheckpointStore
 from tuner.training.memory import measure
 from tuner.worker.crew import MEMORY_SHARE, Crew
 from tuner.worker.direct import DirectGateway
-from tuner.worker.local import run_study
+from tuner.worker.local import _share, run_study
 from tuner.worker.loop import load_task, run_worker
 
 FINISHED = ("completed", "failed", "cancelled")
@@ -215,6 +215,8 @@ def test_a_cancelled_study_lets_its_slots_go(context: Context, tmp_path: Path) -
     assert all(t.state in ("pruned", "fail") for t in trials(context, study.id))
 
 
+# The other tests of this process have loaded JAX, which fears forks; the children never call it.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_study_without_a_server(context: Context, tmp_path: Path, processes: int) -> None:
     study = service.submit(context, spec(budget={"trials": 6, "epochs": 2}))
@@ -282,3 +284,10 @@ def test_a_batch_beyond_memory_is_cut_into_micro_batches(tmp_path: Path) -> None
     assert found[0][0] == 64
     assert found[1][0] == 512
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself would plan on most of all that is free."""
+    monkeypatch.setattr("tuner.worker.device.free_memory", lambda device: 1000)
+    assert _share("cpu", 1) is None
+    assert _share("cpu", 4) == int(MEMORY_SHARE * 250)
