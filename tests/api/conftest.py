@@ -31,6 +31,7 @@ class Server:
         """A connection that shows the admin's token unless told otherwise."""
         secret = self.admin if token is None else token
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
+        options.setdefault("timeout", 60.0)  # CI machines stall; a hang still fails
         return httpx.Client(base_url=self.url, headers=headers, trust_env=False, **options)  # type: ignore[arg-type]  # passed on
 
     def token(self, *scopes: str) -> str:
