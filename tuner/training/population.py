@@ -417,7 +417,6 @@ class Population:
         """Gradients of the rows, a block after another."""
         count = rows.stop - rows.start
         block = mode.block if mode.fused else count
-        deciding = self.engine.deciding(count, batch.x.shape[0 if batch.shared else 1])
         parts: list[Gradients] = []
         for start in range(0, count, block):
             size = min(block, count - start)
@@ -431,7 +430,7 @@ class Population:
                 own if width == size else own.padded(width),
                 fused=mode.fused,
                 backend=mode.backend,
-                at_once=deciding and mode.backend != "eager",
+                at_once=mode.backend == "compiled",
             )
             parts.append(found if width == size else found.rows(slice(0, size)))
         return parts[0] if len(parts) == 1 else join(parts)

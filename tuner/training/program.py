@@ -467,8 +467,8 @@ class Programs:
 
 Body = Callable[..., Any]
 """Gradients by name, and (loss, (sum of losses, new buffers)), of all rows or of the only one."""
-HOT = 12
-"""Calls with the same shapes before a program is recorded: recording costs about as many."""
+HOT = 128
+"""Calls with the same shapes before a program is recorded: what they lost by not being so."""
 DRAWS = 1 << 20
 """Random calls of curvature estimates start here, beyond those of any forward pass."""
 
