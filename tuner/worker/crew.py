@@ -252,17 +252,24 @@ class Crew:
         self, population: Population, mine: list[Held], interrupted: Callable[[], bool]
     ) -> bool:
         left = {h.slot: self._target(h) - population.slot(h.slot).samples for h in mine}
+        unit = math.lcm(*(population.slot(slot).batch_size for slot in left))
         while any(n > 0 for n in left.values()):
             if interrupted():
                 return False
-            piece = {slot: min(n, self._piece) for slot, n in left.items() if n > 0}
+            whole = max(1, self._piece // unit) * unit
+            piece = {}
+            for slot, n in left.items():
+                trial = population.slot(slot)
+                # A piece that ended within a batch would leave only a small common micro-batch.
+                rest = min(whole - trial.position % unit, trial.train_size - trial.position)
+                if n > 0:
+                    piece[slot] = min(n, rest)
             start = time.perf_counter()
             population.train(piece)
             spent = time.perf_counter() - start
             for slot, n in piece.items():
                 left[slot] -= n
-            if max(piece.values()) == self._piece:
-                # Powers of two keep any batch size's boundaries where they were.
+            if max(piece.values()) == whole:
                 if spent < PIECE_SECONDS / 2:
                     self._piece *= 2
                 elif spent > 2 * PIECE_SECONDS and self._piece > 1024:
