@@ -191,6 +191,28 @@ class Client:
         ).json()
         return answer
 
+    def advice(self, study: int, batch: int, **options: object) -> dict[str, Any]:
+        """What the advisor says about moving a study's best trial to another batch size.
+
+        Args:
+            study: The study, whose trials and noise scale are the evidence.
+            batch: The new batch size.
+            options: ``trial`` (a number), ``fixed`` and ``rule``.
+        """
+        query = {name: value for name, value in options.items() if value is not None}
+        answer: dict[str, Any] = self._transport.call(
+            "GET", f"studies/{study}/advice", params={"batch": batch, **query}
+        ).json()
+        return answer
+
+    def fit(self, *studies: int, optimizer: str | None = None) -> dict[str, Any]:
+        """The best learning rate against the batch size, by the finished trials of studies."""
+        body = {"studies": list(studies), "optimizer": optimizer}
+        answer: dict[str, Any] = self._transport.call(
+            "POST", "advisor/fit", json=body, repeatable=True
+        ).json()
+        return answer
+
     def events(self, study: int, *, after: int = 0) -> Iterator[EventView]:
         """What happens to a study, as it happens; ends when the study does.
 

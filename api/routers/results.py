@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 
-from api.problems import documented
+from api.problems import documented, finite
 from api.routers.parameters import StudyId
 from api.security import Ctx, Reader
 from tuner import service
-from tuner.errors import NotFound
+from tuner.errors import NotFound, Refusal, UnknownName
 from tuner.service import Curves, Importances, Overview, TrialView
 
 router = APIRouter(prefix="/studies/{study_id}", tags=["results"])
@@ -76,6 +76,31 @@ def overview(
 def importances(context: Ctx, _principal: Reader, study_id: StudyId) -> Importances:
     """How much of the spread of values each parameter explains; without any, the reason why."""
     return service.importances(context, study_id)
+
+
+@router.get(
+    "/advice",
+    summary="Move the best to another batch size",
+    responses=documented(NotFound, Refusal, UnknownName),
+)
+def advice(
+    context: Ctx,
+    _principal: Reader,
+    study_id: StudyId,
+    batch: Annotated[int, Query(ge=1, le=2**31, description="The new batch size.")],
+    trial: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="A trial's number; the best unless given.")
+    ] = None,
+    fixed: Annotated[
+        Literal["epochs", "steps"], Query(description="What both runs have the same number of.")
+    ] = "epochs",
+    rule: Annotated[
+        str | None, Query(max_length=64, description="Insists on one; else the best evidence.")
+    ] = None,
+) -> dict[str, Any]:
+    """The configuration at the new batch size, by the study's own trials and noise scale."""
+    found = service.advise_study(context, study_id, batch, trial=trial, fixed=fixed, rule=rule)
+    return dict(finite(found.to_dict()))
 
 
 @router.get("/figures/{name}", summary="A figure", responses=documented(NotFound))

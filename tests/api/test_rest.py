@@ -249,6 +249,58 @@ def test_memory_and_fit(client: httpx.Client) -> None:
     assert post(client, "advisor/fit", {"trials": trials, "optimizer": "adamw"})
 
 
+def test_advice_on_a_study(server: Server, client: httpx.Client, spec: Spec) -> None:
+    study = submitted(server.context, spec).id
+    path = f"studies/{study}/advice"
+    empty = client.get(f"/api/v1/{path}", params={"batch": 256})
+    assert (empty.status_code, empty.json()["field"]) == (422, "study")
+    assert client.get("/api/v1/studies/999/advice", params={"batch": 256}).status_code == 404
+    train(server.context, study)
+    best = get(client, f"studies/{study}/best")[0]
+    said = get(client, path, batch=256, fixed="epochs", rule="sqrt")
+    assert said["config"]["batch_size"] == 256
+    rise = (256 / best["config"]["batch_size"]) ** 0.5
+    assert said["config"]["lr"] == pytest.approx(best["config"]["lr"] * rise)
+    question = {"config": best["config"], "batch": 256, "rule": "sqrt", "studies": [study]}
+    asked = post(client, "advisor/scale", {"optimizer": said["optimizer"], **question})
+    assert asked["config"]["lr"] == said["config"]["lr"]
+    assert asked["cautions"] == said["cautions"]
+    question["studies"] = [999]
+    assert post(client, "advisor/scale", question, 404)["code"] == "not_found"
+
+
+def test_a_plan_can_be_submitted(client: httpx.Client) -> None:
+    question = {
+        "config": {"lr": 1e-3, "batch_size": 32, "optimizer": "adamw"},
+        "task": {"name": "digits"},
+        "trials": 40,
+        "epochs": 1,
+        "target": 256,
+    }
+    found = post(client, "advisor/plan", question)
+    assert found["trials"] <= 40
+    assert found["target"] == 256
+    assert post(client, "studies", found["study"], 201)["budget"]["trials"] == found["trials"]
+    refused = post(client, "advisor/plan", {**question, "trials": 4}, 422)
+    assert (refused["code"], refused["field"]) == ("refusal", "trials")
+
+
+def test_memory_from_measured_peaks(client: httpx.Client) -> None:
+    question = {
+        "optimizer": "adamw",
+        "parameters": 10_000_000,
+        "batch_size": 8,
+        "capacity": 80e9,
+        "context": 0.5e9,
+        "peaks": {"fixed": 1e9, "per_sample": 1e8},
+    }
+    found = post(client, "advisor/memory", question)
+    assert found["basis"] == "measured"
+    assert found["trials_one_process"] == int((0.9 * 80e9 - 0.5e9) / 1.8e9)
+    tiny = {**question, "peaks": {"fixed": 1e9, "per_sample": 1e-300}}
+    assert post(client, "advisor/memory", tiny)["largest_batch"] is None
+
+
 def test_datasets_are_kept_by_name(client: httpx.Client) -> None:
     upload = {"file": ("iris.csv", b"a,b\n1,2\n3,4\n", "text/csv")}
     form = {"name": "iris", "format": "csv"}

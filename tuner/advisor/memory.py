@@ -284,7 +284,7 @@ def memory(
         apart = trials_per_device(
             capacity, fixed, held, context, processes="each", headroom=headroom
         )
-        if slope > 0:
+        if slope >= 1:  # less than a byte a sample bounds nothing
             rest = headroom * capacity - context - fixed - (held - slope * batch_size)
             largest = max(0, math.floor(rest / slope))
     basis: Literal["measured", "formula"] = "formula" if peaks is None else "measured"

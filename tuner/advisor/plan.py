@@ -30,6 +30,7 @@ Array = npt.NDArray[np.float64]
 
 LEAST_TRIALS = LEAST_BATCH_SIZES * LEAST_RATES
 MOST_SIZES = 8
+MOST_BATCH = 2**31
 MOST_RATES = 40
 EXPONENTS = (0.0, 0.17, 0.34, 0.5, 0.68)
 """From keep to the steepest rise measured for a normalised optimizer; SGD may reach 1."""
@@ -134,6 +135,10 @@ def plan(
         raise InvalidInput("optimizer", "is missing: the plan's range of exponents depends on it")
     family = traits(str(chosen)).family
     lr, present = number(config, "lr"), batch_number(config.get("batch_size"))
+    if not 1e-100 < lr < 1e100:
+        raise InvalidInput("lr", f"{lr!r} is no learning rate to search around")
+    if present > MOST_BATCH:
+        raise InvalidInput("batch_size", f"{present!r} is above {MOST_BATCH}")
     if trials < LEAST_TRIALS:
         raise Refusal(
             "trials",

@@ -3,6 +3,7 @@
 Everything outside (the API, the commands, a worker in the same process) goes through these.
 """
 
+from tuner.service.advice import advise_config, advise_study, fit_studies, plan_study
 from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
@@ -84,6 +85,8 @@ __all__ = [
     "StudyView",
     "TrialView",
     "WorkerView",
+    "advise_config",
+    "advise_study",
     "ask",
     "best",
     "cancel_study",
@@ -95,6 +98,7 @@ __all__ = [
     "export",
     "figure",
     "find_study",
+    "fit_studies",
     "frozen_trials",
     "heartbeat",
     "importances",
@@ -107,6 +111,7 @@ __all__ = [
     "newest_event",
     "overview",
     "pause_study",
+    "plan_study",
     "preview",
     "register_worker",
     "renew_trial",

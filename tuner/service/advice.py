@@ -1,0 +1,192 @@
+"""What the advisor says, with the finished trials that this service stores as its evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from tuner import advisor
+from tuner.advisor import Advice, Fit, Observation
+from tuner.advisor.plan import Plan, plan
+from tuner.advisor.rules import Fixed
+from tuner.errors import InvalidInput, NotFound
+from tuner.service.context import Context
+from tuner.service.reporting import DIVERGED
+from tuner.service.studies import best, plan_of
+from tuner.service.trials import show_trial
+from tuner.service.views import TrialView
+from tuner.spec.names import DEFAULT_OPTIMIZER
+from tuner.storage import studies, trials
+
+MOST_OBSERVATIONS = 10_000
+"""More trials move no optimum, and the bootstrap pays for each."""
+
+
+def advise_study(
+    ctx: Context,
+    study_id: int,
+    batch: int,
+    *,
+    trial: int | None = None,
+    fixed: Fixed = "epochs",
+    rule: str | None = None,
+) -> Advice:
+    """How to move a study's best configuration to another batch size, on the study's evidence.
+
+    Args:
+        ctx: The service.
+        study_id: The study.
+        batch: The new batch size.
+        trial: The number of the trial to move; the best one if None.
+        fixed: What both runs have the same number of.
+        rule: One to insist on; by default the best evidence decides.
+
+    Raises:
+        NotFound: No such study, or it has no such trial.
+        InvalidInput: No trial is finished yet, or a value is impossible.
+        Refusal: The ``rule`` insisted on does not hold here.
+    """
+    chosen = _trial(ctx, study_id, trial)
+    noise = chosen.last_metrics.get("noise_scale")
+    known = noise is not None and math.isfinite(noise) and noise > 0
+    return advise_config(
+        ctx,
+        {"optimizer": DEFAULT_OPTIMIZER, **chosen.config},
+        batch,
+        studies=[study_id],
+        noise_scale=noise if known else None,
+        fixed=fixed,
+        rule=rule,
+    )
+
+
+def advise_config(
+    ctx: Context,
+    config: Mapping[str, Any],
+    batch: int,
+    *,
+    studies: Sequence[int] = (),
+    optimizer: str | None = None,
+    noise_scale: float | None = None,
+    fixed: Fixed = "epochs",
+    rule: str | None = None,
+) -> Advice:
+    """How to move any configuration, with the finished trials of ``studies`` as evidence.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: A value is impossible.
+        Refusal: The ``rule`` insisted on does not hold here.
+    """
+    return advisor.advise(
+        config,
+        batch,
+        optimizer=optimizer,
+        fixed=fixed,
+        noise_scale=noise_scale,
+        studies=observations(ctx, studies) or None,
+        rule=rule,
+    )
+
+
+def fit_studies(
+    ctx: Context,
+    study_ids: Sequence[int],
+    *,
+    given: Sequence[Observation] = (),
+    optimizer: str | None = None,
+) -> Fit:
+    """The best learning rate against the batch size, from stored trials and those ``given``.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: There is no finished trial.
+        Refusal: The trials are not of one setting.
+    """
+    seen = [*given, *observations(ctx, study_ids)]
+    if not seen:
+        raise InvalidInput("trials", "there is no finished trial to fit")
+    return advisor.fit(seen, optimizer=optimizer)
+
+
+def plan_study(
+    ctx: Context, config: Mapping[str, Any], *, studies: Sequence[int] = (), **question: Any
+) -> Plan:
+    """The study that would tell the best learning rate best, given what ``studies`` tell already.
+
+    Args:
+        ctx: The service.
+        config: The present configuration.
+        studies: Whose finished trials narrow what is left to find out.
+        question: As :func:`tuner.advisor.plan.plan` takes it.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: A value is impossible.
+        Refusal: The budget cannot identify an exponent, or the trials are not of one setting.
+    """
+    seen = observations(ctx, studies)
+    known = advisor.fit(seen, optimizer=question.get("optimizer")) if seen else None
+    return plan(config, fit=known, **question)
+
+
+def observations(ctx: Context, study_ids: Sequence[int]) -> list[Observation]:
+    """The finished trials of studies as the advisor sees them, lower losses better.
+
+    Pruned trials are left out, since they have no final loss, and so are those without a learning
+    rate or a batch size.
+
+    Raises:
+        NotFound: No such study.
+    """
+    found: list[Observation] = []
+    with ctx.db.session() as session:
+        for study_id in dict.fromkeys(study_ids):
+            found += _of_study(ctx, session, study_id)
+    return found[:MOST_OBSERVATIONS]
+
+
+def _of_study(ctx: Context, session: Session, study_id: int) -> list[Observation]:
+    study = studies.get(session, study_id)
+    checked = plan_of(ctx, study)
+    sign = 1.0 if study.directions[0] == "minimize" else -1.0
+    found = []
+    for row in trials.of_study(session, study_id, states=("complete", "fail")):
+        config = row.params if checked is None else checked.space.fill(row.params)
+        diverged = row.state == "fail" and row.reason == DIVERGED
+        if not diverged and (row.state == "fail" or row.values is None):
+            continue  # it ended for a reason that says nothing of its learning rate
+        loss = None if diverged or row.values is None else sign * float(row.values[0])
+        try:
+            found.append(
+                Observation.from_config(
+                    config, loss, seed=row.seed, diverged=diverged, study=str(study_id)
+                )
+            )
+        except InvalidInput:
+            continue
+    return found
+
+
+def _trial(ctx: Context, study_id: int, number: int | None) -> TrialView:
+    """A study's trial by number, or its best.
+
+    Raises:
+        NotFound: No such study, or no such trial.
+        InvalidInput: No trial is finished yet.
+    """
+    if number is None:
+        found = best(ctx, study_id)
+        if not found:
+            raise InvalidInput("study", "it has no finished trial yet")
+        return found[0]
+    with ctx.db.session() as session:
+        studies.get(session, study_id)
+        rows = trials.of_study(session, study_id)
+    for row in rows:
+        if row.number == number:
+            return show_trial(ctx, row.id)
+    raise NotFound("trial", number)
