@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from tuner.cli.options import Json, Token, Url
+from tuner.cli import measuring
+from tuner.cli.options import Json, Token, Url, settings_of
 from tuner.cli.output import print_json, say, shown
 from tuner.errors import InvalidInput
-
-if TYPE_CHECKING:
-    import torch
-
-    from tuner.client import Client
-    from tuner.service import TrialView
-    from tuner.tasks import Task
 
 app = typer.Typer(
     help="Move a configuration to another batch size; measure what that depends on.",
     no_args_is_help=True,
 )
-
+app.command("range")(measuring.range_)
+app.command("measure")(measuring.measure)
 
 Fixed = Annotated[
     Literal["epochs", "steps"], typer.Option(help="What both runs have the same number of.")
@@ -32,42 +26,53 @@ Fixed = Annotated[
 Rule = Annotated[
     str | None, typer.Option(help="A rule to insist on; by default the best evidence decides.")
 ]
-Batch = Annotated[int, typer.Option(help="The new batch size.")]
-TaskName = Annotated[str, typer.Option("--task", help="A task's name, or MODULE:CLASS.")]
-Param = Annotated[
-    list[str] | None, typer.Option("--param", help="An argument of the task: NAME=VALUE.")
+Lr = Annotated[float, typer.Option(help="The learning rate that works.")]
+Batch = Annotated[int, typer.Option(help="The batch size it works at.")]
+To = Annotated[int, typer.Option(help="The new batch size.")]
+Optimizer = Annotated[str, typer.Option(help="A name of the catalogue.")]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="Another hyperparameter: NAME=VALUE.")
 ]
-Config = Annotated[
-    Path | None, typer.Option(help="A YAML file with the configuration: lr, batch_size, ...")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
 @app.command()
 def scale(
+    lr: Lr,
     batch: Batch,
-    lr: Annotated[float, typer.Option(help="The learning rate that works.")],
-    batch_size: Annotated[int, typer.Option(help="The batch size it works at.")],
-    optimizer: Annotated[str, typer.Option(help="A name of the catalogue.")] = "adamw",
+    to: To,
+    optimizer: Optimizer = "adamw",
     rule: Rule = None,
     fixed: Fixed = "epochs",
     noise_scale: Annotated[
         float | None, typer.Option(help="Gradient noise scale in samples, where known.")
     ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Another hyperparameter: NAME=VALUE.")
-    ] = None,
+    beta1: Annotated[float | None, typer.Option(help="Decay of the momentum.")] = None,
+    beta2: Annotated[float | None, typer.Option(help="Decay of the squares.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Added to the root.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decoupled decay.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="That of SGD.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(help="Steps until the full lr.")] = None,
+    setting: Setting = None,
     json: Json = False,
 ) -> None:
     """Moves a configuration: what changes with the batch size, why, and how sure that is.
 
-    For example: tuner advise scale --lr 5e-4 --batch-size 128 --batch 1024
+    For example: tuner advise scale --optimizer adam --lr 5e-4 --batch 128 --to 1024
     """
     from tuner import advisor
 
-    config: dict[str, Any] = {"lr": lr, "batch_size": batch_size, **settings_of(setting or [])}
+    named = {
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": eps,
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+        "warmup_steps": warmup_steps,
+    }
+    config: dict[str, Any] = {"lr": lr, "batch_size": batch, **settings_of(setting or [])}
+    config |= {name: value for name, value in named.items() if value is not None}
     advice = advisor.advise(
-        config, batch, optimizer=optimizer, rule=rule, fixed=fixed, noise_scale=noise_scale
+        config, to, optimizer=optimizer, rule=rule, fixed=fixed, noise_scale=noise_scale
     )
     if json:
         print_json(advice.to_dict())
@@ -78,133 +83,152 @@ def scale(
 @app.command()
 def study(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Its id, or its name.")],
-    batch: Batch,
+    to: To,
+    trial: Annotated[
+        int | None, typer.Option(help="The number of the trial to move; by default the best.")
+    ] = None,
     rule: Rule = None,
     fixed: Fixed = "epochs",
     url: Url = None,
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Moves a study's best configuration, with the noise scale that its trial measured."""
+    """Moves a study's best configuration, by the study's own trials and noise scale."""
     from tuner.client import Client
 
     with Client(url, token) as client:
-        best = client.best(client.study(study).id)
-        if not best:
-            raise InvalidInput("study", f"{study} has no finished trial yet")
-        advice = moved(client, best[0], batch, rule=rule, fixed=fixed)
+        advice = client.advice(client.study(study).id, to, trial=trial, rule=rule, fixed=fixed)
     if json:
         print_json(advice)
     else:
         tell(advice)
 
 
-@app.command("range")
-def range_(
-    task: TaskName,
+@app.command()
+def fit(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Ids, or names.")],
     optimizer: Annotated[
-        str | None, typer.Option(help="A name of the catalogue; adamw by default.")
+        str | None, typer.Option(help="That of the trials' configurations unless given.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=64, help="Runs, trained side by side.")] = 3,
-    config: Config = None,
-    param: Param = None,
-    device: Device = "auto",
+    url: Url = None,
+    token: Token = None,
     json: Json = False,
 ) -> None:
-    """Finds the learning rates worth searching: one short run in which the rate rises steadily.
+    """Fits the best learning rate against the batch size, by the finished trials of studies."""
+    from tuner.client import Client
 
-    For example: tuner advise range --task digits --optimizer sgd
-    """
-    from tuner.training.range_test import find_range
-
-    chosen = _config(config)
-    if optimizer is not None:
-        chosen["optimizer"] = optimizer
-    built, where = _opened(task, param, device, chosen)
-    found = find_range(built, chosen, seeds=seeds, device=where)
+    with Client(url, token) as client:
+        found = client.fit(*(client.study(name).id for name in studies), optimizer=optimizer)
     if json:
-        print_json({**found.to_dict(), "space": {"lr": found.to_space()}})
-    else:
-        say(str(found))
+        print_json(found)
+        return
+    if not found["identified"]:
+        say(f"the best lr against the batch size is not identified: {found['why']}")
+        return
+    s = found["exponent"]
+    say(
+        f"best lr ~ batch size ^ {shown(s['value'])} ({shown(s['low'])} to {shown(s['high'])}), "
+        f"by the {found['form']} form"
+    )
 
 
 @app.command()
-def measure(
-    task: TaskName,
-    config: Config = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps to train.")] = 256,
-    param: Param = None,
-    device: Device = "auto",
+def memory(
+    parameters: Annotated[int, typer.Option(help="Parameters of one model.")],
+    optimizer: Optimizer = "adamw",
+    precision: Annotated[
+        Literal["fp32", "autocast", "mixed", "bf16"], typer.Option(help="Of the training.")
+    ] = "fp32",
+    batch: Annotated[int, typer.Option(help="Samples held at once: the micro-batch.")] = 1,
+    peak: Annotated[
+        list[str] | None,
+        typer.Option(help="A measured peak, BATCH=BYTES; give it at two batch sizes."),
+    ] = None,
+    capacity: Annotated[float | None, typer.Option(help="Bytes of the device.")] = None,
+    context: Annotated[
+        float, typer.Option(help="Bytes that a process takes before any tensor.")
+    ] = 0.0,
     json: Json = False,
 ) -> None:
-    """Measures the gradient noise scale of a configuration, by training it a short while.
+    """Says what a trial takes, and how many of them a device holds.
 
-    For example: tuner advise measure --task digits --config best.yaml
+    For example: tuner advise memory --parameters 25000000 --capacity 80e9 --peak 8=1.8e9
+    --peak 24=3.4e9
     """
-    from tuner.training.range_test import measure_noise
+    from tuner.advisor import memory as room
 
-    chosen = _config(config)
-    built, where = _opened(task, param, device, chosen)
-    found = measure_noise(built, chosen, steps=steps, device=where)
+    peaks = None
+    if peak:
+        sizes, measured = [], []
+        for text in peak:
+            size, _, held = text.partition("=")
+            try:
+                sizes.append(int(size))
+                measured.append(float(held))
+            except ValueError as error:
+                raise InvalidInput("peak", f"expected BATCH=BYTES, got {text!r}") from error
+        peaks = room.measured(sizes, measured)
+    found = room.memory(
+        optimizer,
+        parameters,
+        precision=precision,
+        batch_size=batch,
+        peaks=peaks,
+        capacity=capacity,
+        context=context,
+    )
     if json:
         print_json(found.to_dict())
     else:
         say(str(found))
 
 
-def _config(file: Path | None) -> dict[str, Any]:
-    """A configuration from a YAML or JSON file; empty without one."""
+@app.command()
+def plan(
+    task: Annotated[str, typer.Option(help="The name of a task.")],
+    lr: Lr,
+    batch: Batch,
+    trials: Annotated[int, typer.Option(help="The most that it may take.")],
+    epochs: Annotated[float, typer.Option(help="Of each trial.")],
+    to: Annotated[int | None, typer.Option(help="The batch size to predict.")] = None,
+    optimizer: Optimizer = "adamw",
+    metric: Annotated[str, typer.Option(help="What to optimise.")] = "val_loss",
+    direction: Annotated[Literal["minimize", "maximize"], typer.Option()] = "minimize",
+    name: Annotated[str, typer.Option(help="Of the study.")] = "scaling",
+    setting: Setting = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Writes the study file here.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Plans the study that tells how the best learning rate goes with the batch size.
+
+    For example: tuner advise plan --task digits --lr 1e-3 --batch 32 --trials 60 --epochs 5
+    """
     import yaml
 
-    if file is None:
-        return {}
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput("config", f"{file} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InvalidInput("config", f"{file} is not YAML: {error}") from error
-    if not isinstance(raw, Mapping):
-        raise InvalidInput("config", f"{file} is no mapping of names to values")
-    return {str(name): _number(value) for name, value in raw.items()}
+    from tuner.advisor.plan import plan as planned
 
-
-def _opened(
-    name: str, params: list[str] | None, device: str, config: Mapping[str, Any]
-) -> tuple[Task, torch.device]:
-    """The task, and the device; refuses what the task, the optimizer or the schedule cannot take.
-
-    Raises:
-        InvalidInput: Names the field, such as ``config.lr``.
-    """
-    from tuner.cli.task import load
-    from tuner.spaces import Space
-    from tuner.spec.check import build, freeze, train_size
-    from tuner.spec.names import DEFAULT_OPTIMIZER, check_space
-    from tuner.worker import device as devices
-
-    known = load(name) if ":" in name else name
-    given = settings_of(params or [])
-    built = build(known, given)
-    size = train_size(known, freeze(given))
-    epochs = config.get("epochs", 1.0)
-    try:
-        space = Space.parse({"optimizer": DEFAULT_OPTIMIZER, **config})
-        check_space(space, built, size, epochs if isinstance(epochs, int | float) else 1.0)
-    except InvalidInput as error:
-        field = error.field.replace("space", "config", 1)
-        raise InvalidInput(field, error.message.removeprefix(f"{error.field}: ")) from error
-    return built, devices.choose(device)
-
-
-def moved(
-    client: Client, trial: TrialView, batch: int, *, rule: str | None = None, fixed: str = "epochs"
-) -> dict[str, Any]:
-    """The server's advice on moving a trial's configuration to another batch size."""
-    noise = trial.last_metrics.get("noise_scale")
-    known = noise is not None and math.isfinite(noise) and noise > 0
-    options = {"rule": rule, "fixed": fixed, "noise_scale": noise if known else None}
-    return client.scale(trial.config, batch, **options)
+    found = planned(
+        {"lr": lr, "batch_size": batch, **settings_of(setting or [])},
+        task={"name": task},
+        objective={"metric": metric, "direction": direction},
+        trials=trials,
+        epochs=epochs,
+        optimizer=optimizer,
+        target=to,
+        name=name,
+    )
+    file = yaml.safe_dump(found.study, sort_keys=False)
+    if output is not None:
+        try:
+            output.write_text(file, encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput("output", f"{output} cannot be written: {error}") from error
+    if json:
+        print_json(found.to_dict())
+    else:
+        say(str(found) + ("" if output is not None else f"\n\n{file}"))
 
 
 def tell(advice: Mapping[str, Any]) -> None:
@@ -221,34 +245,3 @@ def tell(advice: Mapping[str, Any]) -> None:
             say(f"  {text}")
     for text in advice["cautions"]:
         say(f"  caution: {text}")
-
-
-def settings_of(given: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` pairs as a mapping, values read as YAML.
-
-    Raises:
-        InvalidInput: One has no name or no value.
-    """
-    import yaml
-
-    found: dict[str, Any] = {}
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise InvalidInput("set", f"expected NAME=VALUE, got {pair!r}")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InvalidInput(f"set.{name}", f"{value!r} is not a value") from error
-        found[name] = _number(parsed)
-    return found
-
-
-def _number(value: object) -> object:
-    # YAML reads 1e-8, which has no dot, as a string.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

@@ -9,7 +9,7 @@ import typer
 
 import tuner
 from tuner import logs
-from tuner.cli.advise import moved, tell
+from tuner.cli.advise import tell
 from tuner.cli.options import Home
 from tuner.cli.output import err, print_json, say, shown
 from tuner.cli.progress import watch
@@ -83,7 +83,7 @@ def doubled(client: Client, best: list[TrialView]) -> dict[str, Any] | str | Non
     if not best or "batch_size" not in best[0].config:
         return None
     try:
-        return moved(client, best[0], 2 * int(best[0].config["batch_size"]))
+        return client.advice(best[0].study_id, 2 * int(best[0].config["batch_size"]))
     except TunerError as error:
         return str(error)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from tuner.errors import InvalidInput
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Url = Annotated[
@@ -20,3 +22,35 @@ DatabaseUrl = Annotated[
 Home = Annotated[
     Path | None, typer.Option(help="Folder of database, checkpoints and logs; else TUNER_HOME.")
 ]
+
+
+def settings_of(given: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs as a mapping, values read as YAML.
+
+    Raises:
+        InvalidInput: One has no name or no value.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InvalidInput("set", f"expected NAME=VALUE, got {pair!r}")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InvalidInput(f"set.{name}", f"{value!r} is not a value") from error
+        found[name] = number(parsed)
+    return found
+
+
+def number(value: object) -> object:
+    """A value of a file or an option, as a number where it reads as one."""
+    # YAML reads 1e-8, which has no dot, as a string.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

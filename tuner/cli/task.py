@@ -64,7 +64,7 @@ def check(
 ) -> None:
     """Trains a task a little: which engine it gets and why, speed, memory, and what is wrong."""
     from tuner import tasks
-    from tuner.cli.advise import settings_of
+    from tuner.cli.options import settings_of
 
     name = load(path) if ":" in path else path
     task = tasks.get(name, "task")(**settings_of(param or []))

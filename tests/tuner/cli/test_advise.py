@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuner.cli import main
+from tuner.client import load
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +77,35 @@ def test_wrong_input_is_one_line_that_names_it(
 def test_no_file_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", "measure", "--task", "digits", "--config", "none.yaml"]) == 2
     assert "none.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_scale_takes_every_hyperparameter(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["advise", "scale", "--optimizer", "adam", "--lr", "5e-4", "--batch", "128"]
+    more = ["--beta1", "0.9", "--beta2", "0.999", "--eps", "1e-8", "--warmup-steps", "4000"]
+    assert main([*command, "--to", "256", *more, "--rule", "sde", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"config", "range", "rule", "why", "alternatives", "confidence"} <= set(found)
+    assert found["config"]["beta1"] == pytest.approx(0.8)
+    assert found["config"]["warmup_steps"] == 2000
+    assert main([*command, "--to", "2048", *more, "--rule", "sde", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "beta1" in printed.err
+
+
+def test_memory_by_measured_peaks(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["advise", "memory", "--parameters", "1000000", "--batch", "8", "--capacity", "80e9"]
+    assert main([*command, "--peak", "8=1.8e9", "--peak", "24=3.4e9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials_one_process"] == 40
+    assert main([*command, "--peak", "8"]) == 2
+    assert "peak" in capsys.readouterr().err
+
+
+def test_a_plan_is_a_study_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["advise", "plan", "--task", "digits", "--lr", "1e-3", "--batch", "32"]
+    command += ["--epochs", "1", "-o", "scaling.yaml"]
+    assert main([*command, "--trials", "40", "--to", "256", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert load(tmp_path / "scaling.yaml") == found["study"]
+    assert main([*command, "--trials", "3"]) == 2
+    assert "trials" in capsys.readouterr().err

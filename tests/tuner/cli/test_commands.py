@@ -35,7 +35,7 @@ def test_the_commands_of_the_contract_are_there() -> None:
 
 
 def test_the_known_error_of_the_square_root(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["advise", "scale", "--lr", "5e-4", "--batch-size", "128", "--batch", "1024"]
+    arguments = ["advise", "scale", "--lr", "5e-4", "--batch", "128", "--to", "1024"]
     assert main([*arguments, "--rule", "sqrt", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["config"]["lr"] == pytest.approx(0.00141421, rel=1e-5)
@@ -46,18 +46,18 @@ def test_the_known_error_of_the_square_root(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_further_settings_are_numbers_too(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["advise", "scale", "--lr", "1e-3", "--batch-size", "64", "--batch", "128"]
+    arguments = ["advise", "scale", "--lr", "1e-3", "--batch", "64", "--to", "128"]
     assert main([*arguments, "--rule", "sde", "--set", "eps=1e-8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["config"]["eps"] == pytest.approx(1e-8 / 2**0.5)
 
 
 WRONG: list[tuple[list[str], str]] = [
-    (["advise", "scale", "--lr", "0", "--batch-size", "8", "--batch", "16"], "lr"),
-    (["advise", "scale", "--lr", "1", "--batch-size", "0", "--batch", "16"], "batch_size"),
-    (["advise", "scale", "--lr", "1", "--batch-size", "8", "--batch", "16", "--rule", "x"], "rule"),
-    (["advise", "scale", "--lr", "1", "--batch-size", "8", "--batch", "9", "--set", "x"], "set"),
-    (["advise", "scale", "--lr", "one", "--batch-size", "8", "--batch", "16"], "--lr"),
-    (["advise", "scale"], "--batch"),
+    (["advise", "scale", "--lr", "0", "--batch", "8", "--to", "16"], "lr"),
+    (["advise", "scale", "--lr", "1", "--batch", "0", "--to", "16"], "batch_size"),
+    (["advise", "scale", "--lr", "1", "--batch", "8", "--to", "16", "--rule", "x"], "rule"),
+    (["advise", "scale", "--lr", "1", "--batch", "8", "--to", "9", "--set", "x"], "set"),
+    (["advise", "scale", "--lr", "one", "--batch", "8", "--to", "16"], "--lr"),
+    (["advise", "scale"], "--lr"),
     (["no-such-command"], "no-such-command"),
     (["submit", "no/such/file.yaml"], "file"),
     (["run", "no/such/file.yaml"], "file"),

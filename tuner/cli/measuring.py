@@ -1,0 +1,123 @@
+"""Commands that train a little to advise: ``tuner advise range`` and ``tuner advise measure``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuner.cli.options import Json, number, settings_of
+from tuner.cli.output import print_json, say
+from tuner.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+
+    from tuner.tasks import Task
+
+TaskName = Annotated[str, typer.Option("--task", help="A task's name, or MODULE:CLASS.")]
+Param = Annotated[
+    list[str] | None, typer.Option("--param", help="An argument of the task: NAME=VALUE.")
+]
+Config = Annotated[
+    Path | None, typer.Option(help="A YAML file with the configuration: lr, batch_size, ...")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+
+
+def range_(
+    task: TaskName,
+    optimizer: Annotated[
+        str | None, typer.Option(help="A name of the catalogue; adamw by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=64, help="Runs, trained side by side.")] = 3,
+    config: Config = None,
+    param: Param = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Finds the learning rates worth searching: one short run in which the rate rises steadily.
+
+    For example: tuner advise range --task digits --optimizer sgd
+    """
+    from tuner.training.range_test import find_range
+
+    chosen = _config(config)
+    if optimizer is not None:
+        chosen["optimizer"] = optimizer
+    built, where = _opened(task, param, device, chosen)
+    found = find_range(built, chosen, seeds=seeds, device=where)
+    if json:
+        print_json({**found.to_dict(), "space": {"lr": found.to_space()}})
+    else:
+        say(str(found))
+
+
+def measure(
+    task: TaskName,
+    config: Config = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps to train.")] = 256,
+    param: Param = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Measures the gradient noise scale of a configuration, by training it a short while.
+
+    For example: tuner advise measure --task digits --config best.yaml
+    """
+    from tuner.training.range_test import measure_noise
+
+    chosen = _config(config)
+    built, where = _opened(task, param, device, chosen)
+    found = measure_noise(built, chosen, steps=steps, device=where)
+    if json:
+        print_json(found.to_dict())
+    else:
+        say(str(found))
+
+
+def _config(file: Path | None) -> dict[str, Any]:
+    """A configuration from a YAML or JSON file; empty without one."""
+    import yaml
+
+    if file is None:
+        return {}
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput("config", f"{file} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InvalidInput("config", f"{file} is not YAML: {error}") from error
+    if not isinstance(raw, Mapping):
+        raise InvalidInput("config", f"{file} is no mapping of names to values")
+    return {str(name): number(value) for name, value in raw.items()}
+
+
+def _opened(
+    name: str, params: list[str] | None, device: str, config: Mapping[str, Any]
+) -> tuple[Task, torch.device]:
+    """The task, and the device; refuses what the task, the optimizer or the schedule cannot take.
+
+    Raises:
+        InvalidInput: Names the field, such as ``config.lr``.
+    """
+    from tuner.cli.task import load
+    from tuner.spaces import Space
+    from tuner.spec.check import build, freeze, train_size
+    from tuner.spec.names import DEFAULT_OPTIMIZER, check_space
+    from tuner.worker import device as devices
+
+    known = load(name) if ":" in name else name
+    given = settings_of(params or [])
+    built = build(known, given)
+    size = train_size(known, freeze(given))
+    epochs = config.get("epochs", 1.0)
+    try:
+        space = Space.parse({"optimizer": DEFAULT_OPTIMIZER, **config})
+        check_space(space, built, size, epochs if isinstance(epochs, int | float) else 1.0)
+    except InvalidInput as error:
+        field = error.field.replace("space", "config", 1)
+        raise InvalidInput(field, error.message.removeprefix(f"{error.field}: ")) from error
+    return built, devices.choose(device)
