@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -30,6 +31,8 @@ class Registry(Generic[T]):
         self.kind = kind
         self.package = package
         self._entries: dict[str, T] = {}
+        self._lock = threading.RLock()
+        self._loading = False
         self._loaded = False
 
     def add(self, name: str, entry: T) -> None:
@@ -78,7 +81,17 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True  # first: the modules imported below may read the registry
+        # Other threads wait until all is there; the modules imported below may read what is so far.
+        with self._lock:
+            if not (self._loaded or self._loading):
+                self._loading = True
+                try:
+                    self._import()
+                finally:
+                    self._loading = False
+                self._loaded = True
+
+    def _import(self) -> None:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
