@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from tuner import tasks
-from tuner.errors import InvalidInput, Unavailable
+from tuner.errors import InvalidInput, TunerError, Unavailable
 from tuner.protocol import Gateway, Heartbeat, Leased, LeaseRequest, Report, SlotReport, WorkerHello
 from tuner.tasks import Task
 from tuner.training.checkpoint import CheckpointStore
@@ -232,7 +232,7 @@ class _Worker:
                 answer = self.gateway.heartbeat(
                     self.id, Heartbeat(held=held, status=self.crew.status())
                 )
-            except Unavailable as error:
+            except TunerError as error:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
             with self._lock:
