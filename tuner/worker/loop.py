@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from tuner import tasks
 from tuner.errors import InvalidInput, TunerError, Unavailable
@@ -114,6 +115,7 @@ class _Worker:
         self.id = self.registration.worker_id
         self.draining = False
         self._dropped: set[int] = set()
+        self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
         self._lock = threading.Lock()
         self._done = threading.Event()
@@ -173,12 +175,14 @@ class _Worker:
 
     def _report(self) -> None:
         """Says all news, carries out the verdicts, and takes the refills."""
+        # The heart beats in a thread of its own, which must not read the crew while it changes.
+        self._status = {**self.crew.status(), **devices.memory_status(self.device)}
         report = Report(
             slots=[*self._failures, *self.crew.reports()],
             # A trial that could not start frees no slot, yet its verdict counts as one.
             refill=self.wanted - len(self.crew.held) - len(self._failures),
             prefer=next((h.leased.study_id for h in self.crew.held.values()), None),
-            status={**self.crew.status(), **devices.memory_status(self.device)},
+            status=self._status,
         )
         while True:
             try:
@@ -229,9 +233,7 @@ class _Worker:
         while not self._done.wait(self.registration.heartbeat_seconds):
             held = {i: h.leased.token for i, h in list(self.crew.held.items())}
             try:
-                answer = self.gateway.heartbeat(
-                    self.id, Heartbeat(held=held, status=self.crew.status())
-                )
+                answer = self.gateway.heartbeat(self.id, Heartbeat(held=held, status=self._status))
             except TunerError as error:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
