@@ -90,13 +90,17 @@ def describe(model: nn.Module, task: Task, config: Config) -> Architecture:
         spans.append(Span(name, tuple(parameter.shape), start, start + parameter.numel()))
         start += parameter.numel()
     buffers = {name: (b.shape, b.dtype) for name, b in model.named_buffers()}
-    mixing = tuple(
+    key = structure_key(model, task, config)
+    return Architecture(model, tuple(spans), buffers, key, mixing_modules(model))
+
+
+def mixing_modules(model: nn.Module) -> tuple[str, ...]:
+    """Names of modules that mix the samples of a micro-batch."""
+    return tuple(
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     )
-    key = structure_key(model, task, config)
-    return Architecture(model, tuple(spans), buffers, key, mixing)
 
 
 def structure_key(model: nn.Module, task: Task, config: Config) -> str:

@@ -26,7 +26,6 @@ from tuner.training.architecture import (
     build,
     describe,
     loss_names,
-    structure_key,
 )
 from tuner.training.check import self_check
 from tuner.training.engine import Choice, Engine, Mode
@@ -110,11 +109,6 @@ class Population:
         self.evaluations: dict[int, dict[str, float]] = {}
 
     # Trials in and out.
-
-    def accepts(self, config: Config) -> bool:
-        """Whether a configuration has this population's structure."""
-        model = build(self.task, config, 0, self.dtype)
-        return structure_key(model, self.task, config) == self.architecture.key
 
     @property
     def free(self) -> list[int]:

@@ -53,8 +53,8 @@ class Batch:
     seed: Tensor
     offset: Tensor
 
-    def rows(self, at: slice) -> Batch:
-        """The same for some of the rows."""
+    def rows(self, at: slice | Tensor) -> Batch:
+        """The same for some of the rows, by slice or by index."""
         return Batch(
             self.x if self.shared else self.x[at],
             self.y if self.shared else self.y[at],
@@ -67,16 +67,8 @@ class Batch:
 
     def padded(self, rows: int) -> Batch:
         """The same with the last row repeated until there are ``rows``."""
-        last = torch.arange(rows).clamp(max=len(self.scale) - 1).to(self.scale.device)
-        return Batch(
-            self.x if self.shared else self.x[last],
-            self.y if self.shared else self.y[last],
-            self.shared,
-            {name: value[last] for name, value in self.numbers.items()},
-            self.scale[last],
-            self.seed[last],
-            self.offset[last],
-        )
+        last = torch.arange(rows).clamp(max=len(self.scale) - 1)
+        return self.rows(last.to(self.scale.device))
 
     def samples(self, at: slice) -> Batch:
         """The same for some of the samples."""

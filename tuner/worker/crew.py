@@ -19,7 +19,7 @@ from tuner.errors import NotFound, OutOfMemory, TunerError
 from tuner.protocol import Checkpoint, Leased, Measured, SlotReport
 from tuner.tasks import Task
 from tuner.training import Population, TrainingData, memory
-from tuner.training.architecture import build, structure_key
+from tuner.training.architecture import build, mixing_modules, structure_key
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.training.program import first_line
@@ -174,7 +174,7 @@ class Crew:
     ) -> tuple[Population, PopulationKey]:
         model = build(task, leased.config, leased.seed, self.dtype)
         key: PopulationKey = (leased.study_id, structure_key(model, task, leased.config))
-        mixing = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
+        mixing = bool(mixing_modules(model))
         if mixing and not task.ghost_batch_norm:
             # Statistics over a micro-batch smaller than the batch would be another model.
             key = (*key, leased.config.get("batch_size"))
