@@ -120,4 +120,6 @@ def _opened(
     except InvalidInput as error:
         field = error.field.replace("space", "config", 1)
         raise InvalidInput(field, error.message.removeprefix(f"{error.field}: ")) from error
-    return built, devices.choose(device)
+    chosen = devices.choose(device)
+    devices.prepare(chosen)
+    return built, chosen

@@ -98,6 +98,7 @@ class _Worker:
         self.gateway = gateway
         self.stop = stop
         self.device = devices.choose(device)
+        devices.prepare(self.device)
         kind = self.device.type
         self.most = slots or devices.MOST_SLOTS[kind]
         self.wanted = slots or devices.FIRST_SLOTS[kind]
