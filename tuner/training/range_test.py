@@ -115,7 +115,7 @@ def measure_noise(
     mixing = population.architecture.batch_norm
     if mixing and not task.ghost_batch_norm:
         raise InvalidInput("task", f"{mixing[0]} (BatchNorm) makes samples depend on one another")
-    population.noise_every = 1
+    population.trainer.noise_every = 1
     per_epoch = max(1, len(population.data.train) // batch)
     epochs = float(config.get("epochs", steps / per_epoch))
     trial = population.load(0, config, seed, epochs=epochs, data_seed=seed)

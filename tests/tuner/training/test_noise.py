@@ -44,11 +44,11 @@ def test_the_estimate_is_the_closed_form(batch_sizes: list[int], m: int) -> None
     config = {"optimizer": "sgd", "lr": 0.0, "batch_size": batch_sizes[0]}
     task = Regression()
     pop = Population(task, config, 2, dtype=torch.float64, check=False)
-    pop.noise_every = 1
+    pop.trainer.noise_every = 1
     for slot, batch_size in enumerate(batch_sizes):
         chosen = {**config, "batch_size": batch_size}
         pop.load(slot, chosen, 0, epochs=1)
-    assert pop.micro_batch(batch_sizes) == m
+    assert pop.trainer.micro_batch(batch_sizes) == m
     pop.train(SAMPLES)
     for slot in (0, 1):
         windows = pop.slot(slot).noise.windows
@@ -64,7 +64,7 @@ def test_noise_does_not_change_training() -> None:
     weights = []
     for every in (1, 10**9):
         pop = Population(task, config, 1, dtype=torch.float64, check=False)
-        pop.noise_every = every
+        pop.trainer.noise_every = every
         pop.load(0, config, 0, epochs=1)
         pop.train(3000)
         weights.append(pop.state_dict(0)["tensors"]["param.weight"])

@@ -247,8 +247,8 @@ def test_memory_bounds_the_slots_and_the_rest_is_handed_back(
     assert (counts.running, counts.waiting) == (2, 4)
     (population,) = crew.populations.values()
     assert population.slots == 2
-    assert population.max_micro_batch is not None
-    assert 2 * slot.at(population.max_micro_batch) <= 2.5 * slot.at(64)
+    assert population.trainer.max_micro_batch is not None
+    assert 2 * slot.at(population.trainer.max_micro_batch) <= 2.5 * slot.at(64)
 
 
 def test_a_worker_with_little_memory_trains_a_study_to_its_end(
@@ -280,7 +280,9 @@ def test_a_batch_beyond_memory_is_cut_into_micro_batches(tmp_path: Path) -> None
         assert crew.take(leased) is None
         (population,) = crew.populations.values()
         crew.round(lambda: False)
-        found.append((population.micro_batch([512]), crew.held[1].news[0].metrics["val_loss"]))
+        found.append(
+            (population.trainer.micro_batch([512]), crew.held[1].news[0].metrics["val_loss"])
+        )
     assert found[0][0] == 64
     assert found[1][0] == 512
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
