@@ -44,15 +44,19 @@ Start = Callable[..., AbstractContextManager[Server]]
 
 @contextmanager
 def running(
-    folder: Path, *, auth: bool = True, lease_seconds: float = 30.0, **settings: object
+    folder: Path,
+    *,
+    auth: bool = True,
+    lease_seconds: float = 30.0,
+    webhook_hosts: tuple[str, ...] = (),
+    **settings: object,
 ) -> Iterator[Server]:
     """A server until the block ends."""
     path = folder / "tuner.sqlite"
     if not path.exists():
         path.write_bytes(_sqlite_template())
-    context = Context.open(
-        f"sqlite:///{path}", settings=ServiceSettings(home=folder, lease_seconds=lease_seconds)
-    )
+    told = ServiceSettings(home=folder, lease_seconds=lease_seconds, webhook_hosts=webhook_hosts)
+    context = Context.open(f"sqlite:///{path}", settings=told)
     app = create_app(context, Settings.read(home=folder, **settings), auth=auth)
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)

@@ -12,7 +12,8 @@ from tuner.errors import TooManyRequests
 from tuner.service import tokens
 
 OPEN_PATHS = {"/healthz", "/readyz"}
-NAMES = {"study_id": "1", "trial_id": "1", "worker_id": "1", "dataset_id": "1", "name": "history"}
+IDS = ("study_id", "trial_id", "worker_id", "dataset_id", "webhook_id")
+NAMES = {**dict.fromkeys(IDS, "1"), "name": "history"}
 METHODS = ("get", "post", "put", "patch", "delete")
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from tuner import __version__
-from tuner.cli import advise, database, demo, run, server, studies, task, tokens
+from tuner.cli import advise, database, demo, run, server, studies, task, tokens, webhooks
 from tuner.cli.output import complain
 from tuner.errors import InvalidInput, TunerError
 
@@ -56,6 +56,7 @@ app.command()(studies.export)
 app.add_typer(advise.app, name="advise")
 app.add_typer(task.app, name="task")
 app.add_typer(tokens.app, name="token")
+app.add_typer(webhooks.app, name="webhook")
 app.add_typer(database.app, name="db")
 
 

@@ -70,6 +70,7 @@ def serving(
                 max_attempts=settings.max_attempts,
                 home=settings.home,
                 data_roots=settings.data_roots,
+                webhook_hosts=settings.webhook_hosts,
             ),
         )
         stack.callback(context.close)
