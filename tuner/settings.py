@@ -99,6 +99,11 @@ class Settings(BaseSettings):
         return self.host in ("127.0.0.1", "::1", "localhost")
 
     @property
+    def secret(self) -> str | None:
+        """The token as it is sent."""
+        return self.token.get_secret_value() if self.token else None
+
+    @property
     def in_ci(self) -> bool:
         """Whether this runs in continuous integration, where nothing may wait for a person."""
         return self.ci.lower() not in ("", "0", "false")

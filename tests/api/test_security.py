@@ -12,7 +12,7 @@ from tuner.errors import TooManyRequests
 from tuner.service import tokens
 
 OPEN_PATHS = {"/healthz", "/readyz"}
-IDS = ("study_id", "trial_id", "worker_id", "dataset_id", "webhook_id")
+IDS = ("study_id", "trial_id", "worker_id", "dataset_id", "webhook_id", "pool_id")
 NAMES = {**dict.fromkeys(IDS, "1"), "name": "history"}
 METHODS = ("get", "post", "put", "patch", "delete")
 

@@ -22,11 +22,12 @@ def test_lines_carry_what_is_bound_and_what_is_extra(stream: io.StringIO) -> Non
     log = logging.getLogger("tuner.test")
     with logs.bound(study=3):
         with logs.bound(trial=7):
-            log.info("leased %d", 2, extra={"worker": "w"})
+            log.info("leased %d", 2, extra={"worker": "w", "_library": 1})
         log.warning("done")
     log.debug("not shown")
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
     assert (first["study"], first["trial"], first["worker"]) == (3, 7, "w")
+    assert "_library" not in first
     assert (first["level"], first["message"]) == ("info", "leased 2")
     assert second["study"] == 3
     assert "trial" not in second

@@ -33,9 +33,8 @@ class Connection:
         inner: httpx.BaseTransport | None = None,
     ) -> None:
         settings = Settings.read(url=url, token=token)
-        secret = settings.token.get_secret_value() if settings.token else None
         self.url = settings.url.rstrip("/")
-        self._transport = Transport(self.url, secret, inner=inner)
+        self._transport = Transport(self.url, settings.secret, inner=inner)
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""What whoever runs a server asks of it: its webhooks."""
+"""What whoever runs a server asks of it: its workers and its webhooks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,34 @@ from collections.abc import Iterator, Sequence
 
 from tuner.client.connection import Connection
 from tuner.errors import NotFound
+from tuner.service import WorkerView
+from tuner.service.pools import PoolView
 from tuner.service.webhooks import CreatedWebhook, DeliveryView, WebhookView
 
 
 class Operating(Connection):
     """The client's part for those who run the service."""
+
+    # Workers
+
+    def workers(self) -> list[WorkerView]:
+        """All workers, those heard of last first."""
+        return self._read(list[WorkerView], "GET", "workers")
+
+    def drain_worker(self, worker: int) -> WorkerView:
+        """Lets a worker finish what it holds and gives it no more."""
+        return self._read(WorkerView, "POST", f"workers/{worker}/drain", repeatable=True)
+
+    def pools(self) -> list[PoolView]:
+        """Pools of workers that something else places, such as Ray, by name."""
+        return self._read(list[PoolView], "GET", "pools")
+
+    def scale_pool(self, pool: int, wanted: int | None) -> PoolView:
+        """Says how many workers a pool should have; None: as many as fit."""
+        body = {"wanted": wanted}
+        return self._read(PoolView, "POST", f"pools/{pool}/scale", json=body, repeatable=True)
+
+    # Webhooks
 
     def create_webhook(
         self, name: str, url: str, *, events: Sequence[str] | None = None, tag: str | None = None

@@ -223,6 +223,27 @@ class Worker(Base):
     heartbeat_at: Mapped[datetime]
 
 
+class Pool(Base):
+    """A number of workers that something else places, such as Ray, and how many are wanted."""
+
+    __tablename__ = "pools"
+    __table_args__ = (
+        CheckConstraint("wanted IS NULL OR wanted >= 0", name="wanted"),
+        NEVER_REUSED,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    driver: Mapped[str | None] = mapped_column(String(64))
+    """Who runs it now; one that was started later takes over. NULL: nobody."""
+    wanted: Mapped[int | None]
+    """NULL: as many as fit."""
+    running: Mapped[int] = mapped_column(default=0)
+    fits: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+
+
 class Dataset(Base):
     """An uploaded file, kept once per checksum."""
 
