@@ -322,7 +322,10 @@ def test_health_and_metrics(server: Server, client: httpx.Client, spec: Spec) ->
     assert client.get("/readyz").json()["status"] == "ok"
     text = client.get("/metrics").text
     assert "tuner_up 1.0" in text
-    assert 'tuner_open_studies{state="queued"} 1.0' in text
+    assert 'tuner_studies{state="queued"} 1.0' in text
+    for name in ("queue_depth", 'leases{holder="worker"}', 'trials{state="waiting"}'):
+        assert f"tuner_{name} " in text
+    assert "tuner_samples_per_second 0.0" in text
     assert 'route="/healthz"' in text
 
 

@@ -7,6 +7,7 @@ from tuner.service.advice import advise_config, advise_study, fit_studies, plan_
 from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
+from tuner.service.gauges import gauges
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.results import (
@@ -100,6 +101,7 @@ __all__ = [
     "find_study",
     "fit_studies",
     "frozen_trials",
+    "gauges",
     "heartbeat",
     "importances",
     "lease",
