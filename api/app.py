@@ -13,7 +13,15 @@ from api import dashboard, problems
 from api.background import Repeated, running
 from api.live import Feed
 from api.metrics import Metrics
-from api.middleware import BodyLimit, HostGuard, PathPrefix, SecurityHeaders, Timing
+from api.middleware import (
+    BodyLimit,
+    Forwarded,
+    HostGuard,
+    Mistakes,
+    PathPrefix,
+    SecurityHeaders,
+    Timing,
+)
 from api.routers import (
     advisor,
     catalogue,
@@ -118,12 +126,15 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     dashboard.install(app)
 
     # The last one added is the first to see a request.
+    app.add_middleware(Mistakes)
     app.add_middleware(BodyLimit, limit_bytes=chosen.max_body_bytes)
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     if not auth:
         app.add_middleware(HostGuard, hosts=LOOPBACK)
     app.add_middleware(SecurityHeaders, https=chosen.behind_proxy)
     app.add_middleware(Timing, histogram=app.state.metrics.latency)
+    if chosen.behind_proxy:
+        app.add_middleware(Forwarded)
     if chosen.root_path:
         app.add_middleware(PathPrefix, prefix=chosen.root_path)
     return app

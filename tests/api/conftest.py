@@ -71,7 +71,9 @@ def running(
 def listening(app: FastAPI) -> Iterator[str]:
     """The address of an application until the block ends."""
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app, port=0, log_config=None, timeout_graceful_shutdown=1, proxy_headers=False
+        )
     )
     thread = threading.Thread(target=server.run, name="server")
     thread.start()

@@ -18,9 +18,11 @@ from tuner.settings import Settings
 def away() -> Iterator[httpx.Client]:
     """An application whose database cannot be reached; nothing listens at port 1."""
     context = Context.open("postgresql://nobody@127.0.0.1:1/nowhere")
-    with listening(create_app(context, Settings.read(), auth=False)) as url:
-        with httpx.Client(base_url=url, trust_env=False) as client:
-            yield client
+    with (
+        listening(create_app(context, Settings.read(), auth=False)) as url,
+        httpx.Client(base_url=url, trust_env=False) as client,
+    ):
+        yield client
     context.close()
 
 

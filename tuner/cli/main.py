@@ -15,6 +15,7 @@ import typer
 from tuner import __version__
 from tuner.cli import (
     advise,
+    audit,
     database,
     demo,
     run,
@@ -65,6 +66,7 @@ app.command()(studies.resume)
 app.command()(studies.stop)
 app.command()(studies.cancel)
 app.command()(studies.export)
+app.command()(audit.audit)
 app.add_typer(advise.app, name="advise")
 app.add_typer(task.app, name="task")
 app.add_typer(workers.app, name="workers")

@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 
 from tuner.client.connection import Connection
 from tuner.errors import NotFound
-from tuner.service import WorkerView
+from tuner.service import EventView, WorkerView
 from tuner.service.pools import PoolView
 from tuner.service.webhooks import CreatedWebhook, DeliveryView, WebhookView
 
 
 class Operating(Connection):
     """The client's part for those who run the service."""
+
+    def audit(self) -> Iterator[EventView]:
+        """Every change of anything, by whom and when, the newest first."""
+        return self._pages(EventView, "audit", {})
 
     # Workers
 
