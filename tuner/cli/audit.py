@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tuner.cli.options import Json, Token, Url
 from tuner.cli.output import print_json, print_table
 from tuner.cli.studies import connected
+
+if TYPE_CHECKING:
+    from tuner.service import EventView
 
 
 def audit(
@@ -24,9 +27,11 @@ def audit(
     if json:
         print_json(found)
         return
-    columns = ("id", "when", "who", "what", "study", "trial", "worker", "details")
-    rows = [
-        [e.id, e.created_at, e.actor, e.kind, e.study_id, e.trial_id, e.worker_id, e.data]
-        for e in found
-    ]
-    print_table(columns, rows)
+    rows = [[e.created_at, e.actor, e.kind, _about(e), e.data] for e in found]
+    print_table(("when", "who", "what", "of", "details"), rows)
+
+
+def _about(event: EventView) -> str:
+    """What an event happened to: ``study 3 trial 41``."""
+    ids = {"study": event.study_id, "trial": event.trial_id, "worker": event.worker_id}
+    return " ".join(f"{kind} {number}" for kind, number in ids.items() if number is not None)

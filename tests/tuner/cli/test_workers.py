@@ -82,7 +82,9 @@ def test_a_pool_is_scaled_by_its_name_where_there_are_several(
 
 
 def test_the_audit_trail_names_who_typed(
-    transport: Transport, capsys: pytest.CaptureFixture[str]
+    transport: Transport,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert main(["token", "create", "--name", "ci", "--scope", "read"]) == 0
     assert main(["token", "revoke", "ci"]) == 0
@@ -93,5 +95,6 @@ def test_the_audit_trail_names_who_typed(
     assert trail[0]["actor"] == "anonymous"
     assert all(e["actor"].startswith("command line (") for e in trail[1:])
     assert len(printed(capsys, "audit", "--limit", "1")) == 1
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["audit"]) == 0
     assert "token.revoked" in capsys.readouterr().out
