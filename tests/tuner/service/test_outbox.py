@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +74,12 @@ def test_an_end_is_told_with_what_came_out(ctx: Context, receiver: Receiver) -> 
     assert told["best"]["number"] == best.number
     assert told["best"]["values"] == best.values
     assert told["best"]["params"] == best.params
+    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    example = json.loads(shown)
+    assert example.keys() == delivery.body.keys()
+    assert example["data"].keys() == told.keys()
+    assert example["data"]["best"].keys() == told["best"].keys()
 
 
 @pytest.mark.parametrize(
