@@ -49,7 +49,7 @@ def test_a_webhook_lives_and_ends(receiver: Receiver, capsys: pytest.CaptureFixt
     assert secret not in printed
     assert main(["webhook", "test", "chat"]) == 0
     assert "answered 200" in capsys.readouterr().out
-    receiver.answers = [500]
+    receiver.answers = [500] * 20
     assert main(["webhook", "test", "chat"]) == 1
     assert "answered 500" in capsys.readouterr().err
     assert main(["webhook", "log", "chat", "--json"]) == 0
