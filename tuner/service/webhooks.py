@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, UnknownName
 from tuner.service import cursor as cursors
+from tuner.service.names import check_name
 from tuner.service.outbox import STUDY_EVENTS, TEST_EVENT, message
 from tuner.service.views import Page, View
 from tuner.storage import events, webhooks
@@ -20,7 +21,6 @@ from tuner.webhooks import check, host_of, new_secret
 if TYPE_CHECKING:
     from tuner.service.context import Context
 
-MAX_NAME = 255
 MAX_TAG = 100
 
 
@@ -83,10 +83,9 @@ def create_webhook(
         InvalidInput: A value is wrong, or the address may not be posted to; nothing is stored.
         Conflict: There is one of that name.
     """
-    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
-        raise InvalidInput("name", f"expected 1 to {MAX_NAME} printable characters")
-    if tag is not None and (not tag.strip() or not tag.isprintable() or len(tag) > MAX_TAG):
-        raise InvalidInput("tag", f"expected 1 to {MAX_TAG} printable characters")
+    check_name("name", name)
+    if tag is not None:
+        check_name("tag", tag, MAX_TAG)
     if not kinds:
         raise InvalidInput("events", f"expected some of {', '.join(STUDY_EVENTS)}")
     for i, kind in enumerate(kinds):
