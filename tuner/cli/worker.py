@@ -104,7 +104,8 @@ def _on_ray(
     from tuner.transport import Transport
     from tuner.worker.ray import Plan, Pool, cluster, kind_of
 
-    transport = Transport(settings.url, settings.secret)
+    # The driver asks again by itself, and must hear a signal meanwhile.
+    transport = Transport(settings.url, settings.secret, timeout_seconds=10, attempts=2)
     try:
         with cluster(address) as ray:
             plan = Plan(

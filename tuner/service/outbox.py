@@ -92,7 +92,9 @@ def deliver(ctx: Context, send: Send) -> int:
 
 def _record(ctx: Context, delivery: Delivery, webhook: Webhook, outcome: Outcome) -> None:
     now = ctx.now()
-    fields = {"webhook": webhook.id, "delivery": delivery.id, "study": delivery.study_id}
+    fields = {"webhook": webhook.id, "delivery": delivery.id}
+    if delivery.study_id is not None:
+        fields["study"] = delivery.study_id
     good = outcome.error is None
     again = None if good or delivery.attempts > len(PAUSES) else PAUSES[delivery.attempts - 1]
     with ctx.db.write() as session:

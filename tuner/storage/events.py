@@ -79,7 +79,8 @@ def log_all(events: Sequence[NewEvent], actor: str | None) -> None:
         }
         said = " ".join(f"{key}={value}" for key, value in event.data.items() if value is not None)
         fields = {key: value for key, value in ids.items() if value is not None}
-        log.log(level, "%s %s", event.kind, said, extra={"event": event.kind, **fields})
+        line = f"{event.kind} {said}".rstrip()
+        log.log(level, "%s", line, extra={"event": event.kind, **fields})
 
 
 def level_of(event: NewEvent) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.errors import Conflict, InvalidInput, Unavailable
+from tuner.errors import InvalidInput, TunerError, Unavailable
 from tuner.protocol import PoolAnswer, PoolBeat
 from tuner.transport import Transport
 from tuner.worker.ray.actor import Actor, Plan
@@ -21,6 +21,8 @@ POLL_SECONDS = 0.5
 """Between two looks at the actors."""
 SILENT_SECONDS = 10.0
 """An actor not heard of for so long counts as not running: it starts, or waits for room."""
+RETRY_SECONDS = 2.0
+"""Before the server is asked again that could not be reached."""
 GRACE_SECONDS = 30.0
 """How long an actor may take to save its slots and return its leases."""
 LONGEST_PAUSE_SECONDS = 60.0
@@ -114,6 +116,7 @@ class Pool:
             if not self._known:
                 raise
             log.warning("the server was not told how the pool stands: %s", error)
+            self._beat_at = time.monotonic() + RETRY_SECONDS
             return
         if not self._known or answer.wanted != self.wanted:
             log.info(
@@ -144,15 +147,23 @@ class Pool:
                 self.members.remove(member)
                 self._ended(member)
             elif self._came(member.answer):
-                member.node, member.heard_at = self.ray.get(member.answer), now
-                # Said each time, so that a process that was started since hears it too.
-                member.answer = member.actor.hear.remote(member.stopping_at is not None)
+                self._hear(member)
             elif member.stopping_at is not None and (
                 # One that never was there holds nothing.
                 member.heard_at is None or now - member.stopping_at > GRACE_SECONDS
             ):
                 self.members.remove(member)
                 self.ray.kill(member.actor)
+
+    def _hear(self, member: Member) -> None:
+        """Takes a sign of life, and asks for the next one."""
+        try:
+            member.node = self.ray.get(member.answer)
+        except self.ray.exceptions.RayError:
+            return  # it will not come back; its work says why
+        member.heard_at = time.monotonic()
+        # Said each time, so that a process that was started since hears it too.
+        member.answer = member.actor.hear.remote(member.stopping_at is not None)
 
     def _came(self, reference: Any) -> bool:
         return bool(self.ray.wait([reference], timeout=0)[0])
@@ -184,7 +195,7 @@ class Pool:
         staying = [member for member in self.members if member.stopping_at is None]
         # Those that are not there are too many first, then the youngest.
         staying.sort(key=lambda m: (not m.running or m.node not in alive, m.started_at))
-        self._stop(staying[wanted:])
+        self._dismiss(staying[wanted:])
         if time.monotonic() < self._start_at:
             return
         for _ in range(wanted - len(staying)):
@@ -192,14 +203,14 @@ class Pool:
             work, answer = actor.work.remote(), actor.hear.remote(False)
             self.members.append(Member(actor, work, answer, time.monotonic()))
 
-    def _stop(self, members: Iterable[Member]) -> None:
+    def _dismiss(self, members: Iterable[Member]) -> None:
         for member in members:
             member.stopping_at = time.monotonic()
             member.actor.hear.remote(True)
 
     def _end(self) -> None:
         """Tells every actor to stop, and waits until all have saved and returned what they held."""
-        self._stop(member for member in self.members if member.stopping_at is None)
+        self._dismiss(member for member in self.members if member.stopping_at is None)
         while self.members:
             try:
                 self._look()
@@ -208,5 +219,5 @@ class Pool:
             time.sleep(POLL_SECONDS / 5)
         try:
             self._say(last=True)
-        except (Conflict, Unavailable) as error:
+        except TunerError as error:
             log.info("the server was not told of the end: %s", error)
