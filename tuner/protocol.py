@@ -155,6 +155,26 @@ class HeartbeatAnswer(Message):
     drain: bool = False
 
 
+class PoolBeat(Message):
+    """How a pool of workers stands that something else places."""
+
+    name: str = Field(
+        min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["ray"]
+    )
+    driver: str = Field(max_length=64, description="Chosen anew by each start of the driver.")
+    first: bool = Field(default=False, description="It has just started and takes the pool over.")
+    last: bool = Field(default=False, description="It ends, and its workers with it.")
+    running: int = Field(ge=0, le=65536, description="Workers that it has.")
+    fits: int = Field(ge=0, le=65536, description="Workers that there is room for.")
+
+
+class PoolAnswer(Message):
+    """How many workers are wanted, and how often to ask."""
+
+    wanted: int | None = Field(description="null: as many as fit.")
+    heartbeat_seconds: float
+
+
 class Gateway(Protocol):
     """How a worker reaches the service.
 

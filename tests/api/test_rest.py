@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -322,8 +323,23 @@ def test_health_and_metrics(server: Server, client: httpx.Client, spec: Spec) ->
     assert client.get("/readyz").json()["status"] == "ok"
     text = client.get("/metrics").text
     assert "tuner_up 1.0" in text
-    assert 'tuner_open_studies{state="queued"} 1.0' in text
+    assert 'tuner_studies{state="queued"} 1.0' in text
+    for name in ("queue_depth", 'leases{holder="worker"}', 'trials{state="waiting"}'):
+        assert f"tuner_{name} " in text
+    assert "tuner_samples_per_second 0.0" in text
     assert 'route="/healthz"' in text
+    client.get("/api/v1/trials/1/measurements")
+    client.get("/workers")
+    client.get("/api/v1/workers")
+    text = client.get("/metrics").text
+    assert set(re.findall(r'seconds_count.*route="(\S+?)"', text)) == {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/api/v1/trials/{trial_id}/measurements",
+        "/workers",
+        "/api/v1/workers",
+    }
 
 
 def test_every_operation_is_described(client: httpx.Client) -> None:

@@ -6,7 +6,8 @@ Everything outside (the API, the commands, a worker in the same process) goes th
 from tuner.service.advice import advise_config, advise_study, fit_studies, plan_study
 from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.curves import Curve, Curves, curves
-from tuner.service.events import events, newest_event
+from tuner.service.events import audit, events, newest_event
+from tuner.service.gauges import gauges
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.results import (
@@ -88,6 +89,7 @@ __all__ = [
     "advise_config",
     "advise_study",
     "ask",
+    "audit",
     "best",
     "cancel_study",
     "curves",
@@ -100,6 +102,7 @@ __all__ = [
     "find_study",
     "fit_studies",
     "frozen_trials",
+    "gauges",
     "heartbeat",
     "importances",
     "lease",

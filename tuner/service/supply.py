@@ -33,7 +33,7 @@ HURRIED_TRIES = 2
 
 
 def hand_out(
-    ctx: Context, worker: Worker, k: int, prefer: int | None
+    ctx: Context, worker: Worker, k: int, prefer: int | None, *, actor: str | None = None
 ) -> list[tuple[Study, TrialRow]]:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
 
@@ -52,7 +52,7 @@ def hand_out(
         live = ctx.searches.of(queued.id)
         if not queued.ready and live.idle_at == queued.revision:
             continue
-        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False)
+        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False, actor=actor)
         if got is None:
             late.append(queued.id)
         else:
@@ -60,7 +60,7 @@ def hand_out(
     for study_id in late:
         if out:
             break
-        out += from_study(ctx, study_id, k, worker.id) or []
+        out += from_study(ctx, study_id, k, worker.id, actor=actor) or []
     return out
 
 

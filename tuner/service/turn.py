@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from tuner.errors import NotFound
 from tuner.search import Search, Suggestion
 from tuner.service.context import Context
+from tuner.service.outbox import announce
 from tuner.service.searches import Live, record
 from tuner.spec import Checked
 from tuner.storage import events, measurements, studies, trials
@@ -48,6 +49,8 @@ class Turn:
     revised: bool = False
     deleted: bool = False
     settled: bool = False
+    ended: bool = False
+    """Whether the study came to its end in this turn, so that webhooks are told."""
     told: bool = False
     """Whether the search was asked in this turn, and so is told of every change by it."""
 
@@ -146,7 +149,8 @@ class Turn:
             study.active_since = self.now
             study.started_at = study.started_at or self.now
         study.state, study.reason = state, reason
-        study.finished_at = self.now if state in FINISHED_STUDY_STATES else None
+        self.ended = state in FINISHED_STUDY_STATES
+        study.finished_at = self.now if self.ended else None
         self.note("study.state", state=state, reason=reason)
 
     # --- the search's suggestions ---------------------------------------------------------------
@@ -285,6 +289,8 @@ def turns(
                     turn.flush()
                     if turn.revised:
                         studies.revise(session, turn.study)
+                    if turn.ended:
+                        announce(session, turn.study, now)
                 session.flush()
                 events.add(session, new, actor, now)
         except BaseException:

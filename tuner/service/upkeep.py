@@ -133,4 +133,4 @@ def _guarded(study_id: int) -> Iterator[None]:
     except Unavailable:
         raise
     except Exception:
-        log.exception("upkeep failed", extra={"study_id": study_id})
+        log.exception("upkeep failed", extra={"study": study_id})

@@ -32,7 +32,7 @@ from tuner.storage.models import Study, Worker
 from tuner.storage.trials import TrialRow
 
 
-def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
+def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
     """A worker introduces itself."""
     now = ctx.now()
     with ctx.db.write() as session:
@@ -51,7 +51,7 @@ def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
         )
         told = {"name": hello.name, "slots": hello.slots, "tasks": list(hello.tasks)}
         events.add(
-            session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], None, now
+            session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], actor, now
         )
     return Registration(
         worker_id=worker_id,
@@ -60,7 +60,9 @@ def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
     )
 
 
-def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+def lease(
+    ctx: Context, worker_id: int, request: LeaseRequest, *, actor: str | None = None
+) -> LeaseAnswer:
     """A worker with free slots asks for trials.
 
     Raises:
@@ -69,10 +71,13 @@ def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
     worker = _heard(ctx, worker_id)
     if worker.state == "draining":
         return LeaseAnswer(leased=[], drain=True)
-    return LeaseAnswer(leased=_leased(ctx, hand_out(ctx, worker, request.k, request.prefer)))
+    handed = hand_out(ctx, worker, request.k, request.prefer, actor=actor)
+    return LeaseAnswer(leased=_leased(ctx, handed))
 
 
-def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
+def report(
+    ctx: Context, worker_id: int, report: Report, *, actor: str | None = None
+) -> ReportAnswer:
     """A worker delivers a round's news of all its slots, and takes new trials for those now free.
 
     Safe to repeat: a point is stored once, and what was decided stays decided.
@@ -87,13 +92,14 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
     slots = {slot.trial_id: slot for slot in report.slots}
     if slots:
         belongs = _studies_of(ctx, slots)
-        with turns(ctx, set(belongs.values())) as taken:
+        with turns(ctx, set(belongs.values()), actor=actor) as taken:
             for study_id, turn in taken.items():
                 mine = [slots[i] for i, of in belongs.items() if of == study_id]
                 verdicts.update(take_in(ctx, turn, mine, list(slots)))
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
-    fresh = [] if draining else hand_out(ctx, worker, report.refill + freed, report.prefer)
+    wanted = 0 if draining else report.refill + freed
+    fresh = hand_out(ctx, worker, wanted, report.prefer, actor=actor)
     return ReportAnswer(
         verdicts=[
             verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")
@@ -121,7 +127,7 @@ def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
     return HeartbeatAnswer(drop=sorted(lost), drain=draining)
 
 
-def leave(ctx: Context, worker_id: int) -> None:
+def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
     """A worker says goodbye; what it still held waits for others.
 
     Raises:
@@ -131,7 +137,7 @@ def leave(ctx: Context, worker_id: int) -> None:
         workers.get(session, worker_id)
         held = leases.held_by(session, worker_id)
     for study_id, ids in held.items():
-        with turns(ctx, [study_id]) as taken:
+        with turns(ctx, [study_id], actor=actor) as taken:
             for turn in taken.values():
                 for row in trials.lock(turn.session, ids).values():
                     if row.worker_id == worker_id and row.lease_token is not None:
@@ -145,7 +151,7 @@ def leave(ctx: Context, worker_id: int) -> None:
         if worker.state != "gone":
             worker.state = "gone"
             session.flush()
-            events.add(session, [NewEvent("worker.left", worker_id=worker_id)], None, now)
+            events.add(session, [NewEvent("worker.left", worker_id=worker_id)], actor, now)
 
 
 def list_workers(ctx: Context) -> list[WorkerView]:

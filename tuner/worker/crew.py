@@ -242,7 +242,8 @@ class Crew:
             except OutOfMemory as error:
                 self._fail(mine, "oom", error)
             except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-                log.exception("a round failed")
+                study, ids = mine[0].leased.study_id, [held.leased.trial_id for held in mine]
+                log.exception("a round failed", extra={"study": study, "trials": ids})
                 self._fail(mine, "error", error)
         spent = time.perf_counter() - start
         if spent > 0:
@@ -318,7 +319,8 @@ class Crew:
         try:
             uri = self.store.save(name, self.populations[held.key].state_dict(held.slot))
         except OSError as error:
-            log.warning("trial %s was not saved: %s", leased.trial_id, error)
+            told = {"study": leased.study_id, "trial": leased.trial_id}
+            log.warning("trial %s was not saved: %s", leased.trial_id, error, extra=told)
             return
         held.checkpoint = Checkpoint(uri=uri, step=held.step)
         held.saved_at = time.monotonic()

@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tuner import tasks
+from tuner import logs, tasks
 from tuner.errors import InvalidInput, TunerError, Unavailable
 from tuner.protocol import Gateway, Heartbeat, Leased, LeaseRequest, Report, SlotReport, WorkerHello
 from tuner.tasks import Task
@@ -77,7 +78,9 @@ def run_worker(
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
-    _Worker(gateway, name, device, slots, tasks, home, stop, engine, memory).run()
+    worker = _Worker(gateway, name, device, slots, tasks, home, stop, engine, memory)
+    with logs.bound(worker=worker.id):
+        worker.run()
 
 
 class _Worker:
@@ -122,7 +125,9 @@ class _Worker:
         self._done = threading.Event()
 
     def run(self) -> None:
-        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beats = threading.Thread(
+            target=copy_context().run, args=(self._beat,), name="heartbeat", daemon=True
+        )
         beats.start()
         idle = IDLE_SECONDS[0]
         said = time.monotonic()
@@ -167,7 +172,8 @@ class _Worker:
 
     def _take(self, leased: Sequence[Leased]) -> None:
         for trial in leased:
-            failure = self.crew.take(trial)
+            with logs.bound(study=trial.study_id, trial=trial.trial_id):
+                failure = self.crew.take(trial)
             if failure is not None:
                 self._failures.append(failure)
         self.wanted = min(self.wanted, self.crew.room)
