@@ -24,7 +24,15 @@ from pydantic import TypeAdapter
 
 from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
 from tuner.protocol import SlotVerdict
-from tuner.service import Asked, EventView, MeasurementView, Preview, StudyView, TrialView
+from tuner.service import (
+    Asked,
+    EventView,
+    MeasurementView,
+    Preview,
+    RangeEvidence,
+    StudyView,
+    TrialView,
+)
 from tuner.settings import Settings
 from tuner.transport import Transport
 
@@ -212,6 +220,14 @@ class Client:
             "POST", "advisor/fit", json=body, repeatable=True
         ).json()
         return answer
+
+    def range_test(self, study: int) -> RangeEvidence:
+        """The range test before a study's first trial, with the curve that it was read from.
+
+        Raises:
+            NotFound: The study has none.
+        """
+        return self._read(RangeEvidence, "GET", f"studies/{study}/range")
 
     def events(self, study: int, *, after: int = 0) -> Iterator[EventView]:
         """What happens to a study, as it happens; ends when the study does.

@@ -9,6 +9,7 @@ from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
+from tuner.service.probes import show_range
 from tuner.service.results import (
     FIGURES,
     FORMATS,
@@ -50,6 +51,8 @@ from tuner.service.views import (
     MeasurementView,
     ObjectiveView,
     Page,
+    RangeEvidence,
+    RangeTestView,
     StudyView,
     TrialView,
     WorkerView,
@@ -80,6 +83,8 @@ __all__ = [
     "Overview",
     "Page",
     "Preview",
+    "RangeEvidence",
+    "RangeTestView",
     "ServiceSettings",
     "StudyPatch",
     "StudyView",
@@ -119,6 +124,7 @@ __all__ = [
     "report_trial",
     "resume_study",
     "retry_trial",
+    "show_range",
     "show_study",
     "show_trial",
     "stop_study",
