@@ -22,6 +22,7 @@ import httpx
 import yaml
 from pydantic import TypeAdapter
 
+from tuner.advisor import Advice, Fit
 from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
 from tuner.protocol import SlotVerdict
 from tuner.service import (
@@ -191,15 +192,19 @@ class Client:
         query = {"format": kind}
         return self._transport.call("GET", f"studies/{study}/export", params=query).content
 
-    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> dict[str, Any]:
-        """What the advisor says about moving a configuration to another batch size."""
-        body = {"config": dict(config), "batch": batch, **options}
-        answer: dict[str, Any] = self._transport.call(
-            "POST", "advisor/scale", json=body, repeatable=True
-        ).json()
-        return answer
+    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> Advice:
+        """What the advisor says about moving a configuration to another batch size.
 
-    def advice(self, study: int, batch: int, **options: object) -> dict[str, Any]:
+        Args:
+            config: At least ``lr`` and ``batch_size``.
+            batch: The new batch size.
+            options: ``optimizer``, ``rule``, ``fixed``, ``noise_scale`` and ``studies``.
+        """
+        body = {"config": dict(config), "batch": batch, **options}
+        answer = self._transport.call("POST", "advisor/scale", json=body, repeatable=True)
+        return Advice.from_dict(answer.json())
+
+    def advice(self, study: int, batch: int, **options: object) -> Advice:
         """What the advisor says about moving a study's best trial to another batch size.
 
         Args:
@@ -208,18 +213,16 @@ class Client:
             options: ``trial`` (a number), ``fixed`` and ``rule``.
         """
         query = {name: value for name, value in options.items() if value is not None}
-        answer: dict[str, Any] = self._transport.call(
+        answer = self._transport.call(
             "GET", f"studies/{study}/advice", params={"batch": batch, **query}
-        ).json()
-        return answer
+        )
+        return Advice.from_dict(answer.json())
 
-    def fit(self, *studies: int, optimizer: str | None = None) -> dict[str, Any]:
+    def fit(self, *studies: int, optimizer: str | None = None) -> Fit:
         """The best learning rate against the batch size, by the finished trials of studies."""
         body = {"studies": list(studies), "optimizer": optimizer}
-        answer: dict[str, Any] = self._transport.call(
-            "POST", "advisor/fit", json=body, repeatable=True
-        ).json()
-        return answer
+        answer = self._transport.call("POST", "advisor/fit", json=body, repeatable=True)
+        return Fit.from_dict(answer.json())
 
     def range_test(self, study: int) -> RangeEvidence:
         """The range test before a study's first trial, with the curve that it was read from.

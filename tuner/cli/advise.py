@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ import typer
 
 from tuner.cli import measuring
 from tuner.cli.options import Json, Token, Url, settings_of
-from tuner.cli.output import print_json, say, shown
+from tuner.cli.output import print_json, print_table, say
 from tuner.errors import InvalidInput
 
 app = typer.Typer(
@@ -99,9 +98,9 @@ def study(
     with Client(url, token) as client:
         advice = client.advice(client.study(study).id, to, trial=trial, rule=rule, fixed=fixed)
     if json:
-        print_json(advice)
+        print_json(advice.to_dict())
     else:
-        tell(advice)
+        say(str(advice))
 
 
 @app.command()
@@ -120,16 +119,14 @@ def fit(
     with Client(url, token) as client:
         found = client.fit(*(client.study(name).id for name in studies), optimizer=optimizer)
     if json:
-        print_json(found)
+        print_json(found.to_dict())
         return
-    if not found["identified"]:
-        say(f"the best lr against the batch size is not identified: {found['why']}")
-        return
-    s = found["exponent"]
-    say(
-        f"best lr ~ batch size ^ {shown(s['value'])} ({shown(s['low'])} to {shown(s['high'])}), "
-        f"by the {found['form']} form"
-    )
+    say(str(found))
+    rows = [[o.batch_size, o.lr, o.low, o.high, o.rates, o.why] for o in found.optima]
+    print_table(("batch size", "best lr", "above", "below", "rates tried", ""), rows)
+    if found.trials:
+        wanted = [[int(t["batch_size"]), t["lr"]] for t in found.trials]
+        print_table(("batch size", "lr"), wanted, title="trials that would tell more")
 
 
 @app.command()
@@ -229,19 +226,3 @@ def plan(
         print_json(found.to_dict())
     else:
         say(str(found) + ("" if output is not None else f"\n\n{file}"))
-
-
-def tell(advice: Mapping[str, Any]) -> None:
-    """Advice for a person: the lr, how sure it is, why, and what moves with it."""
-    low, high = advice["range"]["low"], advice["range"]["high"]
-    say(
-        f"batch size {advice['old']['batch_size']} -> {advice['config']['batch_size']}: "
-        f"lr {shown(advice['config']['lr'])} (range {shown(low)} to {shown(high)}), "
-        f"by {advice['rule']}; confidence {advice['confidence']}: {advice['confidence_why']}"
-    )
-    say(f"  {advice['why']}")
-    for name, text in advice["changes"].items():
-        if name != "lr":
-            say(f"  {text}")
-    for text in advice["cautions"]:
-        say(f"  caution: {text}")
