@@ -19,6 +19,7 @@ from api.dashboard.render import Viewer, render, root_of
 from api.dashboard.views import (
     ComparedRow,
     ComparePage,
+    RangeCurve,
     StudiesPage,
     StudyPage,
     StudySummary,
@@ -136,6 +137,7 @@ def show_study(
             found.next_cursor,
         )
     summary = StudySummary.of(study)
+    tested = service.show_range(context, study_id) if study.range_test and not fragment else None
     page = StudyPage(
         title=study.name,
         section="/",
@@ -147,6 +149,8 @@ def show_study(
         metrics=_metrics(study, rows.trials),
         last_event=last_event,
         spec_yaml=yaml.safe_dump(study.spec, sort_keys=False, allow_unicode=True),
+        range=tested,
+        range_curve=None if tested is None else RangeCurve.of(tested),
     )
     template = {"head": "study_head.html", "table": "trials_table.html"}.get(fragment, "study.html")
     return render(request, template, page)

@@ -3,12 +3,20 @@
 Everything outside (the API, the commands, a worker in the same process) goes through these.
 """
 
-from tuner.service.advice import advise_config, advise_study, fit_studies, plan_study
+from tuner.service.advice import (
+    advise_config,
+    advise_study,
+    fit_studies,
+    noise_beside,
+    observed,
+    plan_study,
+)
 from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
+from tuner.service.picture import fitted, picture
 from tuner.service.probes import show_range
 from tuner.service.results import (
     FIGURES,
@@ -104,6 +112,7 @@ __all__ = [
     "figure",
     "find_study",
     "fit_studies",
+    "fitted",
     "frozen_trials",
     "heartbeat",
     "importances",
@@ -114,8 +123,11 @@ __all__ = [
     "list_workers",
     "measurements",
     "newest_event",
+    "noise_beside",
+    "observed",
     "overview",
     "pause_study",
+    "picture",
     "plan_study",
     "preview",
     "register_worker",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -24,6 +25,17 @@ from tuner.storage import measurements, studies, trials
 
 MOST_OBSERVATIONS = 10_000
 """More trials move no optimum, and the bootstrap pays for each."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The trial behind an observation."""
+
+    trial_id: int
+    number: int
+    study_id: int
+    value: float | None
+    """Its objective as it was measured; None: it diverged."""
 
 
 def advise_study(
@@ -83,7 +95,7 @@ def advise_config(
         InvalidInput: A value is impossible.
         Refusal: The ``rule`` insisted on does not hold here.
     """
-    known = noise_scale if noise_scale is not None else _noise_beside(ctx, studies, config)
+    known = noise_scale if noise_scale is not None else noise_beside(ctx, studies, config)
     return advisor.advise(
         config,
         batch,
@@ -145,14 +157,23 @@ def observations(ctx: Context, study_ids: Sequence[int]) -> list[Observation]:
     Raises:
         NotFound: No such study.
     """
-    found: list[Observation] = []
+    return [observation for _, observation in observed(ctx, study_ids)]
+
+
+def observed(ctx: Context, study_ids: Sequence[int]) -> list[tuple[Seen, Observation]]:
+    """The same, each with the trial that it was.
+
+    Raises:
+        NotFound: No such study.
+    """
+    found: list[tuple[Seen, Observation]] = []
     with ctx.db.session() as session:
         for study_id in dict.fromkeys(study_ids):
             found += _of_study(ctx, session, study_id)
     return found[:MOST_OBSERVATIONS]
 
 
-def _of_study(ctx: Context, session: Session, study_id: int) -> list[Observation]:
+def _of_study(ctx: Context, session: Session, study_id: int) -> list[tuple[Seen, Observation]]:
     study = studies.get(session, study_id)
     checked = plan_of(ctx, study)
     sign = 1.0 if study.directions[0] == "minimize" else -1.0
@@ -164,17 +185,17 @@ def _of_study(ctx: Context, session: Session, study_id: int) -> list[Observation
             continue  # it ended for a reason that says nothing of its learning rate
         loss = None if diverged or row.values is None else sign * float(row.values[0])
         try:
-            found.append(
-                Observation.from_config(
-                    config, loss, seed=row.seed, diverged=diverged, study=str(study_id)
-                )
+            observation = Observation.from_config(
+                config, loss, seed=row.seed, diverged=diverged, study=str(study_id)
             )
         except InvalidInput:
             continue
+        value = None if loss is None else sign * loss
+        found.append((Seen(row.id, row.number, study_id, value), observation))
     return found
 
 
-def _noise_beside(
+def noise_beside(
     ctx: Context, study_ids: Sequence[int], config: Mapping[str, Any]
 ) -> NoiseScale | None:
     """What was measured next to a configuration; None where nothing comes near."""

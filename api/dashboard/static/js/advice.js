@@ -1,0 +1,20 @@
+// "What would I change at batch B" on a study's page: the answer appears beside the question.
+
+import { throttled } from "./pieces.js";
+
+const form = document.getElementById("change");
+const place = document.getElementById("change-answer");
+
+const ask = throttled(async () => {
+  const url = new URL(form.action);
+  url.search = new URLSearchParams([...new FormData(form), ["fragment", "brief"]]);
+  const response = await fetch(url, { headers: { accept: "text/html" } });
+  if (response.ok) place.innerHTML = await response.text(); // escaped by the server's templates
+}, 250);
+
+form?.addEventListener("input", ask);
+form?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+if (form) ask();
