@@ -23,6 +23,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from tuner.advisor import Advice, Fit
+from tuner.advisor.critical_batch import CriticalBatch
 from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
 from tuner.protocol import SlotVerdict
 from tuner.service import (
@@ -223,6 +224,12 @@ class Client:
         body = {"studies": list(studies), "optimizer": optimizer}
         answer = self._transport.call("POST", "advisor/fit", json=body, repeatable=True)
         return Fit.from_dict(answer.json())
+
+    def critical(self, *studies: int, target: float) -> CriticalBatch:
+        """Where more samples a step stop saving steps, by how soon trials reach a target."""
+        body = {"studies": list(studies), "target": target}
+        answer = self._transport.call("POST", "advisor/critical", json=body, repeatable=True)
+        return CriticalBatch.from_dict(answer.json())
 
     def range_test(self, study: int) -> RangeEvidence:
         """The range test before a study's first trial, with the curve that it was read from.

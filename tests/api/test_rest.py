@@ -252,6 +252,18 @@ def test_memory_and_fit(client: httpx.Client) -> None:
     assert post(client, "advisor/fit", {"trials": trials, "optimizer": "adamw"})
 
 
+def test_the_critical_batch_size_needs_a_target_that_runs_reach(
+    server: Server, client: httpx.Client, spec: Spec
+) -> None:
+    study = submitted(server.context, spec).id
+    train(server.context, study)
+    body = {"studies": [study], "target": -1.0}
+    refused = post(client, "advisor/critical", body, 422)
+    assert refused["field"] == "target"
+    assert "these do: none" in refused["detail"]
+    assert post(client, "advisor/critical", {**body, "studies": [99]}, 404)["code"] == "not_found"
+
+
 def test_advice_on_a_study(server: Server, client: httpx.Client, spec: Spec) -> None:
     study = submitted(server.context, spec).id
     path = f"studies/{study}/advice"

@@ -119,6 +119,22 @@ def test_advice_and_fits_are_values_that_a_notebook_shows(
     assert refused.value.field == "optimizer"
 
 
+def test_the_critical_batch_size_of_stored_curves(client: Client, spec: dict[str, Any]) -> None:
+    space = {"batch_size": {"type": "categorical", "choices": [8, 16, 32, 64, 128]}}
+    budget = {"trials": 5, "epochs": 30}
+    grid = {**spec, "space": space, "sampler": "grid", "budget": budget}
+    study = client.submit({**grid, "task": "digits", "objective": {"metric": "val_loss"}})
+    for trial in client.ask(study.id, 5):
+        periods = 0.2 * (1 + 60 / trial.config["batch_size"]) * trial.config["batch_size"]
+        for step in range(1, 31):
+            told = {"step": step, "metrics": {"val_loss": 2.0 ** (-step / periods)}}
+            body = {"token": trial.token, **told, "samples": 100 * step}
+            client._transport.call("POST", f"trials/{trial.trial_id}/report", json=body)
+    found = client.critical(study.id, target=0.5)
+    assert found.value == pytest.approx(60, rel=0.1)
+    assert found.identified
+
+
 def test_a_study_without_a_range_test_has_none(client: Client, spec: dict[str, Any]) -> None:
     with pytest.raises(NotFound):
         client.range_test(client.submit(spec).id)

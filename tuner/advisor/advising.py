@@ -217,8 +217,7 @@ class _Case:
             move.cautions.append(
                 f"at batch size {self.old_batch} your trials put the best lr at {here.value:.4g} "
                 f"({here.low:.4g} to {here.high:.4g}), so {self.lr:.4g} was not tuned there or is "
-                "of another "
-                "setting"
+                "of another setting"
             )
         ladder = tuple(
             Experiment(move.config | {"lr": lr.value * 2.0**step}, "brackets the predicted optimum")

@@ -198,8 +198,7 @@ class Fit:
         return (
             f"lr* = c B^s with s = {self.exponent.value:.3f} ({self.exponent.low:.3f} to "
             f"{self.exponent.high:.3f}), excludes {out}; form {self.form}; missed held-out batch "
-            "sizes by "
-            f"(octaves): {missed}"
+            f"sizes by (octaves): {missed}"
         )
 
     def _repr_markdown_(self) -> str:

@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("range")(measuring.range_)
 app.command("measure")(measuring.measure)
+app.command("memory")(measuring.memory)
 
 Fixed = Annotated[
     Literal["epochs", "steps"], typer.Option(help="What both runs have the same number of.")
@@ -29,6 +30,7 @@ Lr = Annotated[float, typer.Option(help="The learning rate that works.")]
 Batch = Annotated[int, typer.Option(help="The batch size it works at.")]
 To = Annotated[int, typer.Option(help="The new batch size.")]
 Optimizer = Annotated[str, typer.Option(help="A name of the catalogue.")]
+Studies = Annotated[list[str], typer.Argument(metavar="STUDY...", help="Ids, or names.")]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="Another hyperparameter: NAME=VALUE.")
 ]
@@ -105,7 +107,7 @@ def study(
 
 @app.command()
 def fit(
-    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Ids, or names.")],
+    studies: Studies,
     optimizer: Annotated[
         str | None, typer.Option(help="That of the trials' configurations unless given.")
     ] = None,
@@ -130,50 +132,21 @@ def fit(
 
 
 @app.command()
-def memory(
-    parameters: Annotated[int, typer.Option(help="Parameters of one model.")],
-    optimizer: Optimizer = "adamw",
-    precision: Annotated[
-        Literal["fp32", "autocast", "mixed", "bf16"], typer.Option(help="Of the training.")
-    ] = "fp32",
-    batch: Annotated[int, typer.Option(help="Samples held at once: the micro-batch.")] = 1,
-    peak: Annotated[
-        list[str] | None,
-        typer.Option(help="A measured peak, BATCH=BYTES; give it at two batch sizes."),
-    ] = None,
-    capacity: Annotated[float | None, typer.Option(help="Bytes of the device.")] = None,
-    context: Annotated[
-        float, typer.Option(help="Bytes that a process takes before any tensor.")
-    ] = 0.0,
+def critical(
+    studies: Studies,
+    target: Annotated[float, typer.Option(help="Of the objective: how good is good enough.")],
+    url: Url = None,
+    token: Token = None,
     json: Json = False,
 ) -> None:
-    """Says what a trial takes, and how many of them a device holds.
+    """Finds the critical batch size: where more samples a step stop saving steps.
 
-    For example: tuner advise memory --parameters 25000000 --capacity 80e9 --peak 8=1.8e9
-    --peak 24=3.4e9
+    For example: tuner advise critical digits-scaling --target 0.3
     """
-    from tuner.advisor import memory as room
+    from tuner.client import Client
 
-    peaks = None
-    if peak:
-        sizes, measured = [], []
-        for text in peak:
-            size, _, held = text.partition("=")
-            try:
-                sizes.append(int(size))
-                measured.append(float(held))
-            except ValueError as error:
-                raise InvalidInput("peak", f"expected BATCH=BYTES, got {text!r}") from error
-        peaks = room.measured(sizes, measured)
-    found = room.memory(
-        optimizer,
-        parameters,
-        precision=precision,
-        batch_size=batch,
-        peaks=peaks,
-        capacity=capacity,
-        context=context,
-    )
+    with Client(url, token) as client:
+        found = client.critical(*(client.study(name).id for name in studies), target=target)
     if json:
         print_json(found.to_dict())
     else:

@@ -12,6 +12,7 @@ from tuner.service.advice import (
     plan_study,
 )
 from tuner.service.context import Context, ServiceSettings, utc_now
+from tuner.service.critical import critical_batch
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
 from tuner.service.overview import Axis, Overview, overview
@@ -103,6 +104,7 @@ __all__ = [
     "ask",
     "best",
     "cancel_study",
+    "critical_batch",
     "curves",
     "delete_study",
     "drain_worker",
