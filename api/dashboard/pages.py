@@ -137,7 +137,9 @@ def show_study(
             found.next_cursor,
         )
     summary = StudySummary.of(study)
-    tested = service.show_range(context, study_id) if study.range_test and not fragment else None
+    tested = None
+    if study.range_test and fragment in ("", "range"):
+        tested = service.show_range(context, study_id)
     page = StudyPage(
         title=study.name,
         section="/",
@@ -152,8 +154,8 @@ def show_study(
         range=tested,
         range_curve=None if tested is None else RangeCurve.of(tested),
     )
-    template = {"head": "study_head.html", "table": "trials_table.html"}.get(fragment, "study.html")
-    return render(request, template, page)
+    pieces = {"head": "study_head.html", "table": "trials_table.html", "range": "study_range.html"}
+    return render(request, pieces.get(fragment, "study.html"), page)
 
 
 @router.get("/studies/{study_id}/compare")

@@ -133,6 +133,22 @@ def test_a_studys_trials_are_drawn_fitted_and_planned_on(
     assert newest.budget["trials"] <= 30
 
 
+def test_a_range_that_is_being_measured_appears_when_it_is(
+    browser: Browser, server: Server
+) -> None:
+    auto = submitted(server.context, {"name": "auto", "task": "digits", "space": "auto"})
+    worker = Trainer(server.context)
+    probe = probing.given(server.context, worker)
+    with window(browser) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/studies/{auto.id}")
+        card = page.get_by_role("region", name="Range of learning rates")
+        expect(card).to_contain_text("a worker measures which learning rates")
+        probing.measure(server.context, worker, probe)
+        expect(card).to_contain_text("a third of it")
+        expect(card.locator("polyline")).to_have_count(1)
+
+
 def test_without_scripts_the_form_still_answers(browser: Browser, server: Server) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

@@ -1,6 +1,7 @@
-// "What would I change at batch B" on a study's page: the answer appears beside the question.
+// "What would I change at batch B" on a study's page: the answer appears beside the question. And the
+// range of learning rates, which is looked at again until it is decided.
 
-import { throttled } from "./pieces.js";
+import { swap, throttled } from "./pieces.js";
 
 const form = document.getElementById("change");
 const place = document.getElementById("change-answer");
@@ -18,3 +19,13 @@ form?.addEventListener("submit", (event) => {
   ask();
 });
 if (form) ask();
+
+const range = document.querySelector('[data-live="range"]');
+const undecided = () => range?.querySelector("[data-open]");
+if (undecided()) {
+  const timer = setInterval(async () => {
+    if (document.hidden) return;
+    await swap(range);
+    if (!undecided()) clearInterval(timer);
+  }, 3000);
+}
