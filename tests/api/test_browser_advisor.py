@@ -59,10 +59,12 @@ def test_the_answer_and_the_point_follow_the_form(browser: Browser, server: Serv
         rate.fill("fast")
         expect(page.get_by_role("alert")).to_contain_text("'fast' is not a number")
         expect(rate).to_have_attribute("aria-invalid", "true")
+        expect(page.locator(".field > .error")).to_have_count(1)
         expect(page.locator("circle.new")).to_be_visible()  # the last picture stays
         rate.fill("0.01")
         expect(page.get_by_role("alert")).to_have_count(0)
         expect(rate).not_to_have_attribute("aria-invalid", "true")
+        expect(page.locator(".field > .error")).to_have_count(0)
         assert page.evaluate("window.mark") == 1  # the page was never loaded again
 
 

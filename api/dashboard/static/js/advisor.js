@@ -29,8 +29,18 @@ form.addEventListener("submit", (event) => {
 
 function show() {
   for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
-  const wrong = answer.querySelector("#advisor-error")?.dataset.field;
-  if (wrong) form.elements.namedItem(wrong)?.setAttribute?.("aria-invalid", "true");
+  form.querySelector(".field > .error")?.remove();
+  const error = answer.querySelector("#advisor-error");
+  const wrong = error && form.querySelector(`.field > [name="${CSS.escape(error.dataset.field)}"]`);
+  if (wrong) {
+    // Beside its field too: on a small screen the answer is far away.
+    const text = document.createElement("span");
+    text.className = "error";
+    text.textContent = error.textContent;
+    wrong.after(text);
+    wrong.setAttribute("aria-invalid", "true");
+    wrong.closest("details")?.setAttribute("open", "");
+  }
   const held = answer.querySelector("script.picture");
   if (!held) return; // the last picture stays while the form is not right
   const data = JSON.parse(held.textContent);
