@@ -124,8 +124,8 @@ def fit(
         print_json(found.to_dict())
         return
     say(str(found))
-    rows = [[o.batch_size, o.lr, o.low, o.high, o.rates, o.why] for o in found.optima]
-    print_table(("batch size", "best lr", "above", "below", "rates tried", ""), rows)
+    rows = [[o.batch_size, o.lr, o.log2_error, o.rates, o.why] for o in found.optima]
+    print_table(("batch size", "best lr", "+- octaves", "rates tried", ""), rows)
     if found.trials:
         wanted = [[int(t["batch_size"]), t["lr"]] for t in found.trials]
         print_table(("batch size", "lr"), wanted, title="trials that would tell more")

@@ -58,7 +58,7 @@ def owns(probe: Probe | None, token: str) -> bool:
     return (
         probe is not None
         and probe.lease_token is not None
-        and secrets.compare_digest(probe.lease_token, token)
+        and secrets.compare_digest(probe.lease_token.encode(), token.encode())
     )
 
 
@@ -68,16 +68,16 @@ def renew(session: Session, held: Mapping[int, str], expires_at: datetime) -> se
     Returns:
         The studies whose probe is lost.
     """
-    lost = set()
-    for study_id, token in sorted(held.items()):
+    good = {i: probe.lease_token for i, probe in of(session, held).items() if owns(probe, held[i])}
+    for study_id, token in list(good.items()):
         renewed = session.connection().execute(
             update(Probe)
             .where(Probe.study_id == study_id, Probe.lease_token == token)
             .values(lease_expires_at=expires_at)
         )
-        if renewed.rowcount == 0:
-            lost.add(study_id)
-    return lost
+        if renewed.rowcount == 0:  # lost this very moment
+            del good[study_id]
+    return set(held) - set(good)
 
 
 def expired(session: Session, now: datetime) -> list[int]:

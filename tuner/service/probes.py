@@ -107,8 +107,7 @@ def skip(turn: Turn, reason: str) -> None:
 def reclaim(ctx: Context, turn: Turn) -> None:
     """A probe whose holder fell silent waits for another, or fails after too many attempts."""
     probe = probes.lock(turn.session, turn.study.id)
-    late = probe is not None and probe.lease_expires_at is not None
-    if probe is None or not late or probe.lease_expires_at >= turn.now:  # type: ignore[operator]  # late says so
+    if probe is None or probe.lease_expires_at is None or probe.lease_expires_at >= turn.now:
         return
     reason = probes.give_up(probe, max_attempts=ctx.settings.max_attempts)
     if reason is None:
@@ -129,7 +128,8 @@ def _judge(turn: Turn, probe: StoredProbe, report: ProbeReport) -> None:
     checked = turn.checked
     config = range_test.tested(checked.space)
     found = _found(checked, config, report.losses)
-    tried = [float(row.params["lr"]) for row in trials.of_study(turn.session, turn.study.id)]
+    known = (row.params.get("lr") for row in trials.of_study(turn.session, turn.study.id))
+    tried = [float(lr) for lr in known if isinstance(lr, int | float)]
     decided = range_test.chosen(checked.space, found, within=probe.within, tried=tried)
     turn.end_probe(
         "measured" if decided.measured else "failed",
@@ -145,6 +145,8 @@ def _found(checked: Checked, config: dict[str, Any], losses: list[list[float | N
     raw = np.array([[np.nan if x is None else x for x in row] for row in losses], dtype=np.float64)
     optimizer = str(config["optimizer"])
     found = analyse(rates(), raw, optimizer)
+    if not found.measured:
+        return found
     smallest, largest = range_test.batch_sizes(checked.space)
     return found.across(float(config["batch_size"]), smallest, largest, optimizer)
 

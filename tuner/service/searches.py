@@ -87,7 +87,7 @@ class Live:
     def synced(self, session: Session, study: Study) -> Search:
         """The search, told everything that the database holds."""
         checked = self.plan(study)
-        if self.search is None or self.searched is not checked:
+        if self.search is None or self.searched != checked:
             self.search = checked.search(warm_start(session, checked))
             self.searched = checked
             self.revision = -1

@@ -83,7 +83,7 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
     Raises:
         NotFound: No such worker.
         InvalidInput: A report lacks a metric or is of a step beyond the training; nothing of the
-            request is stored.
+            request's slots is stored.
     """
     worker = _heard(ctx, worker_id, report.status)
     if report.probe is not None:

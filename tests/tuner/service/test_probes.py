@@ -175,8 +175,9 @@ class TestDeath:
             assert service.heartbeat(ctx, worker.id, beat).drop_probes == []
             service.tick(ctx)
         assert range_of(ctx, study).state == "running"
-        wrong = Heartbeat(probes={study.id: "not the token"})
-        assert service.heartbeat(ctx, worker.id, wrong).drop_probes == [study.id]
+        for token in ("not the token", "nicht der Schlüssel", "\x00"):
+            wrong = Heartbeat(probes={study.id: token})
+            assert service.heartbeat(ctx, worker.id, wrong).drop_probes == [study.id]
 
     def test_after_too_many_the_study_goes_on_with_its_own_range(
         self, ctx: Context, clock: Clock
@@ -230,6 +231,8 @@ class TestFailure:
         found = range_of(ctx, study)
         assert (found.state, found.low) == ("failed", study.spec["space"]["lr"]["low"])
         assert any("never drops" in why for why in found.why)
+        told = service.events(ctx, study_id=study.id, limit=1000)[-1]
+        assert "never drops" in told.data["reason"]
         assert len(worker.lease()) == 4
 
     def test_losses_of_another_test_are_refused_and_nothing_is_lost(self, ctx: Context) -> None:
