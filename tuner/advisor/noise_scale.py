@@ -228,8 +228,8 @@ class NoiseScale:
         if self.value is None:
             bound = "" if self.low is None else f", at least {self.low:.4g} samples"
             return f"noise scale unknown{bound}: {self.why}"
-        high = "unbounded" if self.high is None else f"{self.high:.4g}"
-        return f"noise scale {self.value:.4g} samples ({self.level:.0%}: {self.low:.4g} to {high})"
+        low, high = (f"{x:.4g}" if x is not None else "unbounded" for x in (self.low, self.high))
+        return f"noise scale {self.value:.4g} samples ({self.level:.0%}: {low} to {high})"
 
 
 def summarize(

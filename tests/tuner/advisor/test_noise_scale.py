@@ -272,6 +272,36 @@ class TestSummarize:
         assert quick.mean() == pytest.approx(values.mean(), abs=4 * quick.std() / 141)
         assert quick.std() == pytest.approx(plain.std(), rel=0.03)
 
+    @pytest.mark.parametrize(
+        ("metrics", "value", "low", "high"),
+        [
+            ({"noise_scale": 5.0, "noise_scale_low": 4.0, "noise_scale_high": 6.0}, 5.0, 4.0, 6.0),
+            (
+                {"noise_scale": 5.0, "noise_scale_low": 4.0, "noise_scale_high": None},
+                5.0,
+                4.0,
+                None,
+            ),
+            ({"noise_scale": None, "noise_scale_low": 4.0}, None, 4.0, None),
+            ({"noise_scale": 5.0}, 5.0, None, None),
+        ],
+    )
+    def test_what_a_trial_stored_comes_back(
+        self,
+        metrics: dict[str, float | None],
+        value: float | None,
+        low: float | None,
+        high: float | None,
+    ) -> None:
+        known = ns.NoiseScale.from_metrics(metrics)
+        assert known is not None
+        assert (known.value, known.low, known.high) == (value, low, high)
+        assert ("drowns" in str(known)) is (value is None)
+
+    @pytest.mark.parametrize("metrics", [{}, {"noise_scale": math.nan}, {"noise_scale": -1.0}])
+    def test_what_was_never_measured_is_nothing(self, metrics: dict[str, float | None]) -> None:
+        assert ns.NoiseScale.from_metrics(metrics) is None
+
     def test_same_seed_same_interval(self) -> None:
         found = series(np.random.default_rng(11), 50, 4, 4)
         once = ns.summarize(found.sq_norm, found.trace, seed=3)
