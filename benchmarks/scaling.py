@@ -7,7 +7,7 @@ whose best rate is the truth. Regret is the final validation loss above that of 
 rate, paired by seed. Both studies run on the service itself.
 
     python benchmarks/scaling.py                      # digits, AdamW and SGD with momentum
-    python benchmarks/scaling.py --data ../shared/data/fashion-mnist --settings fashion-adamw
+    python benchmarks/scaling.py --settings fashion-adamw --data FOLDER --fit-seeds 2 --seeds 5
     python benchmarks/scaling.py --quick --settings digits-adamw
 
 A rule starts from the best rate at the nearest other batch size (*near*), or from that at the
@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--fit-seeds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=10, help="of the follow-up")
     parser.add_argument("--data", help="a folder with Fashion-MNIST's IDX files")
-    parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--processes", type=int, help="workers; one a core by default")
     parser.add_argument("--quick", action="store_true", help="to see that it works")
     arguments = parser.parse_args()

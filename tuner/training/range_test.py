@@ -104,7 +104,13 @@ def sweep(
         and not name.startswith("schedule.")
     }
     population = Population(
-        task, constant, seeds, device=device, data=data, max_micro_batch=max_micro_batch
+        task,
+        constant,
+        seeds,
+        device=device,
+        data=data,
+        max_micro_batch=max_micro_batch,
+        compiling=False,  # a run this short would not earn it back
     )
     for slot in range(seeds):
         population.load(slot, constant, seed=slot, epochs=1.0, data_seed=slot)
