@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tuner import service, tasks
 from tuner.advisor.range_test import SEEDS, STEPS
 from tuner.errors import Unavailable
 from tuner.protocol import LeaseAnswer, LeaseRequest, Probe
-from tuner.service import Context, ServiceSettings, StudyView
+from tuner.service import Context, StudyView, utc_now
 from tuner.spec import StudySpec
 from tuner.storage import migrate
 from tuner.training.checkpoint import CheckpointStore
@@ -27,12 +28,26 @@ from tuner.worker.loop import run_worker
 from tuner.worker.probe import run_probe
 
 
+class Clock:
+    """The real time, which a test may put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return utc_now() + self.ahead
+
+
 @pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def context(tmp_path: Path, clock: Clock) -> Iterator[Context]:
     url = f"sqlite:///{tmp_path}/tuner.sqlite"
     migrate.prepare(url)
-    settings = ServiceSettings(lease_seconds=1.0, heartbeat_seconds=0.2)
-    ctx = Context.open(url, settings=settings)
+    ctx = Context.open(url, now=clock)
     yield ctx
     ctx.close()
 
@@ -113,13 +128,17 @@ def test_a_stopped_worker_hands_it_back_and_another_goes_on(
     assert (after.state, after.attempt) == ("measured", 1)
 
 
-def test_a_worker_that_dies_with_it_loses_it_to_another(context: Context, tmp_path: Path) -> None:
+def test_a_worker_that_dies_with_it_loses_it_to_another(
+    context: Context, clock: Clock, tmp_path: Path
+) -> None:
     """The lease runs out by itself: nobody says that the first worker is gone."""
     study = submit(context)
+    stop = threading.Event()
 
     class Dead(DirectGateway):
         def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
             super().lease(worker_id, request)
+            stop.set()
             raise Unavailable("the answer never arrived")
 
         def heartbeat(self, *_: Any) -> Any:
@@ -128,11 +147,8 @@ def test_a_worker_that_dies_with_it_loses_it_to_another(context: Context, tmp_pa
         def leave(self, worker_id: int) -> None:
             raise Unavailable("dead")
 
-    stop = threading.Event()
-    timer = threading.Timer(0.5, stop.set)
-    timer.start()
     run_worker(Dead(context), name="dead", device="cpu", home=tmp_path, stop=stop)
-    timer.join()
+    clock.ahead += timedelta(seconds=context.settings.lease_seconds + 1)
     running = service.show_study(context, study.id).range_test
     assert running is not None
     assert running.state == "running"
