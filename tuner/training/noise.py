@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tuner.advisor.noise_scale import estimate
+from tuner.advisor.noise_scale import estimate, summarize
 
 DECAY = 0.99
 """Of the moving averages, per window. Their identical bias corrections cancel in the ratio."""
 KEPT = 256
 """Windows kept for the advisor's bootstrap."""
+DRAWS = 200
+"""Replicates of the interval that goes with every evaluation: a quarter of a millisecond."""
 
 
 @dataclass
@@ -69,6 +71,20 @@ class NoiseWindows:
         if self.count == 0 or self.signal <= 0:
             return None
         return self.trace / self.signal
+
+    def metrics(self) -> dict[str, float | None]:
+        """What to report: the scale, and the ends of its 95 % interval where they are known.
+
+        Without a scale but with a lower end, noise drowns the signal; with neither, too little was
+        measured.
+        """
+        traces, signals = zip(*self.windows, strict=True) if self.windows else ((), ())
+        known = summarize(signals, traces, draws=DRAWS)
+        return {
+            "noise_scale": self.scale,
+            "noise_scale_low": known.low,
+            "noise_scale_high": known.high,
+        }
 
     def to_list(self) -> list[list[float]]:
         """As JSON: the averages first, then the windows."""
