@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_averages_survive_a_round_trip() -> None:
     windows = NoiseWindows()
     for k in range(300):
         windows.add(2, 4, 3.0 + k % 5, 1.0)
-    again = NoiseWindows.from_list(windows.to_list())
+    again = NoiseWindows.from_dict(json.loads(json.dumps(windows.to_dict())))
     assert again == windows
     windows.add(2, 4, math.nan, 1.0)
     assert again == windows
@@ -116,10 +117,10 @@ class TestWindows:
     def test_what_is_not_finite_leaves_all_as_it_was(self) -> None:
         windows = NoiseWindows()
         windows.add(parts=2, part_size=1, parts_sq=7.0, mean_sq=2.5)
-        before = windows.to_list()
+        before = windows.to_dict()
         for broken in (math.nan, math.inf):
             windows.add(parts=2, part_size=1, parts_sq=broken, mean_sq=2.5)
-        assert windows.to_list() == before
+        assert windows.to_dict() == before
 
     def test_an_interval_is_reported_where_it_is_known(self) -> None:
         windows = NoiseWindows()
@@ -136,6 +137,18 @@ class TestWindows:
         assert high is not None
         assert low < 2.0 < high
         assert told == windows.metrics()
+
+    def test_the_interval_is_found_anew_when_there_is_news_enough(self) -> None:
+        """Also after a pause: what is reported does not depend on whether there was one."""
+        rng, reported = np.random.default_rng(0), []
+        windows = NoiseWindows()
+        for _ in range(40):
+            windows.add(2, 1, 10.0 + float(rng.standard_normal()), 4.0)
+            resumed = NoiseWindows.from_dict(json.loads(json.dumps(windows.to_dict())))
+            reported.append(windows.metrics())
+            assert resumed.metrics() == reported[-1]
+        ends = {told["noise_scale_low"] for told in reported}
+        assert 3 < len(ends) < 30
 
     def test_noise_that_drowns_the_signal_leaves_a_lower_bound(self) -> None:
         windows = NoiseWindows()
