@@ -17,6 +17,12 @@ Step = Annotated[int, Field(lt=2**31)]
 Scalar = str | int | float | bool | None
 Config = dict[str, Scalar | list[Any]]
 
+LOG_BYTES = 256 * 1024
+"""What is kept of the log of one attempt of a trial, unless its worker is told otherwise."""
+LEAST_LOG_BYTES, MOST_LOG_BYTES = 1024, 16 * 2**20
+LARGEST_PIECE = 64 * 1024
+"""Bytes of a log that travel in one piece."""
+
 
 class Message(BaseModel):
     """A value on the wire; unknown fields are refused, NaN and infinity travel as they are."""
@@ -99,10 +105,30 @@ class SlotReport(Message):
     checkpoint: Checkpoint | None = None
 
 
+class Printed(Message):
+    """A stretch of what a trial's script has printed since its lease began."""
+
+    trial_id: Id
+    token: str
+    start: int = Field(ge=0, lt=2**62, description="Bytes printed before it.")
+    size: int = Field(ge=0, le=LARGEST_PIECE, description="Bytes that it was printed as.")
+    text: str = Field(max_length=LARGEST_PIECE)
+    keep: int = Field(
+        default=LOG_BYTES,
+        ge=LEAST_LOG_BYTES,
+        le=MOST_LOG_BYTES,
+        description="Bytes to keep of an attempt's log: a quarter of them from its beginning, the "
+        "rest from its end.",
+    )
+
+
 class Report(Message):
     """One request a round: every slot's news, and how many trials to send back."""
 
     slots: list[SlotReport]
+    printed: list[Printed] = Field(
+        default_factory=list, description="Logs of scripts; stored before anything is decided."
+    )
     refill: int = Field(
         default=0,
         ge=-65536,

@@ -8,6 +8,7 @@ from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import audit, events, newest_event
 from tuner.service.gauges import gauges
+from tuner.service.logs import LogView, show_log
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.results import (
@@ -76,6 +77,7 @@ __all__ = [
     "Curves",
     "EventView",
     "Importances",
+    "LogView",
     "MeasurementView",
     "ObjectiveView",
     "Overview",
@@ -122,6 +124,7 @@ __all__ = [
     "report_trial",
     "resume_study",
     "retry_trial",
+    "show_log",
     "show_study",
     "show_trial",
     "stop_study",

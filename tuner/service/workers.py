@@ -21,6 +21,7 @@ from tuner.protocol import (
 )
 from tuner.queue import leases
 from tuner.service.context import Context
+from tuner.service.logs import take_logs
 from tuner.service.reporting import take_in
 from tuner.service.supply import hand_out
 from tuner.service.turn import turns
@@ -88,6 +89,8 @@ def report(
             request is stored.
     """
     worker = _heard(ctx, worker_id, report.status)
+    if report.printed:
+        take_logs(ctx, report.printed)
     verdicts: dict[int, SlotVerdict] = {}
     slots = {slot.trial_id: slot for slot in report.slots}
     if slots:
