@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuner.tasks import TaskForm
+
 # What the columns of every database hold.
 Id = Annotated[int, Field(ge=1, lt=2**63)]
 Step = Annotated[int, Field(lt=2**31)]
@@ -37,6 +39,9 @@ class WorkerHello(Message):
     device: dict[str, Any] = Field(default_factory=dict, description="kind, name, memory")
     tasks: list[str] = Field(min_length=1, description="Tasks it can train.", examples=[["digits"]])
     slots: int = Field(default=1, ge=1, le=65536, description="Trials it can hold at once.")
+    forms: list[TaskForm] = Field(
+        default_factory=list, max_length=1000, description="Of tasks that a server may not have."
+    )
 
 
 class Registration(Message):
@@ -75,11 +80,21 @@ class Leased(Message):
     metrics: list[str] = Field(description="What reports must carry.")
 
 
+Tasks = Annotated[
+    list[str] | None,
+    Field(
+        description="What fits beside the trials that are held; none: any of the worker's. When a "
+        "study of another task has its turn, nothing is handed out, so that what is held drains.",
+    ),
+]
+
+
 class LeaseRequest(Message):
     """Asks for up to ``k`` trials; ``prefer`` names the study whose population has room."""
 
     k: int = Field(ge=1, le=65536)
     prefer: Id | None = None
+    tasks: Tasks = None
 
 
 class Measured(Message):
@@ -137,6 +152,7 @@ class Report(Message):
         "negative to end with fewer.",
     )
     prefer: Id | None = None
+    tasks: Tasks = None
     status: dict[str, Any] = Field(default_factory=dict, description="engine, samples/s, memory")
 
 

@@ -105,7 +105,7 @@ def _opened(
     """
     from tuner.cli.task import load
     from tuner.spaces import Space
-    from tuner.spec.check import build, freeze, train_size
+    from tuner.spec.built import build, freeze, train_size
     from tuner.spec.names import DEFAULT_OPTIMIZER, check_space
     from tuner.worker import device as devices
 
@@ -116,7 +116,8 @@ def _opened(
     epochs = config.get("epochs", 1.0)
     try:
         space = Space.parse({"optimizer": DEFAULT_OPTIMIZER, **config})
-        check_space(space, built, size, epochs if isinstance(epochs, int | float) else 1.0)
+        length = epochs if isinstance(epochs, int | float) else 1.0
+        check_space(space, built.settings, built.metric_names(), size, length)
     except InvalidInput as error:
         field = error.field.replace("space", "config", 1)
         raise InvalidInput(field, error.message.removeprefix(f"{error.field}: ")) from error

@@ -9,6 +9,7 @@ from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import audit, events, newest_event
 from tuner.service.gauges import gauges
 from tuner.service.logs import LogView, show_log
+from tuner.service.offers import list_tasks, offer_tasks
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.results import (
@@ -110,10 +111,12 @@ __all__ = [
     "lease",
     "leave",
     "list_studies",
+    "list_tasks",
     "list_trials",
     "list_workers",
     "measurements",
     "newest_event",
+    "offer_tasks",
     "overview",
     "pause_study",
     "plan_study",

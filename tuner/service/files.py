@@ -8,24 +8,29 @@ from tuner import tasks
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.spec import StudySpec
+from tuner.tasks import TaskForm
 
 SETTING = "TUNER_DATA_ROOTS"
 
 
-def check_files(ctx: Context, spec: StudySpec) -> None:
+def check_files(ctx: Context, spec: StudySpec, form: TaskForm | None) -> None:
     """Refuses a study that names a file outside the folders meant for data.
 
     Links are followed before the comparison, as they are when the file is opened.
 
+    Args:
+        ctx: The service.
+        spec: The study.
+        form: What workers say of its task, where that is not installed here.
+
     Raises:
         InvalidInput: Names the parameter. Whether there is such a file is not said.
-        UnknownName: There is no such task.
     """
     roots = ctx.settings.data_roots
     if roots is None or spec.task is None:
         return
     allowed = [root.resolve() for root in roots]
-    for name in tasks.get(spec.task.name, "task.name").files:
+    for name in (form or tasks.get(spec.task.name, "task.name")).files:
         given = spec.task.params.get(name)
         if given is None:
             continue

@@ -15,6 +15,7 @@ from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.files import check_files
+from tuner.service.offers import form_of
 from tuner.service.turn import Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spaces import Space, widen
@@ -61,8 +62,7 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         InvalidInput: A value is wrong; nothing is stored.
         Conflict: The name is taken.
     """
-    check_files(ctx, spec)
-    checked = check(spec)
+    checked = _accepted(ctx, spec)
     spec = checked.spec
     now = ctx.now()
     study = Study(
@@ -92,14 +92,21 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
     return show_study(ctx, study_id)
 
 
+def _accepted(ctx: Context, spec: StudySpec) -> Checked:
+    """A study that somebody wants, checked as far as this server can."""
+    with ctx.db.session() as session:
+        form = form_of(session, spec)
+    check_files(ctx, spec, form)
+    return check(spec, form)
+
+
 def preview(ctx: Context, spec: StudySpec) -> Preview:
     """Checks a study and says what it would do; stores nothing.
 
     Raises:
         InvalidInput: A value is wrong.
     """
-    check_files(ctx, spec)
-    checked = check(spec)
+    checked = _accepted(ctx, spec)
     size = checked.space.grid_size
     search = checked.search()
     suggested = [s.params for s in search.suggest(SAMPLES)]
@@ -210,7 +217,7 @@ def _throughput(session: Session, study_id: int) -> float | None:
 
 
 def plan_of(ctx: Context, study: Study) -> Checked | None:
-    """A study as submitted; None for one that Optuna made, or whose task is not installed here."""
+    """A study as submitted; None for one that Optuna made, or whose parts are not here."""
     if not study.spec:
         return None
     try:
@@ -305,7 +312,8 @@ def update_study(
         if patch.space is not None:
             wider = widen(before.space, Space.parse(patch.space))
             merged["space"] = wider.to_dict()
-        after = check(StudySpec.parse(merged))
+        wanted = StudySpec.parse(merged)
+        after = check(wanted, form_of(this.session, wanted))
         if after.max_step != before.max_step and study.next_number:
             raise InvalidInput("budget.epochs", "cannot change once there are trials")
         if "name" in given and given["name"] != study.name:

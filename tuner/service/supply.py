@@ -8,7 +8,7 @@ PostgreSQL the study's row is locked meanwhile, and nothing else is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,12 +33,28 @@ HURRIED_TRIES = 2
 
 
 def hand_out(
-    ctx: Context, worker: Worker, k: int, prefer: int | None, *, actor: str | None = None
+    ctx: Context,
+    worker: Worker,
+    k: int,
+    prefer: int | None,
+    fitting: Collection[str] | None = None,
+    *,
+    actor: str | None = None,
 ) -> list[tuple[Study, TrialRow]]:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
 
     A study that somebody else is busy with comes last, and is waited for only when there is nothing
     else to hand out.
+
+    Args:
+        ctx: The service.
+        worker: Who asks.
+        k: How many at most.
+        prefer: The study that it trains already.
+        fitting: The tasks that fit beside what it holds; None: all of its own. When another one's
+            study has its turn and something to train, nothing more is handed out, so that what the
+            worker holds drains.
+        actor: On whose behalf.
     """
     out: list[tuple[Study, TrialRow]] = []
     if k < 1:
@@ -51,6 +67,10 @@ def hand_out(
             break
         live = ctx.searches.of(queued.id)
         if not queued.ready and live.idle_at == queued.revision:
+            continue
+        if fitting is not None and queued.task not in fitting:
+            if queued.ready or prepare(ctx, queued.id, 1):
+                return out
             continue
         got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False, actor=actor)
         if got is None:

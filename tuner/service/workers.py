@@ -22,6 +22,7 @@ from tuner.protocol import (
 from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.logs import take_logs
+from tuner.service.offers import offer_tasks
 from tuner.service.reporting import take_in
 from tuner.service.supply import hand_out
 from tuner.service.turn import turns
@@ -36,6 +37,7 @@ from tuner.storage.trials import TrialRow
 def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
     """A worker introduces itself."""
     now = ctx.now()
+    offer_tasks(ctx, hello.forms)
     with ctx.db.write() as session:
         worker_id = workers.add(
             session,
@@ -72,7 +74,7 @@ def lease(
     worker = _heard(ctx, worker_id)
     if worker.state == "draining":
         return LeaseAnswer(leased=[], drain=True)
-    handed = hand_out(ctx, worker, request.k, request.prefer, actor=actor)
+    handed = hand_out(ctx, worker, request.k, request.prefer, request.tasks, actor=actor)
     return LeaseAnswer(leased=_leased(ctx, handed))
 
 
@@ -102,7 +104,7 @@ def report(
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
     wanted = 0 if draining else report.refill + freed
-    fresh = hand_out(ctx, worker, wanted, report.prefer, actor=actor)
+    fresh = hand_out(ctx, worker, wanted, report.prefer, report.tasks, actor=actor)
     return ReportAnswer(
         verdicts=[
             verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")

@@ -263,6 +263,17 @@ class Pool(Base):
     heartbeat_at: Mapped[datetime]
 
 
+class OfferedTask(Base):
+    """A task that some worker has, as the last one to register describes it."""
+
+    __tablename__ = "offered_tasks"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    form: Mapped[dict[str, Any]]
+    """Its ``tuner.tasks.TaskForm``."""
+    offered_at: Mapped[datetime]
+
+
 class Dataset(Base):
     """An uploaded file, kept once per checksum."""
 

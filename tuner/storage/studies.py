@@ -54,6 +54,7 @@ class Queued:
     active_seconds: float
     leased: int
     ready: int
+    task: str
 
 
 def get(session: Session, study_id: int) -> Study:
@@ -154,6 +155,7 @@ def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued
             Study.device_seconds,
             Study.active_seconds,
             Study.active_since,
+            Study.spec[("task", "name")].as_string().label("task"),
             leased.label("leased"),
             ready.label("ready"),
         )
@@ -175,6 +177,7 @@ def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued
             + (0.0 if row.active_since is None else (now - row.active_since).total_seconds()),
             row.leased,
             row.ready,
+            row.task,
         )
         for row in rows
     ]

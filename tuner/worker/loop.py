@@ -41,10 +41,13 @@ def load_task(path: str) -> str:
         raise InvalidInput("task", f"{path!r} cannot be loaded: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise InvalidInput("task", f"{path!r} is not a subclass of tuner.tasks.Task")
-    name = found.__dict__.get("name") or attribute.lower()
-    found.name = name
+    name: str = found.__dict__.get("name") or attribute.lower()
     if name not in tasks.registry:
         tasks.registry.add(name, found)
+    elif tasks.get(name) is not found:
+        raise InvalidInput(
+            "task", f"{path!r}: there is another task named {name!r}; set its `name`"
+        )
     return name
 
 

@@ -1,0 +1,87 @@
+"""Tasks that are installed here, constructed as a study names them, and their data counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from tuner import tasks
+from tuner.errors import InvalidInput
+from tuner.tasks import Task, TaskForm
+
+
+def build(name: str, params: Mapping[str, Any]) -> Task:
+    """The task that a study names, constructed.
+
+    Raises:
+        InvalidInput: There is no such task, or a parameter is unknown, missing or wrong.
+    """
+    kind = tasks.get(name, "task.name")
+    check_params(TaskForm.of(kind), params)
+    try:
+        return kind(**params)
+    except InvalidInput as error:
+        raise _within("task.params", error) from error
+    except (TypeError, ValueError, OSError) as error:
+        raise InvalidInput("task.params", str(error)) from error
+
+
+def check_params(form: TaskForm, params: Mapping[str, Any]) -> None:
+    """Refuses arguments that a task has not, and the lack of those that it needs, by name."""
+    accepted = {parameter.name: parameter for parameter in form.params}
+    for key in params:
+        if key not in accepted:
+            known = ", ".join(accepted) or "none"
+            raise InvalidInput(
+                f"task.params.{key}", f"{form.name} has no such parameter, but {known}"
+            )
+    for key, parameter in accepted.items():
+        if key not in params and parameter.required:
+            raise InvalidInput(f"task.params.{key}", "is missing")
+
+
+Frozen = tuple[tuple[str, Any], ...]
+
+
+def freeze(params: Mapping[str, Any]) -> Frozen:
+    """``params`` as a key of a cache; lists become tuples."""
+    return tuple(sorted((k, _hashable(v)) for k, v in params.items()))
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return ("mapping", freeze(value))
+    if isinstance(value, list | tuple):
+        return ("list", tuple(_hashable(v) for v in value))
+    return value
+
+
+def _thaw(value: Any) -> Any:
+    if isinstance(value, tuple) and len(value) == 2 and value[0] == "mapping":
+        return {k: _thaw(v) for k, v in value[1]}
+    if isinstance(value, tuple) and len(value) == 2 and value[0] == "list":
+        return [_thaw(v) for v in value[1]]
+    return value
+
+
+@lru_cache(maxsize=64)
+def train_size(name: str, params: Frozen) -> int:
+    """How many training samples a task has; the data is read once per process.
+
+    Raises:
+        InvalidInput: The data cannot be read.
+    """
+    task = build(name, {k: _thaw(v) for k, v in params})
+    try:
+        train = task.data().train
+        return len(train)  # type: ignore[arg-type]  # a map-style dataset; others raise TypeError
+    except InvalidInput as error:
+        raise _within("task.params", error) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput("task.params", f"the data cannot be read: {error}") from error
+
+
+def _within(prefix: str, error: InvalidInput) -> InvalidInput:
+    field = error.field if error.field.startswith(prefix) else f"{prefix}.{error.field}".rstrip(".")
+    return InvalidInput(field, error.message.removeprefix(f"{error.field}: "))
