@@ -25,6 +25,7 @@ from tuner.training.engine import Choice
 from tuner.training.program import first_line
 from tuner.training.slot import DEFAULT_BATCH_SIZE
 from tuner.worker import device as devices
+from tuner.worker.held import Held, failed
 
 log = logging.getLogger(__name__)
 
@@ -42,35 +43,19 @@ class NoRoom(Exception):
     """All slots of a population are taken."""
 
 
-@dataclass
-class Held:
-    """A leased trial in a slot.
+@dataclass(kw_only=True, eq=False)
+class Slotted(Held):
+    """A trial in a slot.
 
     Args:
-        leased: What the service said of it.
         key: Its population's.
         slot: Where it is there.
-        until: The step at which the service decides next.
-        step: Evaluation periods completed.
+        saved_at: When its state was last saved, by the monotonic clock.
     """
 
-    leased: Leased
     key: PopulationKey
     slot: int
-    until: int
-    step: int
     saved_at: float = field(default_factory=time.monotonic)
-    news: list[Measured] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
-    outcome: str = ""
-    reason: str | None = None
-    told: bool = False
-    """Whether its outcome has been reported, so that it only waits to be dropped."""
-
-    @property
-    def due(self) -> bool:
-        """Whether the service must hear of it before it can go on."""
-        return bool(self.outcome) or self.step >= self.until
 
 
 class Crew:
@@ -101,7 +86,7 @@ class Crew:
         self.engine = engine
         self.dtype = dtype
         self.memory = memory
-        self.held: dict[int, Held] = {}
+        self.held: dict[int, Slotted] = {}
         self.populations: dict[PopulationKey, Population] = {}
         self._tasks: dict[str, tuple[Task, TrainingData]] = {}
         self._piece = 4096
@@ -117,11 +102,11 @@ class Crew:
             log.info("trial %s is handed back: all slots that fit memory are full", leased.trial_id)
             return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="returned")
         except OutOfMemory as error:
-            return _failed(leased, "oom", error)
+            return failed(leased, _reason("oom", error))
         except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
             # A task's own code may raise anything of the kind; the trial, not the worker, fails.
             log.exception("trial %s cannot start", leased.trial_id)
-            return _failed(leased, "error", error)
+            return failed(leased, _reason("error", error))
         return None
 
     def _take(self, leased: Leased) -> None:
@@ -147,7 +132,14 @@ class Crew:
         else:
             state["config"] = leased.config
             population.load_state_dict(state, slot)
-        self.held[leased.trial_id] = Held(leased, key, slot, leased.until, step)
+        self.held[leased.trial_id] = Slotted(
+            leased=leased, key=key, slot=slot, until=leased.until, step=step
+        )
+
+    def go_on(self, trial_id: int, until: int) -> None:
+        """The service wants more of a trial."""
+        held = self.held[trial_id]
+        held.until = max(until, held.step + 1)
 
     def drop(self, trial_id: int, *, forget: bool = False) -> None:
         """Empties a trial's slot; ``forget`` also removes its checkpoint."""
@@ -217,6 +209,13 @@ class Crew:
             )
         return slots, micro_batch
 
+    def rest(self) -> None:
+        """Frees the device for somebody else: all that can be made again when it is needed."""
+        self.populations.clear()
+        self._tasks.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @property
     def room(self) -> int:
         """Trials that fit at once, as far as is known."""
@@ -250,7 +249,7 @@ class Crew:
             self.samples_per_second = (self._samples() - before) / spent
 
     def _train(
-        self, population: Population, mine: list[Held], interrupted: Callable[[], bool]
+        self, population: Population, mine: list[Slotted], interrupted: Callable[[], bool]
     ) -> bool:
         left = {h.slot: self._target(h) - population.slot(h.slot).samples for h in mine}
         unit = math.lcm(*(population.slot(slot).batch_size for slot in left))
@@ -277,12 +276,12 @@ class Crew:
                     self._piece //= 2
         return True
 
-    def _target(self, held: Held) -> int:
+    def _target(self, held: Slotted) -> int:
         """Samples a trial has seen when its next evaluation is due."""
         epoch = len(self._task(held.leased)[1].train)
         return math.ceil((held.step + 1) * held.leased.epochs_per_step * epoch)
 
-    def _evaluate(self, population: Population, mine: list[Held]) -> None:
+    def _evaluate(self, population: Population, mine: list[Slotted]) -> None:
         population.evaluate()
         table = population.measurements()
         for held in mine:
@@ -293,8 +292,7 @@ class Crew:
             decisive = [metrics.get(name) for name in held.leased.metrics]
             missing = [n for n in held.leased.metrics if n not in metrics]
             if missing:
-                held.outcome = "fail"
-                held.reason = f"the task measures no {missing[0]}; it has {', '.join(metrics)}"
+                held.fail(f"the task measures no {missing[0]}; it has {', '.join(metrics)}")
                 continue
             finite = all(v is not None and math.isfinite(v) for v in decisive)
             if finite:
@@ -304,14 +302,14 @@ class Crew:
                     )
                 )
             if not finite or (loss is not None and slot.diverged(loss)):
-                held.outcome, held.reason = "fail", "diverged"
+                held.fail("diverged")
             elif held.step >= held.leased.max_step:
                 held.outcome = "complete"
             elif held.step >= held.until or time.monotonic() - held.saved_at > SAVE_SECONDS:
                 # Saved before the verdict is asked for, so that a pause can be taken up anywhere.
                 self.save(held)
 
-    def save(self, held: Held) -> None:
+    def save(self, held: Slotted) -> None:
         """Writes a trial's checkpoint; a disk that is full costs the resume, not the trial."""
         leased = held.leased
         name = f"study-{leased.study_id}/trial-{leased.number}/a{leased.attempt}-s{held.step}"
@@ -327,10 +325,9 @@ class Crew:
         if previous is not None and previous.uri != uri:
             self.store.delete(previous.uri)
 
-    def _fail(self, mine: list[Held], kind: str, error: Exception) -> None:
+    def _fail(self, mine: list[Slotted], kind: str, error: Exception) -> None:
         for held in mine:
-            held.outcome = "fail"
-            held.reason = kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"
+            held.fail(_reason(kind, error))
 
     def _samples(self) -> int:
         return sum(self.populations[h.key].slot(h.slot).samples for h in self.held.values())
@@ -339,16 +336,9 @@ class Crew:
 
     def reports(self) -> Iterator[SlotReport]:
         """News of every trial that has some, or must be decided about."""
-        for trial_id, held in self.held.items():
+        for held in self.held.values():
             if held.news or held.due:
-                yield SlotReport(
-                    trial_id=trial_id,
-                    token=held.leased.token,
-                    measurements=held.news,
-                    outcome=held.outcome,
-                    reason=held.reason,
-                    checkpoint=held.checkpoint,
-                )
+                yield held.report()
 
     def status(self) -> dict[str, Any]:
         """Slots in use, speed, and which engine runs and why."""
@@ -360,6 +350,5 @@ class Crew:
         }
 
 
-def _failed(leased: Leased, kind: str, error: Exception) -> SlotReport:
-    reason = kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"
-    return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="fail", reason=reason)
+def _reason(kind: str, error: Exception) -> str:
+    return kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tuner import logs, tasks
@@ -19,6 +20,9 @@ from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import Crew
+from tuner.worker.scripts.config import Scripts
+from tuner.worker.scripts.crew import ScriptCrew
+from tuner.worker.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ def run_worker(
     stop: threading.Event | None = None,
     engine: Choice = "auto",
     memory: int | None = None,
+    scripts: Scripts = MappingProxyType({}),
 ) -> None:
     """Works until ``stop`` is set or the service drains this worker.
 
@@ -75,48 +80,44 @@ def run_worker(
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
+        scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``.
 
     Raises:
         InvalidInput: There is no such device or task.
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
-    worker = _Worker(gateway, name, device, slots, tasks, home, stop, engine, memory)
+    for path in tasks:
+        load_task(path)
+    chosen = devices.choose(device)
+    devices.prepare(chosen)
+    root = home / "checkpoints"
+    most = slots or devices.MOST_SLOTS[chosen.type]
+    crew = Crew(chosen, most, CheckpointStore(root), engine=engine, memory=memory)
+    team = Team(crew, ScriptCrew(scripts, chosen, root))
+    worker = _Worker(gateway, name, team, slots, stop)
     with logs.bound(worker=worker.id):
         worker.run()
 
 
 class _Worker:
     def __init__(
-        self,
-        gateway: Gateway,
-        name: str,
-        device: str,
-        slots: int | None,
-        paths: Sequence[str],
-        home: Path,
-        stop: threading.Event,
-        engine: Choice,
-        memory: int | None,
+        self, gateway: Gateway, name: str, team: Team, slots: int | None, stop: threading.Event
     ) -> None:
-        for path in paths:
-            load_task(path)
         self.gateway = gateway
         self.stop = stop
-        self.device = devices.choose(device)
-        devices.prepare(self.device)
-        kind = self.device.type
-        self.most = slots or devices.MOST_SLOTS[kind]
-        self.wanted = slots or devices.FIRST_SLOTS[kind]
+        self.team = team
+        self.device = team.populations.device
+        self.most = team.populations.slots
+        self.wanted = slots or devices.FIRST_SLOTS[self.device.type]
         self.fixed = slots is not None
-        store = CheckpointStore(home / "checkpoints")
-        self.crew = Crew(self.device, self.most, store, engine=engine, memory=memory)
         self.registration = gateway.register(
             WorkerHello(
                 name=name,
                 device=devices.describe(self.device),
-                tasks=tasks.registry.names(),
+                tasks=team.tasks,
                 slots=self.most,
+                forms=team.forms,
             )
         )
         self.id = self.registration.worker_id
@@ -137,7 +138,7 @@ class _Worker:
         try:
             while not self.stop.is_set():
                 self._forget_dropped()
-                if not self.crew.held:
+                if not self.team.busy:
                     if self.draining:
                         break
                     if self._lease():
@@ -146,14 +147,16 @@ class _Worker:
                         self.stop.wait(idle)
                         idle = min(2 * idle, IDLE_SECONDS[1])
                     continue
-                self.crew.round(self._interrupted)
-                waiting = any(held.due for held in self.crew.held.values())
-                if waiting or time.monotonic() - said > REPORT_SECONDS:
+                self.team.round(self._interrupted)
+                waiting = any(held.due for held in self.team.held.values())
+                late = time.monotonic() - said > REPORT_SECONDS
+                if waiting or (late and self.team.talkative):
                     self._report()
                     self._resize()
                     said = time.monotonic()
             self._hand_back()
         finally:
+            self.team.scripts.close()
             self._done.set()
             beats.join()
         try:
@@ -164,34 +167,47 @@ class _Worker:
     # Talking to the service.
 
     def _lease(self) -> bool:
-        try:
-            answer = self.gateway.lease(self.id, LeaseRequest(k=self.wanted))
-        except Unavailable as error:
-            log.warning("no answer to a request for work: %s", error)
-            return False
-        self.draining = answer.drain
-        self._take(answer.leased)
-        return bool(answer.leased)
+        """Takes as many trials as there is room for; whether there were any."""
+        found = False
+        while (room := self.team.room(self.wanted)) > 0:
+            request = LeaseRequest(k=room, prefer=self._study(), tasks=self.team.fitting)
+            try:
+                answer = self.gateway.lease(self.id, request)
+            except Unavailable as error:
+                log.warning("no answer to a request for work: %s", error)
+                break
+            self.draining = answer.drain
+            found = found or bool(answer.leased)
+            self._take(answer.leased)
+            if len(answer.leased) < room or not self.team.held:
+                break
+        return found
 
     def _take(self, leased: Sequence[Leased]) -> None:
         for trial in leased:
             with logs.bound(study=trial.study_id, trial=trial.trial_id):
-                failure = self.crew.take(trial)
+                failure = self.team.take(trial)
             if failure is not None:
                 self._failures.append(failure)
-        self.wanted = min(self.wanted, self.crew.room)
-        if self._failures and not self.crew.held:
+        self.wanted = min(self.wanted, self.team.populations.room)
+        if self._failures and not self.team.held:
             self._report()
+
+    def _study(self) -> int | None:
+        """The study that it trains, whose population may have room."""
+        return next((held.leased.study_id for held in self.team.held.values()), None)
 
     def _report(self) -> None:
         """Says all news, carries out the verdicts, and takes the refills."""
         # The heart beats in a thread of its own, which must not read the crew while it changes.
-        self._status = {**self.crew.status(), **devices.memory_status(self.device)}
+        self._status = {**self.team.status(), **devices.memory_status(self.device)}
+        printed = self.team.printed()
         report = Report(
-            slots=[*self._failures, *self.crew.reports()],
-            # A trial that could not start frees no slot, yet its verdict counts as one.
-            refill=self.wanted - len(self.crew.held) - len(self._failures),
-            prefer=next((h.leased.study_id for h in self.crew.held.values()), None),
+            slots=[*self._failures, *self.team.reports()],
+            printed=printed,
+            refill=self._refill(),
+            prefer=self._study(),
+            tasks=self.team.fitting,
             status=self._status,
         )
         while True:
@@ -203,45 +219,48 @@ class _Worker:
                 if self.stop.wait(1.0):
                     return
         self._failures.clear()
+        self.team.told(printed)
         self.draining = answer.drain
         for verdict in answer.verdicts:
-            held = self.crew.held.get(verdict.trial_id)
+            held = self.team.held.get(verdict.trial_id)
             if held is None:
                 continue
             held.news.clear()
             if verdict.action == "continue" and not held.outcome:
-                held.until = max(verdict.until, held.step + 1)
+                self.team.go_on(verdict.trial_id, verdict.until)
             else:
-                self.crew.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
+                self.team.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
         self._take(answer.leased)
+
+    def _refill(self) -> int:
+        """Trials wanted besides one for each slot that the verdicts free."""
+        # A trial that could not start frees no slot, yet its verdict counts as one.
+        if self.team.populations.held or not self.team.scripts.scripts:
+            return self.wanted - len(self.team.populations.held) - len(self._failures)
+        # A script's successor is asked for when the device is free again.
+        return -len(self.team.held) - len(self._failures)
 
     def _hand_back(self) -> None:
         """Saves every slot and returns its lease, so that another worker goes on at once."""
-        slots = list(self._failures)
-        for trial_id, held in self.crew.held.items():
-            if not held.outcome:
-                self.crew.save(held)
-            slots.append(
-                SlotReport(
-                    trial_id=trial_id,
-                    token=held.leased.token,
-                    measurements=held.news,
-                    outcome=held.outcome or "returned",
-                    reason=held.reason,
-                    checkpoint=held.checkpoint,
+        self.team.save()
+        held = self.team.held.values()
+        slots = [*self._failures, *(h.report(returned=True) for h in held)]
+        while slots or self.team.printed():
+            printed = self.team.printed()
+            try:
+                self.gateway.report(
+                    self.id, Report(slots=slots, printed=printed, status=self.team.status())
                 )
-            )
-        if not slots:
-            return
-        try:
-            self.gateway.report(self.id, Report(slots=slots, status=self.crew.status()))
-        except Unavailable as error:
-            log.warning("leases could not be returned; they will expire: %s", error)
+            except Unavailable as error:
+                log.warning("leases could not be returned; they will expire: %s", error)
+                return
+            slots = []
+            self.team.told(printed)
 
     def _beat(self) -> None:
         """Keeps the leases alive while a long round trains."""
         while not self._done.wait(self.registration.heartbeat_seconds):
-            held = {i: h.leased.token for i, h in list(self.crew.held.items())}
+            held = {i: h.leased.token for i, h in self.team.held.items()}
             try:
                 answer = self.gateway.heartbeat(self.id, Heartbeat(held=held, status=self._status))
             except TunerError as error:
@@ -258,13 +277,14 @@ class _Worker:
         with self._lock:
             dropped, self._dropped = self._dropped, set()
         for trial_id in dropped:
-            self.crew.drop(trial_id)
+            self.team.drop(trial_id)
 
     def _resize(self) -> None:
         """Wants as many trials as the engine's measurements say pay."""
         if self.fixed:
             return
-        advice = [p.engine.wanted_slots() for p in self.crew.populations.values() if p.active]
+        crew = self.team.populations
+        advice = [p.engine.wanted_slots() for p in crew.populations.values() if p.active]
         known = [k for k in advice if k is not None]
         if known:
-            self.wanted = min(self.most, max(known), self.crew.room)
+            self.wanted = min(self.most, max(known), crew.room)
