@@ -1,12 +1,13 @@
 """The words a worker and the service exchange, the same over HTTP and inside one process.
 
-A worker speaks to a *gateway* with five calls; one implementation is the HTTP client, the other
-calls ``tuner.service``. One request a round carries all slots' measurements up, and the stops and
-refills down.
+A worker speaks to a *gateway* with a handful of calls; one implementation is the HTTP client, the
+other calls ``tuner.service``. One request a round carries all slots' measurements up, and the stops
+and refills down.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -237,3 +238,6 @@ class Gateway(Protocol):
 
     def leave(self, worker_id: int) -> None:
         """Says goodbye; what it still held waits for others."""
+
+    def fetch(self, sha256: str, target: Path) -> None:
+        """Writes the uploaded dataset with this checksum into a new file."""

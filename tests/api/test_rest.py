@@ -328,18 +328,23 @@ def test_the_log_of_a_trial_is_tailed(client: httpx.Client, spec: Spec) -> None:
 
 
 def test_datasets_are_kept_by_name(client: httpx.Client) -> None:
-    upload = {"file": ("iris.csv", b"a,b\n1,2\n3,4\n", "text/csv")}
-    form = {"name": "iris", "format": "csv"}
-    made = client.post("/api/v1/datasets", data=form, files=upload)
+    query = {"name": "iris", "format": "csv"}
+    made = client.post("/api/v1/datasets", params=query, content=b"a,b\n1,2\n3,4\n")
     assert made.status_code == 201, made.text
-    assert (made.json()["rows"], list(made.json()["columns"])) == (2, ["a", "b"])
-    assert client.post("/api/v1/datasets", data=form, files=upload).json() == made.json()
-    assert get(client, "datasets") == [made.json()]
-    other = {"file": ("iris.csv", b"a,b\n5,6\n", "text/csv")}
-    assert client.post("/api/v1/datasets", data=form, files=other).json()["code"] == "conflict"
-    path = f"/api/v1/datasets/{made.json()['id']}"
+    found = made.json()
+    assert (found["rows"], list(found["columns"])) == (2, ["a", "b"])
+    assert found["reference"] == "dataset:iris"
+    again = client.post("/api/v1/datasets", params=query, content=b"a,b\n1,2\n3,4\n")
+    assert again.json() == found
+    assert get(client, "datasets") == [found]
+    other = client.post("/api/v1/datasets", params=query, content=b"a,b\n5,6\n")
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    file = client.get(f"/api/v1/datasets/files/{found['sha256']}")
+    assert (file.status_code, file.content) == (200, b"a,b\n1,2\n3,4\n")
+    path = f"/api/v1/datasets/{found['id']}"
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
+    assert client.get(f"/api/v1/datasets/files/{found['sha256']}").status_code == 404
 
 
 def test_health_and_metrics(server: Server, client: httpx.Client, spec: Spec) -> None:

@@ -17,6 +17,7 @@ from tuner.cli import (
     advise,
     audit,
     database,
+    datasets,
     demo,
     run,
     server,
@@ -71,6 +72,7 @@ app.command()(audit.audit)
 app.add_typer(advise.app, name="advise")
 app.add_typer(task.app, name="task")
 app.add_typer(workers.app, name="workers")
+app.add_typer(datasets.app, name="dataset")
 app.add_typer(tokens.app, name="token")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(database.app, name="db")

@@ -62,7 +62,9 @@ def run(
     if seed is not None:
         spec = StudySpec.parse({**spec.to_dict(), "seed": seed})
     migrate.prepare(settings.database_url)
-    context = service.Context.open(settings.database_url)
+    context = service.Context.open(
+        settings.database_url, settings=service.ServiceSettings(home=settings.home)
+    )
     try:
         service.offer_tasks(context, [script.form(name) for name, script in scripts.items()])
         study = taken_up(context, spec)

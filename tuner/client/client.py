@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from tuner.client.datasets import Datasets
 from tuner.client.operating import Operating
 from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
 from tuner.protocol import SlotVerdict
@@ -32,7 +33,7 @@ Spec = Mapping[str, Any] | str | Path
 FINISHED = frozenset({"completed", "cancelled", "failed"})
 
 
-class Client(Operating):
+class Client(Operating, Datasets):
     """Talks to one server. Threads may share it.
 
     Args:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuner import tasks
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.spec import StudySpec
+from tuner.spec.datasets import reference
 from tuner.tasks import TaskForm
 
 SETTING = "TUNER_DATA_ROOTS"
@@ -21,18 +21,18 @@ def check_files(ctx: Context, spec: StudySpec, form: TaskForm | None) -> None:
     Args:
         ctx: The service.
         spec: The study.
-        form: What workers say of its task, where that is not installed here.
+        form: What is known of its task.
 
     Raises:
         InvalidInput: Names the parameter. Whether there is such a file is not said.
     """
     roots = ctx.settings.data_roots
-    if roots is None or spec.task is None:
+    if roots is None or spec.task is None or form is None:
         return
     allowed = [root.resolve() for root in roots]
-    for name in (form or tasks.get(spec.task.name, "task.name")).files:
+    for name in form.files:
         given = spec.task.params.get(name)
-        if given is None:
+        if given is None or reference(given) is not None:
             continue
         field = f"task.params.{name}"
         if not isinstance(given, str):

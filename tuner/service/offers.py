@@ -36,13 +36,15 @@ def list_tasks(ctx: Context) -> list[TaskForm]:
 
 
 def form_of(session: Session, spec: StudySpec) -> TaskForm | None:
-    """What workers say of a study's task; None: it has none, or one that is installed here.
+    """What is known of a study's task: by its code, else by what workers say; None: it has none.
 
     Raises:
         UnknownName: Nobody has such a task.
     """
-    if spec.task is None or spec.task.name in tasks.registry:
+    if spec.task is None:
         return None
+    if spec.task.name in tasks.registry:
+        return TaskForm.of(tasks.get(spec.task.name))
     form = offers.get(session, spec.task.name)
     if form is None:
         known = sorted({*tasks.registry.names(), *offers.every(session)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
 from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
+from tuner.service.datasets import hold_datasets, located, pinned
 from tuner.service.files import check_files
 from tuner.service.offers import form_of
 from tuner.service.turn import Turn, elapsed, turn
@@ -86,6 +88,7 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
                 raise InvalidInput(f"warm_start[{i}]", error.message) from error
         if studies.by_name(session, spec.name) is not None:
             raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
+        hold_datasets(session, spec)
         study_id = studies.add(session, study)
         told = {"name": spec.name}
         events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
@@ -93,11 +96,12 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
 
 
 def _accepted(ctx: Context, spec: StudySpec) -> Checked:
-    """A study that somebody wants, checked as far as this server can."""
+    """A study that somebody wants, checked as far as this server can, its datasets pinned."""
     with ctx.db.session() as session:
         form = form_of(session, spec)
+    spec = pinned(ctx, spec, form)
     check_files(ctx, spec, form)
-    return check(spec, form)
+    return check(spec, form, partial(located, ctx))
 
 
 def preview(ctx: Context, spec: StudySpec) -> Preview:
@@ -313,7 +317,7 @@ def update_study(
             wider = widen(before.space, Space.parse(patch.space))
             merged["space"] = wider.to_dict()
         wanted = StudySpec.parse(merged)
-        after = check(wanted, form_of(this.session, wanted))
+        after = check(wanted, form_of(this.session, wanted), partial(located, ctx))
         if after.max_step != before.max_step and study.next_number:
             raise InvalidInput("budget.epochs", "cannot change once there are trials")
         if "name" in given and given["name"] != study.name:

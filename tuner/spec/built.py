@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -65,9 +66,22 @@ def _thaw(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What only a task's data can tell.
+
+    Args:
+        train_size: Its training samples.
+        metrics: What it measures.
+    """
+
+    train_size: int
+    metrics: tuple[str, ...]
+
+
 @lru_cache(maxsize=64)
-def train_size(name: str, params: Frozen) -> int:
-    """How many training samples a task has; the data is read once per process.
+def facts(name: str, params: Frozen) -> Facts:
+    """What the data of a task tells; it is read once per process.
 
     Raises:
         InvalidInput: The data cannot be read.
@@ -75,11 +89,12 @@ def train_size(name: str, params: Frozen) -> int:
     task = build(name, {k: _thaw(v) for k, v in params})
     try:
         train = task.data().train
-        return len(train)  # type: ignore[arg-type]  # a map-style dataset; others raise TypeError
+        size = len(train)  # type: ignore[arg-type]  # a map-style dataset; others raise TypeError
     except InvalidInput as error:
         raise _within("task.params", error) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput("task.params", f"the data cannot be read: {error}") from error
+    return Facts(size, tuple(task.metric_names()))
 
 
 def _within(prefix: str, error: InvalidInput) -> InvalidInput:

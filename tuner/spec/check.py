@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from tuner.errors import InvalidInput
 from tuner.search import Budget, Objective, Record, Search
 from tuner.spaces import Prior, Space
 from tuner.spec import names, scripts
-from tuner.spec.built import build, check_params, freeze, train_size
+from tuner.spec.built import check_params, facts, freeze
 from tuner.spec.defaults import auto_space
 from tuner.spec.study import (
     BudgetSpec,
@@ -28,6 +28,8 @@ from tuner.spec.study import (
     TaskSpec,
 )
 from tuner.tasks import Setting, TaskForm
+
+Locate = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 DEFAULT_BUDGET = BudgetSpec(trials=64, epochs=20)
 OWN_OBJECTIVE = ("value", "minimize")
@@ -96,7 +98,7 @@ class Checked:
         )
 
 
-def resolve(spec: StudySpec, form: TaskForm | None = None) -> Checked:
+def resolve(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) -> Checked:
     """Fills in what the study leaves open.
 
     One that was resolved before needs no task: what the task decides is written in it.
@@ -104,6 +106,7 @@ def resolve(spec: StudySpec, form: TaskForm | None = None) -> Checked:
     Args:
         spec: The study.
         form: What workers say of its task, where that is not installed here.
+        locate: Makes a task's parameters those that are valid on this machine.
 
     Raises:
         InvalidInput: A name is unknown, or the space, the objective or the budget is wrong.
@@ -115,7 +118,8 @@ def resolve(spec: StudySpec, form: TaskForm | None = None) -> Checked:
     for i, one in enumerate(objective):
         if one.metric in [o.metric for o in objective[:i]]:
             raise InvalidInput(f"objective[{i}].metric", f"{one.metric!r} is there already")
-    space = Space.parse(_auto(spec.task, form) if spec.space == "auto" else spec.space)
+    raw = _auto(spec.task, form, locate) if spec.space == "auto" else spec.space
+    space = Space.parse(raw)
     if form is not None and form.kind == "script":
         space = scripts.of_script(space)
     budget = spec.budget or DEFAULT_BUDGET
@@ -143,28 +147,30 @@ def resolve(spec: StudySpec, form: TaskForm | None = None) -> Checked:
     )
 
 
-def check(spec: StudySpec, form: TaskForm | None = None) -> Checked:
+def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) -> Checked:
     """Resolves a study and checks every value of it against the registries and the data.
 
     Args:
         spec: The study.
         form: What workers say of its task. One that is installed here is checked more closely, with
             its data.
+        locate: Makes a task's parameters those that are valid on this machine, such as the path of
+            an uploaded dataset.
 
     Raises:
         InvalidInput: For the first value that is wrong; ``field`` is its path in the study file.
     """
     if spec.task is not None and spec.task.name in tasks.registry:
         form = None
-    checked = resolve(spec, form)
+    checked = resolve(spec, form, locate)
     _check_end(checked)
     if spec.task is None:
         pass
     elif form is None:
-        task = build(spec.task.name, spec.task.params)
-        _check_metrics(checked, task.metric_names())
-        size = train_size(spec.task.name, freeze(spec.task.params))
-        _check_names(checked, task.settings, task.metric_names(), size)
+        task = tasks.get(spec.task.name)
+        known = facts(spec.task.name, freeze(locate(spec.task.params)))
+        _check_metrics(checked, known.metrics)
+        _check_names(checked, task.settings, known.metrics, known.train_size)
     else:
         check_params(form, spec.task.params)
         if form.metrics is not None:
@@ -196,13 +202,13 @@ def _form(task: TaskSpec, form: TaskForm | None) -> TaskForm:
     return form or TaskForm.of(tasks.get(task.name, "task.name"))
 
 
-def _auto(task: TaskSpec | None, form: TaskForm | None) -> dict[str, Any]:
+def _auto(task: TaskSpec | None, form: TaskForm | None, locate: Locate) -> dict[str, Any]:
     """The space that a study without one of its own searches."""
     if task is None:
         raise InvalidInput("space", "auto needs a task; without one, name what is searched")
     if form is None:
-        size = train_size(task.name, freeze(task.params))
-        return auto_space(tasks.get(task.name, "task.name").settings, size)
+        size = facts(task.name, freeze(locate(task.params))).train_size
+        return auto_space(tasks.get(task.name).settings, size)
     if form.kind == "script":
         raise InvalidInput("space", f"auto is not for the script {task.name}: name what it reads")
     return auto_space(form.settings, None)

@@ -14,7 +14,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from tuner.errors import NotFound
 from tuner.storage.measurements import NOT_NUMBERS
-from tuner.storage.models import Study, Trial
+from tuner.storage.models import FINISHED_STUDY_STATES, Study, Trial
 
 OPEN_STATES = ("queued", "running")
 """In these a study may start trials."""
@@ -140,6 +140,16 @@ def states(session: Session, wanted: Iterable[str]) -> list[tuple[int, str, int]
         .order_by(Study.id)
     )
     return [(row.id, row.state, row.revision) for row in rows]
+
+
+def open_specs(session: Session) -> list[tuple[str, dict[str, Any]]]:
+    """Name and study file of every study that is not over."""
+    rows = session.execute(
+        select(Study.name, Study.spec)
+        .where(Study.state.not_in(FINISHED_STUDY_STATES))
+        .order_by(Study.id)
+    )
+    return [(name, spec) for name, spec in rows]
 
 
 def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued]:

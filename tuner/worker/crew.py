@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from tuner import tasks
-from tuner.errors import NotFound, OutOfMemory, TunerError
+from tuner.errors import NotFound, OutOfMemory, TunerError, Unavailable
 from tuner.protocol import Checkpoint, Leased, Measured, SlotReport
 from tuner.tasks import Task
 from tuner.training import Population, TrainingData, memory
@@ -68,6 +68,7 @@ class Crew:
         engine: ``auto``, or an engine to insist on.
         dtype: Of parameters and data.
         memory: Bytes that one population may take; by default most of what is free when it is made.
+        locate: Makes a task's parameters those that are valid on this machine.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Crew:
         engine: Choice = "auto",
         dtype: torch.dtype = torch.float32,
         memory: int | None = None,
+        locate: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
     ) -> None:
         self.device = device
         self.slots = slots
@@ -86,6 +88,7 @@ class Crew:
         self.engine = engine
         self.dtype = dtype
         self.memory = memory
+        self.locate = locate
         self.held: dict[int, Slotted] = {}
         self.populations: dict[PopulationKey, Population] = {}
         self._tasks: dict[str, tuple[Task, TrainingData]] = {}
@@ -98,8 +101,8 @@ class Crew:
         """Puts a leased trial into a slot; where it cannot be, a report of failure or no room."""
         try:
             self._take(leased)
-        except NoRoom:
-            log.info("trial %s is handed back: all slots that fit memory are full", leased.trial_id)
+        except (NoRoom, Unavailable) as error:
+            log.info("trial %s is handed back: %s", leased.trial_id, error)
             return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="returned")
         except OutOfMemory as error:
             return failed(leased, _reason("oom", error))
@@ -113,7 +116,7 @@ class Crew:
         task, data = self._task(leased)
         population, key = self._population(leased, task, data)
         if not population.free:
-            raise NoRoom
+            raise NoRoom("all slots that fit memory are full")
         slot = population.free[0]
         epochs = leased.max_step * leased.epochs_per_step
         step = leased.start
@@ -157,7 +160,7 @@ class Crew:
     def _task(self, leased: Leased) -> tuple[Task, TrainingData]:
         name = f"{leased.task} {sorted(leased.task_params.items())!r}"
         if name not in self._tasks:
-            task = tasks.get(leased.task)(**leased.task_params)
+            task = tasks.get(leased.task)(**self.locate(leased.task_params))
             self._tasks[name] = (task, TrainingData(task, self.device, self.dtype))
         return self._tasks[name]
 

@@ -220,6 +220,10 @@ class PipeGateway:
         """Says goodbye."""
         self._call("leave", worker_id)
 
+    def fetch(self, sha256: str, target: Path) -> None:
+        """Has an uploaded dataset copied."""
+        self._call("fetch", sha256, target)
+
     def _call(self, name: str, *arguments: Any) -> Any:
         with self._lock:
             try:

@@ -20,6 +20,7 @@ from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import Crew
+from tuner.worker.datasets import DatasetCache
 from tuner.worker.scripts.config import Scripts
 from tuner.worker.scripts.crew import ScriptCrew
 from tuner.worker.team import Team
@@ -76,7 +77,7 @@ def run_worker(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         slots: Trials trained at once; by default begun with a few and then as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
-        home: Where checkpoints go, under ``checkpoints``.
+        home: Where checkpoints and fetched datasets go.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
@@ -93,7 +94,8 @@ def run_worker(
     devices.prepare(chosen)
     root = home / "checkpoints"
     most = slots or devices.MOST_SLOTS[chosen.type]
-    crew = Crew(chosen, most, CheckpointStore(root), engine=engine, memory=memory)
+    store, datasets = CheckpointStore(root), DatasetCache(home / "datasets", gateway)
+    crew = Crew(chosen, most, store, engine=engine, memory=memory, locate=datasets.located)
     team = Team(crew, ScriptCrew(scripts, chosen, root))
     worker = _Worker(gateway, name, team, slots, stop)
     with logs.bound(worker=worker.id):
