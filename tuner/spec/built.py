@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from tuner import tasks
 from tuner.errors import InvalidInput
+from tuner.spec.names import LR_SCALE
 from tuner.tasks import Task, TaskForm
+from tuner.training import architecture
 
 
 def build(name: str, params: Mapping[str, Any]) -> Task:
@@ -95,6 +99,31 @@ def facts(name: str, params: Frozen) -> Facts:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput("task.params", f"the data cannot be read: {error}") from error
     return Facts(size, tuple(task.metric_names()))
+
+
+def check_prefixes(name: str, params: Frozen, configs: Iterable[Mapping[str, Any]]) -> None:
+    """Refuses learning rates of parts that no model of these configurations has.
+
+    Raises:
+        InvalidInput: Names the parameter of the space, and the parts that there are.
+    """
+    task = build(name, {k: _thaw(v) for k, v in params})
+    wanted: set[str] = set()
+    parts: dict[str, None] = {}
+    for config in configs:
+        wanted |= {key.removeprefix(LR_SCALE) for key in config if key.startswith(LR_SCALE)}
+        try:
+            model = architecture.build(task, config, 0, torch.float32)
+        except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+            raise InvalidInput("space", f"the model cannot be built: {error}") from error
+        for parameter, _ in model.named_parameters():
+            words = parameter.split(".")
+            parts.update(dict.fromkeys(".".join(words[:i]) for i in range(1, len(words) + 1)))
+    for prefix in sorted(wanted - parts.keys()):
+        known = ", ".join(part for part in parts if "." not in part)
+        raise InvalidInput(
+            f"space.{LR_SCALE}{prefix}", f"the model has no such part; it has {known}"
+        )
 
 
 def _within(prefix: str, error: InvalidInput) -> InvalidInput:

@@ -17,7 +17,7 @@ from tuner.errors import InvalidInput
 from tuner.search import Budget, Objective, Record, Search
 from tuner.spaces import Prior, Space
 from tuner.spec import names, scripts
-from tuner.spec.built import check_params, facts, freeze
+from tuner.spec.built import check_params, check_prefixes, facts, freeze
 from tuner.spec.defaults import auto_space
 from tuner.spec.study import (
     BudgetSpec,
@@ -167,10 +167,12 @@ def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) 
     if spec.task is None:
         pass
     elif form is None:
-        task = tasks.get(spec.task.name)
-        known = facts(spec.task.name, freeze(locate(spec.task.params)))
+        task, params = tasks.get(spec.task.name), freeze(locate(spec.task.params))
+        known = facts(spec.task.name, params)
         _check_metrics(checked, known.metrics)
         _check_names(checked, task.settings, known.metrics, known.train_size)
+        if any(name.startswith(names.LR_SCALE) for name in checked.space.parameters):
+            check_prefixes(spec.task.name, params, names.corners(checked.space))
     else:
         check_params(form, spec.task.params)
         if form.metrics is not None:

@@ -12,6 +12,7 @@ from tuner.optimizers import Hyper
 from tuner.schedules import plan
 from tuner.spaces import Categorical, Constant, Float, Int, Parameter, Scalar, Space
 from tuner.tasks import Setting
+from tuner.training.slot import takes_scales
 
 DEFAULT_OPTIMIZER = "adamw"
 LR_SCALE = "lr_scale."
@@ -26,6 +27,12 @@ COMMON: dict[str, Hyper] = {
     "warmup_fraction": Hyper(0.0, low=0.0, high=1.0, open_high=True, doc="share of steps"),
 }
 """What every task understands beside the optimizer's and the schedule's own names."""
+CHOSEN: dict[str, Setting] = {
+    "precision": Setting(
+        "fp32", "of the forward pass; bf16 is for GPUs that have it", choices=("fp32", "bf16")
+    ),
+}
+"""The same, where the values are words."""
 WHOLE = ("batch_size",)
 LARGE = 2**20
 """Training samples of a task of which that is not known: enough for any schedule to unfold."""
@@ -90,8 +97,11 @@ def check_space(
             _check_setting(parameter, settings[name], field)
         elif name in COMMON:
             _check_numbers(parameter, COMMON[name], field, whole=name in WHOLE)
+        elif name in CHOSEN:
+            _check_setting(parameter, CHOSEN[name], field)
         elif name.startswith(LR_SCALE) and len(name) > len(LR_SCALE):
             _check_numbers(parameter, Hyper(1.0, low=0.0), field)
+            _check_scalable(parameter, rules, field)
         elif name not in scheduled:
             raise InvalidInput(field, _unknown(name, settings, rules))
     for at, value in _ends(space, "batch_size"):
@@ -118,6 +128,18 @@ def _check_hyper(
     for optimizer, rule in rules.items():
         if name in rule.hyper and (wanted is None or optimizer in wanted):
             _check_numbers(parameter, rule.hyper[name], field)
+
+
+def _check_scalable(parameter: Parameter, rules: Mapping[str, optimizers.Rule], field: str) -> None:
+    """Parts of a model can have rates of their own only under a rule that treats parts alone."""
+    wanted = parameter.when.get("optimizer")
+    for optimizer, rule in rules.items():
+        if not takes_scales(rule) and (wanted is None or optimizer in wanted):
+            raise InvalidInput(
+                field,
+                f"{optimizer} keeps numbers of the whole model, so it has one rate only; "
+                "`when` can say for which optimizers this is",
+            )
 
 
 def _check_numbers(parameter: Parameter, hyper: Hyper, field: str, *, whole: bool = False) -> None:
@@ -153,7 +175,7 @@ def _unknown(
     elsewhere = [n for n, rule in optimizers.registry.items() if name in rule.hyper]
     if elsewhere:
         return f"{' and '.join(rules)} has no {name}; {', '.join(elsewhere)} have"
-    known = ["optimizer", *own, *COMMON, "schedule", "warmup", *settings]
+    known = ["optimizer", *own, *COMMON, *CHOSEN, "schedule", "warmup", *settings]
     return f"nothing reads this name; known: {', '.join(dict.fromkeys(known))}"
 
 
@@ -164,7 +186,7 @@ def _check_schedules(space: Space, metrics: Sequence[str], train_size: int, epoc
         raise InvalidInput("space.schedule", "is the name of a schedule, or choices of such")
     for at, name in _ends(space, "schedule"):
         schedules.registry.get(name if isinstance(name, str) else str(name), at)
-    for config in _corners(space):
+    for config in corners(space):
         batch = config.get("batch_size", COMMON["batch_size"].default)
         length = float(config.get("epochs", epochs))
         per_epoch = max(1, math.ceil(train_size / min(max(int(batch), 1), train_size)))
@@ -180,7 +202,7 @@ def _check_schedules(space: Space, metrics: Sequence[str], train_size: int, epoc
                     raise InvalidInput(at, f"the task measures no {metric!r}; it has {known}")
 
 
-def _corners(space: Space) -> Iterable[dict[str, Any]]:
+def corners(space: Space) -> Iterable[dict[str, Any]]:
     """Configurations whose numbers are all low, all middling or all high, for every schedule."""
     searched = list(space.searched)
     for u in (0.0, 0.5, 1.0):

@@ -33,6 +33,8 @@ PIECE_SECONDS = 1.0
 """Training goes on in pieces of about this long, between which a stop is heard."""
 MEMORY_SHARE = 0.8
 """Of the free memory, what a population may plan on; the rest is for what nobody counts."""
+AUTOCAST: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+"""What a trial's ``precision`` means to a population, in which all have the same."""
 SAVE_SECONDS = 60.0
 """How often a trial that nobody decides about is saved all the same."""
 
@@ -183,6 +185,7 @@ class Crew:
                 dtype=self.dtype,
                 engine=self.engine,
                 data=data,
+                autocast=AUTOCAST[str(leased.config.get("precision", "fp32"))],
                 # Statistics over micro-batches would be another model.
                 max_micro_batch=None if mixing else micro_batch,
             )
