@@ -42,8 +42,9 @@ def load_task(path: str) -> str:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidInput("task", f"{path!r} cannot be loaded: {error}") from error
+    except Exception as error:  # a module runs as it is imported, and may raise what it likes
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidInput("task", f"{path!r} cannot be loaded: {reason}") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise InvalidInput("task", f"{path!r} is not a subclass of tuner.tasks.Task")
     name: str = found.__dict__.get("name") or attribute.lower()
