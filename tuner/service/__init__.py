@@ -16,6 +16,8 @@ from tuner.service.critical import critical_batch
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import audit, events, newest_event
 from tuner.service.gauges import gauges
+from tuner.service.logs import LogView, show_log
+from tuner.service.offers import list_tasks, offer_tasks
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.picture import fitted, picture
@@ -88,6 +90,7 @@ __all__ = [
     "Curves",
     "EventView",
     "Importances",
+    "LogView",
     "MeasurementView",
     "ObjectiveView",
     "Overview",
@@ -124,12 +127,14 @@ __all__ = [
     "lease",
     "leave",
     "list_studies",
+    "list_tasks",
     "list_trials",
     "list_workers",
     "measurements",
     "newest_event",
     "noise_beside",
     "observed",
+    "offer_tasks",
     "overview",
     "pause_study",
     "picture",
@@ -141,6 +146,7 @@ __all__ = [
     "report_trial",
     "resume_study",
     "retry_trial",
+    "show_log",
     "show_range",
     "show_study",
     "show_trial",
