@@ -7,6 +7,15 @@ from tuner.service.advice import advise_config, advise_study, fit_studies, plan_
 from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
+from tuner.service.lifecycle import (
+    StudyPatch,
+    cancel_study,
+    delete_study,
+    pause_study,
+    resume_study,
+    stop_study,
+    update_study,
+)
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.results import (
@@ -21,19 +30,12 @@ from tuner.service.results import (
 )
 from tuner.service.studies import (
     Preview,
-    StudyPatch,
     best,
-    cancel_study,
-    delete_study,
     find_study,
     list_studies,
-    pause_study,
     preview,
-    resume_study,
     show_study,
-    stop_study,
     submit,
-    update_study,
 )
 from tuner.service.trials import (
     enqueue,

@@ -21,7 +21,7 @@ from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.studies import plan_of
 from tuner.service.views import View
-from tuner.storage import measurements, studies, trials
+from tuner.storage import measurements, pictures, studies, trials
 from tuner.storage.models import Study
 
 FORMATS = ("csv", "json", "parquet")
@@ -140,7 +140,7 @@ def frozen_trials(ctx: Context, study_id: int) -> list[FrozenTrial]:
     with ctx.db.session() as session:
         studies.get(session, study_id)
         rows = sorted(trials.of_study(session, study_id), key=lambda row: row.number)
-        written = trials.distributions(session, study_id)
+        written = pictures.distributions(session, study_id)
         curves = measurements.curves(session, None, study_id)
     known: dict[str, BaseDistribution] = {}
     out = []

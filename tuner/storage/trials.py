@@ -13,9 +13,7 @@ from sqlalchemy import (
     Select,
     Table,
     Update,
-    and_,
     bindparam,
-    case,
     insert,
     select,
     update,
@@ -23,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
-from tuner.storage.models import FINISHED_STUDY_STATES, FINISHED_TRIAL_STATES, Study, Trial
+from tuner.storage.models import FINISHED_TRIAL_STATES, Trial
 
 _table = cast("Table", Trial.__table__)
 
@@ -219,70 +217,6 @@ def leased_ids(session: Session, study_id: int) -> list[int]:
     )
 
 
-@dataclass(frozen=True)
-class Brief:
-    """What a curve's caption says of its trial."""
-
-    id: int
-    number: int
-    state: str
-    paused: bool
-
-
-def brief(
-    session: Session,
-    study_id: int,
-    *,
-    numbers: Collection[int] | None = None,
-    most: int = 300,
-    direction: str = "minimize",
-) -> list[Brief]:
-    """The trials of these numbers; or those that run, then the best, then the newest others."""
-    query = select(Trial.id, Trial.number, Trial.state, Trial.paused).where(
-        Trial.study_id == study_id
-    )
-    if numbers is not None:
-        query = query.where(Trial.number.in_(numbers))
-    else:
-        value = Trial.values[0].as_float()
-        place = case((and_(Trial.state == "running", ~Trial.paused), 0), else_=1)
-        done = case((Trial.state == "complete", 0), (Trial.state == "waiting", 2), else_=1)
-        good = case(
-            (Trial.state == "complete", -value if direction == "maximize" else value),
-            else_=0.0,
-        )
-        query = query.order_by(place, done, good, Trial.number.desc()).limit(most)
-    return [Brief(i, n, state, paused) for i, n, state, paused in session.execute(query)]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What a picture of all trials wants of one."""
-
-    id: int
-    number: int
-    state: str
-    values: list[Any] | None
-    params: dict[str, Any]
-    constraint: float | None
-
-
-def finished(session: Session, study_id: int) -> list[Finished]:
-    """A study's finished trials by number, in few columns."""
-    rows = session.execute(
-        select(Trial.id, Trial.number, Trial.state, Trial.values, Trial.params, Trial.constraint)
-        .where(Trial.study_id == study_id, Trial.state.in_(FINISHED_TRIAL_STATES))
-        .order_by(Trial.number)
-    )
-    return [Finished(*row) for row in rows]
-
-
-def distributions(session: Session, study_id: int) -> dict[int, dict[str, str]]:
-    """Each trial's distributions, as Optuna writes them."""
-    rows = session.execute(select(Trial.id, Trial.distributions).where(Trial.study_id == study_id))
-    return {trial_id: written for trial_id, written in rows}  # noqa: C416  (rows are no pairs)
-
-
 def changed(session: Session, study_id: int, since: int) -> list[TrialRow]:
     """What changed after revision ``since``."""
     return select_rows(
@@ -424,51 +358,3 @@ def save(
         session.connection().execute(_SAVE_ALL, whole)
     if part:
         session.connection().execute(_SAVE_GOING, part)
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A trial's last checkpoint."""
-
-    trial_id: int
-    study_id: int
-    number: int
-    uri: str
-
-
-def saved(session: Session, query: Select[Any]) -> list[Saved]:
-    """The checkpoints of ``select(Trial.id, ...)`` as :data:`SAVED` begins it."""
-    return [
-        Saved(trial_id, study_id, number, str(checkpoint["uri"]))
-        for trial_id, study_id, number, checkpoint in session.execute(query)
-    ]
-
-
-SAVED = select(Trial.id, Trial.study_id, Trial.number, Trial.checkpoint).where(
-    Trial.checkpoint.is_not(None)
-)
-
-
-def saved_in_vain(session: Session, since: datetime | None, limit: int) -> list[Saved]:
-    """Checkpoints in studies that have ended (since a moment), some at a time."""
-    query = SAVED.join(Study, Study.id == Trial.study_id).where(
-        Study.state.in_(FINISHED_STUDY_STATES), Trial.state.in_(FINISHED_TRIAL_STATES)
-    )
-    if since is not None:
-        query = query.where(Study.finished_at >= since)
-    return saved(session, query.order_by(Trial.id).limit(limit))
-
-
-def saved_of(session: Session, study_id: int) -> list[Saved]:
-    """The checkpoints of one study's trials."""
-    return saved(session, SAVED.where(Trial.study_id == study_id))
-
-
-def forget_saved(session: Session, trial_ids: Collection[int]) -> None:
-    """Their checkpoints are gone. No new revision: nobody outside sees where they were."""
-    session.execute(
-        update(Trial)
-        .where(Trial.id.in_(trial_ids), Trial.state.in_(FINISHED_TRIAL_STATES))
-        .values(checkpoint=None)
-        .execution_options(synchronize_session=False)
-    )
