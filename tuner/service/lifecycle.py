@@ -10,12 +10,13 @@ from tuner.errors import Conflict, InvalidInput
 from tuner.service import checkpoints
 from tuner.service.context import Context
 from tuner.service.studies import show_study
-from tuner.service.turn import Turn, turn
+from tuner.service.turn import Turn
+from tuner.service.turns import turn
 from tuner.service.views import StudyView
 from tuner.spaces import Space, widen
 from tuner.spec import BudgetSpec, StudySpec, check
 from tuner.storage import checkpoints as stored
-from tuner.storage import studies, trials
+from tuner.storage import studies
 from tuner.storage.models import FINISHED_STUDY_STATES
 from tuner.storage.studies import OPEN_STATES
 
@@ -72,6 +73,7 @@ def update_study(
         this.note("study.updated", fields=sorted(given))
         if study.state == "completed" and "budget" in given and this.exhausted() is None:
             this.state("queued")
+        studies.amend(this.session, study)
         this.revised = True
     return show_study(ctx, study_id)
 
@@ -127,8 +129,7 @@ def stop_study(ctx: Context, study_id: int, *, actor: str | None = None) -> Stud
     with turn(ctx, study_id, actor=actor) as this:
         _allow(this, "stop", (*OPEN_STATES, "paused", "stopping"))
         this.state("stopping")
-        waiting = trials.of_study(this.session, study_id, states=("waiting",), lock=True)
-        this.close(waiting, "stopped")
+        this.close([row for row in this.open_rows() if row.state == "waiting"], "stopped")
         this.settle()
     return show_study(ctx, study_id)
 
@@ -142,9 +143,7 @@ def cancel_study(ctx: Context, study_id: int, *, actor: str | None = None) -> St
     """
     with turn(ctx, study_id, actor=actor) as this:
         _allow(this, "cancel", (*OPEN_STATES, "paused", "stopping"))
-        for row in trials.of_study(
-            this.session, study_id, states=("waiting", "running"), lock=True
-        ):
+        for row in this.open_rows():
             if row.paused:
                 this.end(row, "pruned", "cancelled")
             else:

@@ -15,10 +15,9 @@ from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.reporting import DIVERGED, take_in
 from tuner.service.supply import from_study
-from tuner.service.trials import show_trial
-from tuner.service.turn import turn
-from tuner.service.views import TrialView
-from tuner.storage import studies, trials
+from tuner.service.turns import turn_of
+from tuner.service.views import TrialView, trial_view
+from tuner.storage import studies
 
 TOLD_STATES = ("complete", "pruned", "fail")
 
@@ -55,6 +54,7 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
         ctx, study_id, k, None, seconds=ctx.settings.ask_seconds, origin="asked", actor=actor
     )
     out = []
+    ctx.searches.remember({row.id: study_id for _, row in handed or []})
     for _, row in handed or []:
         config = checked.space.fill(row.params)
         out.append(
@@ -124,12 +124,10 @@ def tell(
     if values is not None:
         listed = [values] if isinstance(values, int | float) else list(values)
         given = [math.nan if v is None else float(v) for v in listed]
-    with ctx.db.session() as session:
-        study_id = trials.study_of(session, trial_id)
-    with turn(ctx, study_id) as this:
+    with turn_of(ctx, trial_id) as this:
         this.join()
-        row = trials.lock(this.session, [trial_id]).get(trial_id)
-        if row is None or not leases.owns(row, token):
+        row = this.rows([trial_id])[trial_id]
+        if not leases.owns(row, token):
             raise LeaseLost(trial_id)
         wanted = len(this.checked.objectives)
         if given is not None and len(given) != wanted:
@@ -142,18 +140,16 @@ def tell(
             state, reason = "fail", DIVERGED
         if state == "fail" or not all(math.isfinite(float(v)) for v in row.values or ()):
             row.values = None
+        last = this.last_points([row]).get(trial_id)
         this.end(row, state, reason)
         this.settle()
-    return show_trial(ctx, trial_id)
+        return trial_view(row, this.checked, last, this.now)
 
 
 def _deliver(ctx: Context, slot: SlotReport) -> SlotVerdict:
-    with ctx.db.session() as session:
-        study_id = trials.study_of(session, slot.trial_id)
-    with turn(ctx, study_id) as this:
-        verdict = take_in(ctx, this, [slot], [slot.trial_id], ctx.settings.ask_seconds)[
-            slot.trial_id
-        ]
-        if verdict.action == "lost":
-            raise LeaseLost(slot.trial_id)
+    with turn_of(ctx, slot.trial_id) as this:
+        told = take_in(ctx, this, [slot], [slot.trial_id], ctx.settings.ask_seconds)
+    verdict = told[slot.trial_id]
+    if verdict.action == "lost":
+        raise LeaseLost(slot.trial_id)
     return verdict

@@ -12,7 +12,7 @@ from tuner.protocol import Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.turn import Turn
-from tuner.storage import measurements, trials
+from tuner.storage import measurements
 from tuner.storage.measurements import Point
 from tuner.storage.trials import TrialRow
 
@@ -43,9 +43,9 @@ def take_in(
     """
     turn.join()
     ids = [slot.trial_id for slot in slots]
-    rows = trials.lock(turn.session, ids)
-    timed = [s.trial_id for s in slots if any(m.seconds is not None for m in s.measurements)]
-    before = measurements.attempt_seconds(turn.session, timed) if timed else {}
+    rows = turn.rows(ids)
+    timed = [s for s in slots if any(m.seconds is not None for m in s.measurements)]
+    before = turn.last_points([rows[s.trial_id] for s in timed if s.trial_id in rows])
     lease_end = (
         ctx.lease_end(turn.now) if seconds is None else turn.now + timedelta(seconds=seconds)
     )
@@ -57,10 +57,10 @@ def take_in(
             out[slot.trial_id] = SlotVerdict(trial_id=slot.trial_id, action="lost")
             continue
         at = f"slots[{order.index(slot.trial_id)}]"
-        verdict = _take_slot(turn, row, slot, before.get(row.id, 0.0), at)
+        verdict = _take_slot(turn, row, slot, before.get(row.id), at)
         if row.lease_token is not None:
             row.lease_expires_at = max(row.lease_expires_at or lease_end, lease_end)
-            turn.went_on(row)
+            turn.change(row)
         if slot.measurements:
             measured.append(row.id)
         out[slot.trial_id] = verdict
@@ -70,14 +70,10 @@ def take_in(
     return out
 
 
-def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: float, at: str) -> SlotVerdict:
+def _take_slot(
+    turn: Turn, row: TrialRow, slot: SlotReport, before: Point | None, at: str
+) -> SlotVerdict:
     """One trial's news; the verdict on it."""
-    if slot.checkpoint is not None:
-        row.checkpoint = {
-            "uri": slot.checkpoint.uri,
-            "step": slot.checkpoint.step,
-            "attempt": row.attempt,
-        }
     action: Action = "continue"
     reason: str | None = None
     last_step = turn.checked.last_step(row.params)
@@ -85,10 +81,17 @@ def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: float, at: s
         action, reason = _take_point(turn, row, measured, last_step, f"{at}.measurements[{i}]")
         if action != "continue":
             break
+    if slot.checkpoint is not None:
+        row.checkpoint = {
+            "uri": slot.checkpoint.uri,
+            "step": slot.checkpoint.step,
+            "attempt": row.attempt,
+        }
     latest = max((m.seconds for m in slot.measurements if m.seconds is not None), default=None)
     if latest is not None:
+        known = before.seconds if before is not None and before.attempt == row.attempt else None
         # A counter that went back was started anew, by a worker that resumed the attempt.
-        spent = latest - before if latest >= before else latest
+        spent = latest - known if known is not None and latest >= known else latest
         row.device_seconds += spent
         turn.study.device_seconds += spent
     if slot.outcome:
@@ -110,7 +113,8 @@ def _take_point(
         )
     numbers = {k: math.nan if v is None else float(v) for k, v in measured.metrics.items()}
     value = numbers[checked.objectives[0].metric]
-    turn.points.append(
+    turn.measured(
+        row,
         Point(
             trial_id=row.id,
             attempt=row.attempt,
@@ -120,7 +124,7 @@ def _take_point(
             seconds=measured.seconds,
             metrics=numbers,
             created_at=turn.now,
-        )
+        ),
     )
     if measured.step <= row.step:
         return "continue", None  # said before: what was decided then stays decided

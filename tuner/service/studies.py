@@ -17,9 +17,10 @@ from tuner.service.files import check_files
 from tuner.service.turn import elapsed
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spec import Checked, StudySpec, check
-from tuner.storage import events, listing, measurements, studies, trials
+from tuner.storage import events, listing, measurements, studies, tallies, trials
 from tuner.storage.events import NewEvent
-from tuner.storage.models import STUDY_STATES, Study
+from tuner.storage.models import STUDY_STATES
+from tuner.storage.studies import StudyRow
 
 SAMPLES = 10
 LARGEST_LIST = 1000
@@ -48,19 +49,17 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
     checked = check(spec)
     spec = checked.spec
     now = ctx.now()
-    study = Study(
-        name=spec.name,
-        state="queued",
-        spec=spec.to_dict(),
-        directions=[o.direction for o in checked.objectives],
-        owner=actor,
-        tags=list(spec.tags),
-        priority=spec.priority,
-        max_concurrent=spec.max_concurrent,
-        created_at=now,
-        user_attrs={},
-        system_attrs={},
-    )
+    study = {
+        "name": spec.name,
+        "state": "queued",
+        "spec": spec.to_dict(),
+        "directions": [o.direction for o in checked.objectives],
+        "owner": actor,
+        "tags": list(spec.tags),
+        "priority": spec.priority,
+        "max_concurrent": spec.max_concurrent,
+        "created_at": now,
+    }
     with ctx.db.write() as session:
         for i, other in enumerate(spec.warm_start):
             try:
@@ -192,7 +191,7 @@ def _throughput(session: Session, study_id: int) -> float | None:
     return sum(rates) if rates else None
 
 
-def plan_of(ctx: Context, study: Study) -> Checked | None:
+def plan_of(ctx: Context, study: StudyRow) -> Checked | None:
     """A study as submitted; None for one that Optuna made, or whose task is not installed here."""
     if not study.spec:
         return None
@@ -202,14 +201,14 @@ def plan_of(ctx: Context, study: Study) -> Checked | None:
         return None
 
 
-def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyView]:
+def _views(ctx: Context, session: Session, rows: Iterable[StudyRow]) -> list[StudyView]:
     """Studies as shown, in a few statements whatever their number."""
     rows = list(rows)
     now = ctx.now()
     ids = [study.id for study in rows]
-    counted = studies.counts(session, ids)
-    steps = studies.steps(session, ids)
-    best = studies.best_ids(session, rows)
+    counted = tallies.counts(session, ids)
+    steps = tallies.steps(session, ids)
+    best = tallies.best_ids(session, rows)
     best_rows = trials.by_ids(session, best.values())
     last = measurements.last(session, list(best_rows))
     out = []

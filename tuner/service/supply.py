@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-
-from sqlalchemy.orm import Session
 
 from tuner.queue import leases
 from tuner.queue.leases import Lease
@@ -21,11 +19,12 @@ from tuner.queue.order import order
 from tuner.search import Suggestion
 from tuner.service.context import Context
 from tuner.service.searches import Live
-from tuner.service.turn import STOPS_ALL, Turn, elapsed, turn
-from tuner.storage import studies
+from tuner.service.turn import STOPS_ALL, Turn, elapsed
+from tuner.service.turns import turn
+from tuner.storage import studies, tallies
 from tuner.storage.events import NewEvent
-from tuner.storage.models import Study, Worker
-from tuner.storage.studies import OPEN_STATES
+from tuner.storage.models import Worker
+from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.trials import TrialRow
 
 HURRIED_TRIES = 2
@@ -34,17 +33,17 @@ HURRIED_TRIES = 2
 
 def hand_out(
     ctx: Context, worker: Worker, k: int, prefer: int | None
-) -> list[tuple[Study, TrialRow]]:
+) -> list[tuple[StudyRow, TrialRow]]:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
 
     A study that somebody else is busy with comes last, and is waited for only when there is nothing
     else to hand out.
     """
-    out: list[tuple[Study, TrialRow]] = []
+    out: list[tuple[StudyRow, TrialRow]] = []
     if k < 1:
         return out
     with ctx.db.session() as session:
-        wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
+        wanted = order(tallies.queued(session, worker.tasks, ctx.now()), prefer)
     late: list[int] = []
     for queued in wanted:
         if len(out) >= k:
@@ -74,7 +73,7 @@ def from_study(
     seconds: float | None = None,
     origin: str = "sampled",
     actor: str | None = None,
-) -> list[tuple[Study, TrialRow]] | None:
+) -> list[tuple[StudyRow, TrialRow]] | None:
     """Claims up to ``k`` trials of one study, suggesting what is missing.
 
     Args:
@@ -103,9 +102,12 @@ def from_study(
                     live.drop()
                     continue
                 if ahead is not None:
-                    this.told = True  # it was asked a moment ago, at this very revision
+                    # The search was asked a moment ago, at this very revision.
+                    this.told = this.asked = True
                 lease = Lease.new(worker_id, _lease_end(ctx, this, seconds))
-                return [(this.study, row) for row in _claim(this, k, lease, ahead, origin)]
+                # Copies, as the next turn may change the rows before these are handed out.
+                rows = _claim(this, k, lease, ahead, origin)
+                return [(this.study, replace(row)) for row in rows]
     raise AssertionError("the last try always returns")
 
 
@@ -140,7 +142,7 @@ def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | N
             return None
         try:
             search = live.synced(session, study)
-            missing = _missing(session, study, k)
+            missing = _missing(study, live, k)
             found = search.suggest(missing, elapsed_seconds=elapsed(study, ctx.now()))
         except BaseException:
             live.drop()
@@ -148,16 +150,17 @@ def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | N
         return Ahead(study.revision, found)
 
 
-def _allowed(session: Session, study: Study, k: int) -> int:
+def _allowed(study: StudyRow, live: Live, k: int) -> int:
     """How many of ``k`` trials the study may have running beside those it has."""
     if study.max_concurrent is None:
         return k
-    return max(min(k, study.max_concurrent - studies.leased(session, study.id)), 0)
+    leased = sum(row.lease_token is not None for row in live.rows.values())
+    return max(min(k, study.max_concurrent - leased), 0)
 
 
-def _missing(session: Session, study: Study, k: int) -> int:
+def _missing(study: StudyRow, live: Live, k: int) -> int:
     """How many trials must be suggested so that ``k`` can be claimed."""
-    return max(_allowed(session, study, k) - studies.ready(session, study.id), 0)
+    return max(_allowed(study, live, k) - sum(row.ready for row in live.rows.values()), 0)
 
 
 def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -> list[TrialRow]:
@@ -166,19 +169,19 @@ def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -
         if ahead is not None and ahead.suggestions:
             this.live.drop()  # it believes that these will run
         return []
-    allowed = _allowed(this.session, study, k)
+    allowed = _allowed(study, this.live, k)
     if ahead is not None:
         suggestions = ahead.suggestions
     else:
-        missing = _missing(this.session, study, k)
+        missing = _missing(study, this.live, k)
         suggestions = this.search.suggest(missing, elapsed_seconds=this.elapsed)
-    this.write_down(suggestions, origin)
-    this.flush()
-    rows = leases.claim(
-        this.session, study.id, allowed, lease, revision=this.revision, now=this.now
-    )
+    rows = leases.claim(this.live.rows.values(), allowed, lease, this.now)
+    for row in rows:
+        this.change(row)
+    # Suggested was what those that waited left missing, so all of it is claimed as well.
+    rows += this.write_down(suggestions, origin, lease)
+    rows.sort(key=lambda row: row.number)
     if rows:
-        this.revised = True
         this.state("running")
         told = {"trials": [row.id for row in rows], "numbers": [row.number for row in rows]}
         this.events.append(NewEvent("trial.leased", study.id, worker_id=lease.worker_id, data=told))
@@ -209,9 +212,10 @@ def prepare(ctx: Context, study_id: int, ready: int) -> int:
             if ctx.db.embedded and ahead is None:
                 return 0
             if ahead is None:
-                missing = _missing(this.session, this.study, ready)
+                this.join()
+                missing = _missing(this.study, live, ready)
                 suggestions = this.search.suggest(missing, elapsed_seconds=this.elapsed)
             else:
                 suggestions = ahead.suggestions
-                this.told = True
+                this.told = this.asked = True
             return len(this.write_down(suggestions))

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuner.spec import Checked
 from tuner.storage import measurements
 from tuner.storage.measurements import Point
-from tuner.storage.models import Event, Study, Worker
-from tuner.storage.studies import Counts
+from tuner.storage.models import Event, Worker
+from tuner.storage.studies import StudyRow
+from tuner.storage.tallies import Counts
 from tuner.storage.trials import TrialRow
 
 T = TypeVar("T")
@@ -205,7 +206,7 @@ def trial_view(
 
 
 def study_view(
-    study: Study,
+    study: StudyRow,
     checked: Checked | None,
     counts: Counts,
     best: TrialView | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -23,12 +22,13 @@ from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.reporting import take_in
 from tuner.service.supply import hand_out
-from tuner.service.turn import turns
+from tuner.service.turns import studies_of, turns
 from tuner.service.views import WorkerView, worker_view
 from tuner.spec import Checked
-from tuner.storage import events, trials, workers
+from tuner.storage import events, workers
 from tuner.storage.events import NewEvent
-from tuner.storage.models import Study, Worker
+from tuner.storage.models import Worker
+from tuner.storage.studies import StudyRow
 from tuner.storage.trials import TrialRow
 
 
@@ -86,7 +86,7 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
     verdicts: dict[int, SlotVerdict] = {}
     slots = {slot.trial_id: slot for slot in report.slots}
     if slots:
-        belongs = _studies_of(ctx, slots)
+        belongs = studies_of(ctx, slots)
         with turns(ctx, set(belongs.values())) as taken:
             for study_id, turn in taken.items():
                 mine = [slots[i] for i, of in belongs.items() if of == study_id]
@@ -133,7 +133,7 @@ def leave(ctx: Context, worker_id: int) -> None:
     for study_id, ids in held.items():
         with turns(ctx, [study_id]) as taken:
             for turn in taken.values():
-                for row in trials.lock(turn.session, ids).values():
+                for row in turn.rows(ids).values():
                     if row.worker_id == worker_id and row.lease_token is not None:
                         row.wait()
                         row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
@@ -190,21 +190,9 @@ def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -
     return worker
 
 
-def _leased(ctx: Context, handed: list[tuple[Study, TrialRow]]) -> list[Leased]:
+def _leased(ctx: Context, handed: list[tuple[StudyRow, TrialRow]]) -> list[Leased]:
     ctx.searches.remember({row.id: study.id for study, row in handed})
     return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed]
-
-
-def _studies_of(ctx: Context, trial_ids: Collection[int]) -> dict[int, int]:
-    """The study of each trial; those that were handed out here need no look into the database."""
-    known = ctx.searches.recall(trial_ids)
-    missing = [i for i in trial_ids if i not in known]
-    if missing:
-        with ctx.db.session() as session:
-            found = trials.study_ids(session, missing)
-        ctx.searches.remember(found)
-        known.update(found)
-    return known
 
 
 def leased_message(checked: Checked, row: TrialRow) -> Leased:

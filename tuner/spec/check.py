@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from optuna.distributions import distribution_to_json
+
 from tuner import optimizers, pruners, samplers, tasks
 from tuner.errors import InvalidInput
 from tuner.search import Budget, Objective, Record, Search
@@ -52,6 +54,11 @@ class Checked:
         if self.spec.constraint is not None and self.spec.constraint.metric not in wanted:
             wanted.append(self.spec.constraint.metric)
         return wanted
+
+    @cached_property
+    def distributions(self) -> dict[str, str]:
+        """What is searched, as Optuna writes its distributions."""
+        return {k: distribution_to_json(d) for k, d in self.space.distributions().items()}
 
     def max_step_of(self, config: Mapping[str, Any]) -> int:
         """The last step of one trial: its own ``epochs`` where the space has them."""

@@ -11,8 +11,9 @@ import json
 import math
 import sqlite3
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -25,10 +26,12 @@ from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
     InterfaceError,
+    InvalidatePoolError,
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from tuner.errors import Conflict, InvalidInput, TunerError, Unavailable
@@ -36,7 +39,12 @@ from tuner.errors import Conflict, InvalidInput, TunerError, Unavailable
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long SQLite waits for another process's write; also for a connection from the pool."""
 
+FRESH_SECONDS = 1.0
+"""A connection to PostgreSQL that was in use so lately is taken to be alive."""
+
 _MODE = "tuner_mode"
+_USED_AT = "tuner_used_at"
+_READ_ONLY = "tuner_read_only"
 READING: dict[str, Any] = {_MODE: "read", "postgresql_readonly": True}
 """Execution options under which a transaction refuses to write, on both databases."""
 WRITING: dict[str, Any] = {_MODE: "write"}
@@ -157,13 +165,14 @@ class Database:
             "pool_timeout": BUSY_TIMEOUT_SECONDS,
         }
         if not self.embedded:
-            return create_engine(
+            engine = create_engine(
                 self.url,
-                pool_pre_ping=True,
                 connect_args={"connect_timeout": 10, "application_name": "tuner"},
                 **pool_options,
                 **json_options,
             )
+            _check_when_idle(engine)
+            return engine
         Path(cast("str", self.url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(
             self.url,
@@ -174,6 +183,28 @@ class Database:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+
+def _check_when_idle(engine: Engine) -> None:
+    """Asks the server whether a connection lives, unless it was in use a moment ago.
+
+    ``pool_pre_ping`` asks each time, which takes a third of a short transaction.
+    """
+
+    def note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    def check(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        idle = time.monotonic() - record.info.get(_USED_AT, math.inf)
+        if idle < FRESH_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise InvalidatePoolError from error
+
+    event.listen(engine, "checkin", note_use)
+    event.listen(engine, "checkout", check)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -208,17 +239,26 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     mode = connection.get_execution_options().get(_MODE)
-    driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
-    driver.execute(f"PRAGMA query_only={'ON' if mode == 'read' else 'OFF'}")
+    fairy = connection.connection
+    driver = cast("sqlite3.Connection", fairy.dbapi_connection)
+    if fairy.info.get(_READ_ONLY) != (mode == "read"):
+        driver.execute(f"PRAGMA query_only={'ON' if mode == 'read' else 'OFF'}")
+        fairy.info[_READ_ONLY] = mode == "read"
     connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
 
 
-def dump_json(value: object) -> str:
-    """JSON that every database takes: numbers that are not finite become strings, like ``inf``."""
+def dump_json(value: object, default: Callable[[Any], object] | None = None) -> str:
+    """JSON that every database takes: numbers that are not finite become strings, like ``inf``.
+
+    Args:
+        value: What to write.
+        default: What to write of a value that JSON does not know.
+    """
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return json.dumps(value, allow_nan=False, separators=(",", ":"), default=default)
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+        finite = _finite(value)
+        return json.dumps(finite, allow_nan=False, separators=(",", ":"), default=default)
 
 
 def _finite(value: object) -> object:

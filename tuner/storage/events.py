@@ -7,16 +7,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Table, func, insert, select
+from sqlalchemy import (
+    Integer,
+    Table,
+    column,
+    func,
+    insert,
+    select,
+    true,
+)
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Event
+from tuner.storage.prepared import Prepared, given_rows, json_rows
 
 ORDER_LOCK = 0x74756E6572
-"""The advisory lock that puts commits with events in order on PostgreSQL."""
+"""The advisory lock by which a reader on PostgreSQL waits for commits that are on their way."""
 
-
-_INSERT = insert(cast("Table", Event.__table__))
+_table = cast("Table", Event.__table__)
+_COLUMNS = ("study_id", "trial_id", "worker_id", "kind", "data", "actor", "created_at")
 
 
 @dataclass(frozen=True)
@@ -33,41 +42,72 @@ class NewEvent:
 def add(session: Session, events: Sequence[NewEvent], actor: str | None, now: datetime) -> None:
     """Stores what one transaction changed; call it last.
 
-    A reader asks for events after the last id it saw, so ids must become visible in their order.
-    SQLite has one writer at a time; on PostgreSQL a lock from here to the commit does the same.
+    Ids are given in this order, and become visible when the transaction commits. Those of one study
+    do so in order, because whoever tells of a study holds its lock; for those of all studies see
+    :func:`settled`.
     """
-    if not events:
-        return
+    rows = as_rows(events, actor, now)
+    if session.get_bind().dialect.name == "postgresql":
+        _ADD_GIVEN.run(session.connection(), {"events": json_rows(rows)})
+    else:
+        ADD.run_many(session.connection(), rows)
+
+
+def settled(session: Session) -> int:
+    """The id of the last event before which no other will appear, 0 where there is none.
+
+    SQLite has one writer at a time. On PostgreSQL whoever stores events holds a lock from then to
+    the commit, together with all others; a reader that wants events of all studies waits here for
+    those under way. Call it in a transaction of its own, as new ones wait for its end.
+    """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(ORDER_LOCK)))
-    session.connection().execute(
-        _INSERT,
-        [
-            {
-                "kind": e.kind,
-                "study_id": e.study_id,
-                "trial_id": e.trial_id,
-                "worker_id": e.worker_id,
-                "data": e.data,
-                "actor": actor,
-                "created_at": now,
-            }
-            for e in events
-        ],
-    )
+    return session.scalar(select(func.max(_table.c.id))) or 0
 
 
-def after(session: Session, last_id: int, study_id: int | None, limit: int) -> list[Event]:
-    """Events with a higher id, of one study or of all."""
-    query = select(Event).where(Event.id > last_id)
-    if study_id is not None:
-        query = query.where(Event.study_id == study_id)
+def between(session: Session, after: int, until: int, limit: int) -> list[Event]:
+    """Events of all studies with a higher id than ``after``, up to ``until``."""
+    query = select(Event).where(Event.id > after, Event.id <= until)
     return list(session.scalars(query.order_by(Event.id).limit(limit)))
 
 
-def newest(session: Session, study_id: int | None = None) -> int:
-    """The id of the last event, 0 where there is none."""
-    query = select(func.max(Event.id))
-    if study_id is not None:
-        query = query.where(Event.study_id == study_id)
-    return session.scalar(query) or 0
+def of_study(session: Session, study_id: int, after: int, limit: int) -> list[Event]:
+    """Events of one study with a higher id than ``after``."""
+    query = select(Event).where(Event.study_id == study_id, Event.id > after)
+    return list(session.scalars(query.order_by(Event.id).limit(limit)))
+
+
+def newest(session: Session, study_id: int) -> int:
+    """The id of a study's last event, 0 where there is none."""
+    return session.scalar(select(func.max(Event.id)).where(Event.study_id == study_id)) or 0
+
+
+def as_rows(events: Sequence[NewEvent], actor: str | None, now: datetime) -> list[dict[str, Any]]:
+    """Events as ``ADD`` and ``ADD_GIVEN`` take them."""
+    return [
+        {
+            "place": i,
+            "study_id": e.study_id,
+            "trial_id": e.trial_id,
+            "worker_id": e.worker_id,
+            "kind": e.kind,
+            "data": e.data,
+            "actor": actor,
+            "created_at": now,
+        }
+        for i, e in enumerate(events)
+    ]
+
+
+def _add_given() -> Any:
+    given = given_rows("events", [*(_table.c[name] for name in _COLUMNS), column("place", Integer)])
+    held = select(func.pg_advisory_xact_lock_shared(ORDER_LOCK).label("held")).subquery("lock")
+    rows = select(*[given.c[name] for name in _COLUMNS]).select_from(given.join(held, true()))
+    return insert(_table).from_select(_COLUMNS, rows.order_by(given.c.place))
+
+
+ADD_GIVEN = _add_given()
+"""Stores events on PostgreSQL, with the lock that :func:`settled` waits for."""
+_ADD_GIVEN = Prepared(ADD_GIVEN)
+ADD = Prepared(insert(_table), _COLUMNS)
+"""Stores one event on SQLite."""

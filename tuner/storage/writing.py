@@ -1,0 +1,174 @@
+"""What a turn writes: a study's row, its trials, their points and the events, in one batch each.
+
+On PostgreSQL all that is one statement, to which each batch is one parameter: there each statement
+is a journey to the server and back. SQLite works in this process, and takes a statement each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, cast
+
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tuner.storage import events, studies
+from tuner.storage.events import NewEvent
+from tuner.storage.measurements import Point
+from tuner.storage.models import Measurement, Study, Trial
+from tuner.storage.prepared import Prepared, given_rows, json_rows
+from tuner.storage.studies import StudyRow
+from tuner.storage.trials import FIXED, MOVING, NewTrial, TrialRow
+
+_studies = cast("Table", Study.__table__)
+_trials = cast("Table", Trial.__table__)
+_points = cast("Table", Measurement.__table__)
+
+_POINT = [one.name for one in fields(Point)]
+_NEW = [*FIXED[1:], *MOVING, "distributions", "user_attrs", "system_attrs"]
+
+
+def write(
+    connection: Connection,
+    study: StudyRow,
+    revision: int,
+    *,
+    rows: Sequence[TrialRow] = (),
+    points: Sequence[Point] = (),
+    told: Sequence[NewEvent] = (),
+    actor: str | None = None,
+    now: datetime,
+) -> None:
+    """Writes what moved. A point that is there already stays as it was.
+
+    Args:
+        connection: The transaction, which holds the study's lock.
+        study: The study.
+        revision: Its revision from now on, and that of the trials.
+        rows: Trials that have changed.
+        points: New points.
+        told: Events; after them nothing else may be waited for.
+        actor: On whose behalf.
+        now: The present moment.
+    """
+    for row in rows:
+        row.revision = revision
+    moved = {**_study_values(study), "new_revision": revision}
+    if connection.dialect.name == "postgresql":
+        batches = {
+            "trials": json_rows([_trial_values(row) for row in rows]),
+            "points": json_rows([_point_values(point) for point in points]),
+            "events": json_rows(events.as_rows(told, actor, now)),
+        }
+        _WRITE.run(connection, {**moved, **batches})
+        return
+    _STUDY.run(connection, moved)
+    _TRIALS.run_many(connection, [_trial_values(row) for row in rows])
+    _POINTS.run_many(connection, [_point_values(point) for point in points])
+    events.ADD.run_many(connection, events.as_rows(told, actor, now))
+
+
+def add_trials(
+    connection: Connection,
+    study_id: int,
+    new: Sequence[NewTrial],
+    *,
+    revision: int,
+    now: datetime,
+    lease: tuple[int | None, str, datetime] | None = None,
+) -> list[TrialRow]:
+    """Stores new trials, waiting or, with ``lease``, already held.
+
+    Args:
+        connection: The transaction, which holds the study's lock.
+        study_id: Their study.
+        new: In the order of their numbers.
+        revision: The study's, after this change.
+        now: When they are created.
+        lease: Holder, token and expiry.
+    """
+    made, values = [], []
+    for trial in new:
+        row = TrialRow(
+            id=0,
+            study_id=study_id,
+            number=trial.number,
+            params=dict(trial.params),
+            seed=trial.seed,
+            origin=trial.origin,
+            note=dict(trial.note),
+            created_at=now,
+            step=trial.step,
+            until=trial.until,
+            checkpoint=None if trial.checkpoint is None else dict(trial.checkpoint),
+            reason=trial.reason,
+            revision=revision,
+        )
+        if lease is not None:
+            row.hold(*lease, now)
+        made.append(row)
+        rest = {"distributions": trial.distributions, "user_attrs": {}, "system_attrs": {}}
+        values.append({**_first_values(row), **rest})
+    if connection.dialect.name == "postgresql":
+        given = {"trials": json_rows(values)}
+        ids = {number: i for i, number in _ADD_GIVEN.rows(connection, given)} if made else {}
+        for row in made:
+            row.id = ids[row.number]
+    else:
+        for row, one in zip(made, values, strict=True):
+            row.id = _ADD.rows(connection, one)[0][0]
+    return made
+
+
+def _picker(names: Sequence[str], prefix: str = "") -> Callable[[object], dict[str, Any]]:
+    """What reads these attributes of a row, as parameters of a statement."""
+    read, keys = attrgetter(*names), [prefix + name for name in names]
+    return lambda row: dict(zip(keys, read(row), strict=True))
+
+
+_study_values = _picker(["id", *studies.MOVING], "new_")
+_trial_values = _picker(["id", *MOVING])
+_first_values = _picker([*FIXED[1:], *MOVING])
+_point_values = _picker(_POINT)
+
+_write_study = (
+    update(_studies)
+    .where(_studies.c.id == bindparam("new_id"))
+    .values({name: bindparam(f"new_{name}") for name in studies.MOVING})
+)
+_STUDY = Prepared(_write_study)
+_TRIALS = Prepared(update(_trials).where(_trials.c.id == bindparam("id")), MOVING)
+_POINTS = Prepared(sqlite.insert(_points).on_conflict_do_nothing(), _POINT)
+_ADD = Prepared(insert(_trials).returning(_trials.c.id), _NEW)
+
+
+def _write_all() -> Prepared:
+    moved = given_rows("trials", [_trials.c[name] for name in ("id", *MOVING)])
+    measured = given_rows("points", [_points.c[name] for name in _POINT])
+    parts = (
+        update(_trials)
+        .where(_trials.c.id == moved.c.id)
+        .values({name: moved.c[name] for name in MOVING})
+        .returning(_trials.c.id)
+        .cte("written_trials"),
+        postgresql.insert(_points)
+        .from_select(_POINT, select(*measured.c))
+        .on_conflict_do_nothing()
+        .returning(_points.c.step)
+        .cte("written_points"),
+        events.ADD_GIVEN.returning(events.ADD_GIVEN.table.c.id).cte("written_events"),
+    )
+    study = _write_study.returning(_studies.c.id).cte("written_study")
+    return Prepared(select(study.c.id).add_cte(*parts))
+
+
+def _add_given() -> Prepared:
+    new = given_rows("trials", [_trials.c[name] for name in _NEW])
+    added = insert(_trials).from_select(_NEW, select(*new.c))
+    return Prepared(added.returning(_trials.c.id, _trials.c.number))
+
+
+_WRITE, _ADD_GIVEN = _write_all(), _add_given()
