@@ -70,8 +70,9 @@ def update_study(
         study.max_concurrent = after.spec.max_concurrent
         study.tags = list(after.spec.tags)
         this.live.drop()
+        more = study.state == "completed" and "budget" in given and this.exhausted() is None
         this.note("study.updated", fields=sorted(given))
-        if study.state == "completed" and "budget" in given and this.exhausted() is None:
+        if more:
             this.state("queued")
         studies.amend(this.session, study)
         this.revised = True

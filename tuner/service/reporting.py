@@ -41,9 +41,10 @@ def take_in(
     Returns:
         A verdict for each slot.
     """
+    if turn.study.over:
+        return {slot.trial_id: _lost(slot) for slot in slots}
     turn.join()
-    ids = [slot.trial_id for slot in slots]
-    rows = turn.rows(ids)
+    rows = turn.rows([slot.trial_id for slot in slots])
     timed = [s for s in slots if any(m.seconds is not None for m in s.measurements)]
     before = turn.last_points([rows[s.trial_id] for s in timed if s.trial_id in rows])
     lease_end = (
@@ -54,7 +55,7 @@ def take_in(
     for slot in slots:
         row = rows.get(slot.trial_id)
         if row is None or not leases.owns(row, slot.token):
-            out[slot.trial_id] = SlotVerdict(trial_id=slot.trial_id, action="lost")
+            out[slot.trial_id] = _lost(slot)
             continue
         at = f"slots[{order.index(slot.trial_id)}]"
         verdict = _take_slot(turn, row, slot, before.get(row.id), at)
@@ -68,6 +69,10 @@ def take_in(
         turn.note("trial.measured", trials=measured, points=len(turn.points))
     turn.settle()
     return out
+
+
+def _lost(slot: SlotReport) -> SlotVerdict:
+    return SlotVerdict(trial_id=slot.trial_id, action="lost")
 
 
 def _take_slot(

@@ -23,6 +23,8 @@ from tuner.storage.trials import TrialRow
 
 MOST_REMEMBERED = 200_000
 """Trials whose study is kept in memory."""
+GUARDED_TURNS = 100
+"""Turns that lock a study from their start once another process has changed it."""
 
 
 class Plans:
@@ -64,6 +66,7 @@ class Live:
         revision: Search and rows were told everything up to here.
         idle_at: The revision at which it had nothing to suggest; -1: it has not been asked.
         settled_at: The revision at which upkeep last looked whether the study is over.
+        guarded: Turns still to be locked from their start, as another process changes the study.
     """
 
     plans: Plans
@@ -74,9 +77,22 @@ class Live:
     revision: int = -1
     idle_at: int = -1
     settled_at: int = -1
+    guarded: int = 0
+
+    def meet(self, study: StudyRow | None) -> None:
+        """Takes the study's row as it is, under its lock."""
+        if self.study is not None and study is not self.study:
+            self.guard()
+        elif self.guarded:
+            self.guarded -= 1
+        self.study = study
+
+    def guard(self) -> None:
+        """Notes that another process has changed the study."""
+        self.guarded = GUARDED_TURNS
 
     def drop(self) -> None:
-        """Forgets everything; the next use reads the database."""
+        """Forgets what the database knows; the next use reads it."""
         self.study = self.search = None
         self.rows = {}
         self.revision = self.idle_at = self.settled_at = -1
@@ -84,6 +100,10 @@ class Live:
     def plan(self, study: StudyRow) -> Checked:
         """The study as submitted."""
         return self.plans.of(study)
+
+    def holds(self, study: StudyRow) -> bool:
+        """Whether search and rows are those of this revision of the study."""
+        return self.search is not None and self.revision == study.revision
 
     def synced(self, session: Session, study: StudyRow) -> Search:
         """The search, told everything that the database holds, and so are ``rows``."""

@@ -1,34 +1,30 @@
 """Handing out: what waits is claimed, and what is missing is suggested, a study at a time.
 
-Suggestions are written down before they are handed out. On SQLite, which has one writer at a time,
-they are computed before the transaction that writes them, so that a slow sampler holds up its own
-study only; should another process have changed the study meanwhile, they are thrown away. On
-PostgreSQL the study's row is locked meanwhile, and nothing else is.
+Suggestions are written down before they are handed out. A slow sampler holds up its own study only:
+nothing is locked in the database meanwhile, and should another process have changed the study, the
+suggestions are thrown away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from tuner.errors import InvalidInput, NotFound
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.queue.order import order
-from tuner.search import Suggestion
 from tuner.service.context import Context
 from tuner.service.searches import Live
-from tuner.service.turn import STOPS_ALL, Turn, elapsed
-from tuner.service.turns import turn
-from tuner.storage import studies, tallies
+from tuner.service.turn import STOPS_ALL, Turn
+from tuner.service.turns import take
+from tuner.storage import tallies
 from tuner.storage.events import NewEvent
 from tuner.storage.models import Worker
 from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.trials import TrialRow
-
-HURRIED_TRIES = 2
-"""Tries to suggest outside the transaction before the study is locked for it."""
 
 
 def hand_out(
@@ -88,35 +84,24 @@ def from_study(
 
     Returns:
         Study and trial for each; None when the study is busy and ``wait`` is off.
+
+    Raises:
+        NotFound: No such study.
+        InvalidInput: Optuna made the study, and runs its trials.
     """
-    live = ctx.searches.of(study_id)
-    with _taken(live, wait) as mine:
-        if not mine:
-            return None
-        for hurried in range(HURRIED_TRIES + 1):
-            ahead = None
-            if ctx.db.embedded and hurried < HURRIED_TRIES:
-                ahead = _suggest_ahead(ctx, live, study_id, k)
-            with turn(ctx, study_id, actor=actor) as this:
-                if ahead is not None and ahead.revision != this.study.revision:
-                    live.drop()
-                    continue
-                if ahead is not None:
-                    # The search was asked a moment ago, at this very revision.
-                    this.told = this.asked = True
-                lease = Lease.new(worker_id, _lease_end(ctx, this, seconds))
-                # Copies, as the next turn may change the rows before these are handed out.
-                rows = _claim(this, k, lease, ahead, origin)
-                return [(this.study, replace(row)) for row in rows]
-    raise AssertionError("the last try always returns")
 
+    def claim(taken: dict[int, Turn]) -> list[tuple[StudyRow, TrialRow]]:
+        if study_id not in taken:
+            raise NotFound("study", study_id)
+        this = taken[study_id]
+        if not this.study.spec:
+            raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
+        lease = Lease.new(worker_id, _lease_end(ctx, this, seconds))
+        # Copies, as the next turn may change the rows before these are handed out.
+        return [(this.study, replace(row)) for row in _claim(this, k, lease, origin)]
 
-@dataclass(frozen=True)
-class Ahead:
-    """What was suggested before the transaction, and the revision that it goes by."""
-
-    revision: int
-    suggestions: list[Suggestion]
+    with _taken(ctx.searches.of(study_id), wait) as mine:
+        return take(ctx, [study_id], claim, slow=True, actor=actor) if mine else None
 
 
 @contextmanager
@@ -135,21 +120,6 @@ def _lease_end(ctx: Context, this: Turn, seconds: float | None) -> datetime:
     return this.now + timedelta(seconds=seconds)
 
 
-def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | None:
-    with ctx.db.session() as session:
-        study = studies.get(session, study_id)
-        if study.state not in OPEN_STATES:
-            return None
-        try:
-            search = live.synced(session, study)
-            missing = _missing(study, live, k)
-            found = search.suggest(missing, elapsed_seconds=elapsed(study, ctx.now()))
-        except BaseException:
-            live.drop()
-            raise
-        return Ahead(study.revision, found)
-
-
 def _allowed(study: StudyRow, live: Live, k: int) -> int:
     """How many of ``k`` trials the study may have running beside those it has."""
     if study.max_concurrent is None:
@@ -163,18 +133,12 @@ def _missing(study: StudyRow, live: Live, k: int) -> int:
     return max(_allowed(study, live, k) - sum(row.ready for row in live.rows.values()), 0)
 
 
-def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -> list[TrialRow]:
+def _claim(this: Turn, k: int, lease: Lease, origin: str) -> list[TrialRow]:
     study = this.study
     if study.state not in OPEN_STATES or this.exhausted() in STOPS_ALL:
-        if ahead is not None and ahead.suggestions:
-            this.live.drop()  # it believes that these will run
         return []
     allowed = _allowed(study, this.live, k)
-    if ahead is not None:
-        suggestions = ahead.suggestions
-    else:
-        missing = _missing(study, this.live, k)
-        suggestions = this.search.suggest(missing, elapsed_seconds=this.elapsed)
+    suggestions = this.suggest(_missing(study, this.live, k))
     rows = leases.claim(this.live.rows.values(), allowed, lease, this.now)
     for row in rows:
         this.change(row)
@@ -197,25 +161,13 @@ def prepare(ctx: Context, study_id: int, ready: int) -> int:
     Returns:
         How many trials were written down.
     """
-    live = ctx.searches.of(study_id)
-    with _taken(live, wait=False) as mine:
-        if not mine:
+
+    def suggest(taken: dict[int, Turn]) -> int:
+        this = taken.get(study_id)
+        if this is None or this.study.state not in OPEN_STATES:
             return 0
-        ahead = _suggest_ahead(ctx, live, study_id, ready) if ctx.db.embedded else None
-        if ahead is not None and not ahead.suggestions:
-            return 0
-        with turn(ctx, study_id) as this:
-            stale = ahead is not None and ahead.revision != this.study.revision
-            if stale or this.study.state not in OPEN_STATES:
-                live.drop()
-                return 0
-            if ctx.db.embedded and ahead is None:
-                return 0
-            if ahead is None:
-                this.join()
-                missing = _missing(this.study, live, ready)
-                suggestions = this.search.suggest(missing, elapsed_seconds=this.elapsed)
-            else:
-                suggestions = ahead.suggestions
-                this.told = this.asked = True
-            return len(this.write_down(suggestions))
+        this.join()
+        return len(this.write_down(this.suggest(_missing(this.study, this.live, ready))))
+
+    with _taken(ctx.searches.of(study_id), wait=False) as mine:
+        return take(ctx, [study_id], suggest, slow=True) if mine else 0

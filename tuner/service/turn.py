@@ -6,11 +6,13 @@ Once the search has joined, trials are those at hand in this process, not read a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from tuner.queue.leases import Lease
@@ -33,7 +35,8 @@ STOPS_ALL = ("seconds", "target")
 class Turn:
     """One study's part of a transaction. The caller holds all its locks."""
 
-    session: Session
+    open: Callable[[], Session]
+    """Locks the study in the database, unless it is locked already."""
     study: StudyRow
     live: Live
     now: datetime
@@ -41,7 +44,9 @@ class Turn:
     points: list[Point] = field(default_factory=list)
     events: list[NewEvent] = field(default_factory=list)
     revised: bool = False
-    """Whether the study's row, or a trial written already, has changed."""
+    """Whether the study's row has changed."""
+    flushed: bool = False
+    """Whether the database has the next revision already."""
     deleted: bool = False
     settled: bool = False
     asked: bool = False
@@ -50,11 +55,16 @@ class Turn:
     """Whether search and rows have joined this turn, and so are told of every change by it."""
 
     @property
+    def session(self) -> Session:
+        """Where to read what is not at hand."""
+        return self.open()
+
+    @property
     def revision(self) -> int:
         """The study's revision after this turn."""
         return self.study.revision + 1
 
-    @property
+    @cached_property
     def checked(self) -> Checked:
         """The study as submitted."""
         return self.live.plan(self.study)
@@ -65,9 +75,10 @@ class Turn:
         Once something has changed it is too late: the search would miss that.
         """
         if not self.told:
-            if self.changed or self.revised:
+            if self.touched:
                 raise RuntimeError("the search must join a turn before anything changes in it")
-            self.live.synced(self.session, self.study)
+            if not self.live.holds(self.study):
+                self.live.synced(self.session, self.study)
             self.told = True
         if self.live.search is None:
             raise RuntimeError("the search was dropped in the middle of a turn")
@@ -81,12 +92,20 @@ class Turn:
     @property
     def touched(self) -> bool:
         """Whether anything has changed in it, so that it must be committed or forgotten."""
-        return bool(self.asked or self.revised or self.changed or self.points or self.events)
+        return bool(
+            self.asked or self.revised or self.flushed or self.changed or self.points or self.events
+        )
 
     @property
     def elapsed(self) -> float:
         """Wall seconds that the study has been running."""
         return elapsed(self.study, self.now)
+
+    def suggest(self, k: int) -> list[Suggestion]:
+        """Up to ``k`` suggestions of the search, which are to be written down in this turn."""
+        found = self.search.suggest(k, elapsed_seconds=self.elapsed)
+        self.asked = self.asked or bool(found)
+        return found
 
     def exhausted(self) -> str | None:
         """Which budget is met, or None."""
@@ -294,30 +313,39 @@ class Turn:
     def flush(self) -> None:
         """Writes what changed so far, for a statement that is to find it in the database."""
         if self.changed or self.points:
-            self.revised = True
-            self._write()
+            self._write(self.session.connection())
 
-    def finish(self, actor: str | None) -> None:
-        """Writes all that is left, and counts the study's revision up."""
-        if self.changed or self.points or self.revised:
-            self._write(self.events, actor)
-            self.study.revision, self.revised = self.revision, True
-        else:
+    def write(self, connection: Connection, actor: str | None) -> bool:
+        """Writes all that is left, and counts the study's revision up; call it last.
+
+        Returns:
+            False when nothing was written, as the study is not as it was at hand.
+        """
+        if self.deleted:
             events.add(self.session, self.events, actor, self.now)
+            return True
+        written = self._write(connection, self.events, actor)
+        self.study.revision = self.revision
+        return written
 
-    def _write(self, told: Sequence[NewEvent] = (), actor: str | None = None) -> None:
-        writing.write(
-            self.session.connection(),
+    def _write(
+        self, connection: Connection, told: Sequence[NewEvent] = (), actor: str | None = None
+    ) -> bool:
+        written = writing.write(
+            connection,
             self.study,
-            self.revision,
+            known=self.revision if self.flushed else self.study.revision,
+            revision=self.revision,
             rows=list(self.changed.values()),
             points=self.points,
             told=told,
             actor=actor,
             now=self.now,
         )
+        self.flushed = True
         self.changed.clear()
         self.points.clear()
+        return written
 
 
 def elapsed(study: StudyRow, now: datetime) -> float:

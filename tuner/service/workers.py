@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+from tuner.errors import NotFound
 from tuner.protocol import (
     Checkpoint,
     Heartbeat,
@@ -15,6 +18,7 @@ from tuner.protocol import (
     Registration,
     Report,
     ReportAnswer,
+    SlotReport,
     SlotVerdict,
     WorkerHello,
 )
@@ -22,7 +26,8 @@ from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.reporting import take_in
 from tuner.service.supply import hand_out
-from tuner.service.turns import studies_of, turns
+from tuner.service.turn import Turn
+from tuner.service.turns import studies_of, take, turn
 from tuner.service.views import WorkerView, worker_view
 from tuner.spec import Checked
 from tuner.storage import events, workers
@@ -83,14 +88,7 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
             request is stored.
     """
     worker = _heard(ctx, worker_id, report.status)
-    verdicts: dict[int, SlotVerdict] = {}
-    slots = {slot.trial_id: slot for slot in report.slots}
-    if slots:
-        belongs = studies_of(ctx, slots)
-        with turns(ctx, set(belongs.values())) as taken:
-            for study_id, turn in taken.items():
-                mine = [slots[i] for i, of in belongs.items() if of == study_id]
-                verdicts.update(take_in(ctx, turn, mine, list(slots)))
+    verdicts = _delivered(ctx, report.slots) if report.slots else {}
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
     fresh = [] if draining else hand_out(ctx, worker, report.refill + freed, report.prefer)
@@ -102,6 +100,21 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
         leased=_leased(ctx, fresh),
         drain=draining,
     )
+
+
+def _delivered(ctx: Context, reported: Sequence[SlotReport]) -> dict[int, SlotVerdict]:
+    """The verdicts on slots of any studies, without those on trials that are gone."""
+    slots = {slot.trial_id: slot for slot in reported}
+    belongs = studies_of(ctx, slots)
+
+    def deliver(taken: dict[int, Turn]) -> dict[int, SlotVerdict]:
+        verdicts: dict[int, SlotVerdict] = {}
+        for study_id, this in taken.items():
+            mine = [slots[i] for i, of in belongs.items() if of == study_id]
+            verdicts.update(take_in(ctx, this, mine, list(slots)))
+        return verdicts
+
+    return take(ctx, set(belongs.values()), deliver)
 
 
 def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
@@ -131,13 +144,12 @@ def leave(ctx: Context, worker_id: int) -> None:
         workers.get(session, worker_id)
         held = leases.held_by(session, worker_id)
     for study_id, ids in held.items():
-        with turns(ctx, [study_id]) as taken:
-            for turn in taken.values():
-                for row in turn.rows(ids).values():
-                    if row.worker_id == worker_id and row.lease_token is not None:
-                        row.wait()
-                        row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
-                        turn.moved(row, returned=True)
+        with suppress(NotFound), turn(ctx, study_id) as this:
+            for row in this.rows(ids).values():
+                if row.worker_id == worker_id and row.lease_token is not None:
+                    row.wait()
+                    row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
+                    this.moved(row, returned=True)
     ctx.heard.pop(worker_id, None)
     now = ctx.now()
     with ctx.db.write() as session:

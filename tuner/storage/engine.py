@@ -99,6 +99,9 @@ class Database:
         # The same pool, other ways to begin: the option tells the event handler which.
         self._readers = self.engine.execution_options(**READING)
         self._writers = self.engine.execution_options(**WRITING)
+        self._brief = self._writers
+        if not self.embedded:
+            self._brief = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def __repr__(self) -> str:
         return f"Database({self.url.render_as_string(hide_password=True)!r})"
@@ -132,6 +135,20 @@ class Database:
             session.connection()  # begins now, not at the first statement
             yield session
             session.commit()
+
+    @contextmanager
+    def brief(self) -> Iterator[Connection]:
+        """A connection for one statement that writes, which on PostgreSQL commits itself.
+
+        On SQLite, where several cost no more, it is a transaction like that of :meth:`write`.
+
+        Raises:
+            Unavailable: The database cannot be reached, or stayed locked.
+            Conflict: A constraint refused what was written.
+        """
+        with translated(), self._turn(), self._brief.connect() as connection:
+            yield connection
+            connection.commit()
 
     def dispose(self) -> None:
         """Closes all connections that are not in use."""

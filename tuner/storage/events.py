@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, cast
 
 from sqlalchemy import (
+    FromClause,
+    Insert,
     Integer,
     Table,
     column,
@@ -83,7 +85,7 @@ def newest(session: Session, study_id: int) -> int:
 
 
 def as_rows(events: Sequence[NewEvent], actor: str | None, now: datetime) -> list[dict[str, Any]]:
-    """Events as ``ADD`` and ``ADD_GIVEN`` take them."""
+    """Events as ``ADD`` and :func:`adding` take them."""
     return [
         {
             "place": i,
@@ -99,15 +101,22 @@ def as_rows(events: Sequence[NewEvent], actor: str | None, now: datetime) -> lis
     ]
 
 
-def _add_given() -> Any:
+def adding(after: FromClause | None = None) -> Insert:
+    """Stores given events on PostgreSQL, with the lock that :func:`settled` waits for.
+
+    Args:
+        after: If given, as often as this has rows.
+    """
     given = given_rows("events", [*(_table.c[name] for name in _COLUMNS), column("place", Integer)])
     held = select(func.pg_advisory_xact_lock_shared(ORDER_LOCK).label("held")).subquery("lock")
-    rows = select(*[given.c[name] for name in _COLUMNS]).select_from(given.join(held, true()))
-    return insert(_table).from_select(_COLUMNS, rows.order_by(given.c.place))
+    source = given.join(held, true())
+    if after is not None:
+        source = source.join(after, true())
+    rows = select(*[given.c[name] for name in _COLUMNS]).select_from(source)
+    added = insert(_table).from_select(_COLUMNS, rows.order_by(given.c.place))
+    return added.returning(_table.c.id)
 
 
-ADD_GIVEN = _add_given()
-"""Stores events on PostgreSQL, with the lock that :func:`settled` waits for."""
-_ADD_GIVEN = Prepared(ADD_GIVEN)
 ADD = Prepared(insert(_table), _COLUMNS)
 """Stores one event on SQLite."""
+_ADD_GIVEN = Prepared(adding())

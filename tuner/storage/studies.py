@@ -12,7 +12,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
-from tuner.storage.models import Study
+from tuner.storage.models import FINISHED_STUDY_STATES, Study
 from tuner.storage.prepared import Prepared
 
 OPEN_STATES = ("queued", "running")
@@ -42,6 +42,11 @@ class StudyRow:
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, and so have its trials."""
+        return self.state in FINISHED_STUDY_STATES
+
 
 MOVING = (
     "state",
@@ -64,21 +69,21 @@ _LOCK = Prepared(
 )
 
 
+def find(session: Session, study_id: int) -> StudyRow | None:
+    """One study, if it is there."""
+    return _find(session.connection(), study_id)
+
+
 def get(session: Session, study_id: int) -> StudyRow:
     """One study.
 
     Raises:
         NotFound: It is not there.
     """
-    found = _find(session.connection(), study_id)
+    found = find(session, study_id)
     if found is None:
         raise NotFound("study", study_id)
     return found
-
-
-def _find(connection: Connection, study_id: int) -> StudyRow | None:
-    rows = _GET.rows(connection, {"study_id": study_id})
-    return StudyRow(*rows[0]) if rows else None
 
 
 def by_name(session: Session, name: str) -> StudyRow | None:
@@ -103,6 +108,11 @@ def lock(connection: Connection, study_id: int, known: StudyRow | None = None) -
     if rows and known is not None and known.revision == rows[0][0]:
         return known
     return _find(connection, study_id) if rows else None
+
+
+def _find(connection: Connection, study_id: int) -> StudyRow | None:
+    rows = _GET.rows(connection, {"study_id": study_id})
+    return StudyRow(*rows[0]) if rows else None
 
 
 def add(session: Session, study: Mapping[str, Any]) -> int:

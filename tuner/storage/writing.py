@@ -12,7 +12,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, cast
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tuner.storage import events, studies
@@ -34,41 +34,48 @@ _NEW = [*FIXED[1:], *MOVING, "distributions", "user_attrs", "system_attrs"]
 def write(
     connection: Connection,
     study: StudyRow,
-    revision: int,
     *,
+    known: int,
+    revision: int,
     rows: Sequence[TrialRow] = (),
     points: Sequence[Point] = (),
     told: Sequence[NewEvent] = (),
     actor: str | None = None,
     now: datetime,
-) -> None:
+) -> bool:
     """Writes what moved. A point that is there already stays as it was.
 
     Args:
-        connection: The transaction, which holds the study's lock.
+        connection: A transaction; on PostgreSQL it may be one that ends with each statement.
         study: The study.
+        known: Its revision in the database, if nobody else has changed it.
         revision: Its revision from now on, and that of the trials.
         rows: Trials that have changed.
         points: New points.
         told: Events; after them nothing else may be waited for.
         actor: On whose behalf.
         now: The present moment.
+
+    Returns:
+        False when somebody else has changed the study: then nothing is written.
     """
     for row in rows:
         row.revision = revision
-    moved = {**_study_values(study), "new_revision": revision}
+    moved = {**_study_values(study), "known_revision": known, "new_revision": revision}
+    batches = {
+        "trials": [_trial_values(row) for row in rows],
+        "points": [_point_values(point) for point in points],
+        "events": events.as_rows(told, actor, now),
+    }
     if connection.dialect.name == "postgresql":
-        batches = {
-            "trials": json_rows([_trial_values(row) for row in rows]),
-            "points": json_rows([_point_values(point) for point in points]),
-            "events": json_rows(events.as_rows(told, actor, now)),
-        }
-        _WRITE.run(connection, {**moved, **batches})
-        return
-    _STUDY.run(connection, moved)
-    _TRIALS.run_many(connection, [_trial_values(row) for row in rows])
-    _POINTS.run_many(connection, [_point_values(point) for point in points])
-    events.ADD.run_many(connection, events.as_rows(told, actor, now))
+        texts = {name: json_rows(batch) for name, batch in batches.items()}
+        return bool(_WRITE.rows(connection, {**moved, **texts}))
+    if not _STUDY.rows(connection, moved):
+        return False
+    _TRIALS.run_many(connection, batches["trials"])
+    _POINTS.run_many(connection, batches["points"])
+    events.ADD.run_many(connection, batches["events"])
+    return True
 
 
 def add_trials(
@@ -136,8 +143,9 @@ _point_values = _picker(_POINT)
 
 _write_study = (
     update(_studies)
-    .where(_studies.c.id == bindparam("new_id"))
+    .where(_studies.c.id == bindparam("new_id"), _studies.c.revision == bindparam("known_revision"))
     .values({name: bindparam(f"new_{name}") for name in studies.MOVING})
+    .returning(_studies.c.id)
 )
 _STUDY = Prepared(_write_study)
 _TRIALS = Prepared(update(_trials).where(_trials.c.id == bindparam("id")), MOVING)
@@ -146,22 +154,23 @@ _ADD = Prepared(insert(_trials).returning(_trials.c.id), _NEW)
 
 
 def _write_all() -> Prepared:
+    """All at once, for a study that has still the known revision; returns its id."""
+    study = _write_study.cte("written_study")
     moved = given_rows("trials", [_trials.c[name] for name in ("id", *MOVING)])
     measured = given_rows("points", [_points.c[name] for name in _POINT])
     parts = (
         update(_trials)
-        .where(_trials.c.id == moved.c.id)
+        .where(_trials.c.id == moved.c.id, _trials.c.study_id == study.c.id)
         .values({name: moved.c[name] for name in MOVING})
         .returning(_trials.c.id)
         .cte("written_trials"),
         postgresql.insert(_points)
-        .from_select(_POINT, select(*measured.c))
+        .from_select(_POINT, select(*measured.c).join(study, true()))
         .on_conflict_do_nothing()
         .returning(_points.c.step)
         .cte("written_points"),
-        events.ADD_GIVEN.returning(events.ADD_GIVEN.table.c.id).cte("written_events"),
+        events.adding(study).cte("written_events"),
     )
-    study = _write_study.returning(_studies.c.id).cte("written_study")
     return Prepared(select(study.c.id).add_cte(*parts))
 
 

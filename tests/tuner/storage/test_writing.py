@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from tuner.errors import InvalidInput
 from tuner.storage import events, measurements, studies, trials, writing
@@ -48,6 +50,12 @@ def new_trials(
     ]
     with database.write() as session:
         return writing.add_trials(session.connection(), study.id, new, revision=1, now=NOW)
+
+
+def written(session: Session, study: StudyRow, revision: int, **what: Any) -> bool:
+    return writing.write(
+        session.connection(), study, known=revision - 1, revision=revision, now=NOW, **what
+    )
 
 
 def stored(database: Database, rows: list[TrialRow]) -> list[TrialRow]:
@@ -93,13 +101,13 @@ def test_all_that_moved_is_read_back(database: Database) -> None:
     changed = replace(study, state="running", next_number=7, device_seconds=NUMBERS[0])
     changed = replace(changed, active_seconds=NUMBERS[1], active_since=NOW, reason=TEXT)
     with database.write() as session:
-        writing.write(session.connection(), changed, 5, rows=rows, now=NOW)
+        assert written(session, changed, 1, rows=rows)
     assert stored(database, rows) == rows
-    assert {row.revision for row in rows} == {5}
+    assert {row.revision for row in rows} == {1}
     with database.session() as session:
-        assert studies.get(session, study.id) == replace(changed, revision=5)
-        assert trials.changed(session, study.id, 4) == rows
-        assert trials.changed(session, study.id, 5) == []
+        assert studies.get(session, study.id) == replace(changed, revision=1)
+        assert trials.changed(session, study.id, 0) == rows
+        assert trials.changed(session, study.id, 1) == []
 
 
 def test_numbers_that_are_not_finite_are_kept_as_text(database: Database) -> None:
@@ -109,7 +117,7 @@ def test_numbers_that_are_not_finite_are_kept_as_text(database: Database) -> Non
     metrics = {"loss": math.nan, "norm": math.inf, TEXT: 0.1}
     point = Point(row.id, 1, 1, None, 2**40, 0.5, metrics, NOW)
     with database.write() as session:
-        writing.write(session.connection(), study, 2, rows=[row], points=[point], now=NOW)
+        assert written(session, study, 1, rows=[row], points=[point])
     assert stored(database, [row])[0].values == ["inf", "-inf"]
     with database.session() as session:
         (read,) = measurements.of_trial(session, row.id)
@@ -123,20 +131,69 @@ def test_a_point_that_is_there_stays_as_it_was(database: Database) -> None:
     first = [Point(row.id, 1, i, x, None, None, {"v": x}, NOW) for i, x in enumerate(NUMBERS, 1)]
     again = [replace(first[0], value=9.0, metrics={"v": 9.0}), replace(first[0], attempt=2)]
     with database.write() as session:
-        writing.write(session.connection(), study, 2, points=first, now=NOW)
+        assert written(session, study, 1, points=first)
     with database.write() as session:
-        writing.write(session.connection(), study, 3, points=again, now=LATER)
+        assert written(session, study, 2, points=again)
     with database.session() as session:
         read = measurements.of_trial(session, row.id)
     assert read == [again[1], *first[1:]]
     assert [repr(point.value) for point in read] == [repr(x) for x in NUMBERS]
 
 
+def test_a_report_of_one_trial_is_read_back(database: Database) -> None:
+    study = new_study(database)
+    (row,) = new_trials(database, study, 1)
+    row.hold(None, "token", LATER, NOW)
+    row.values, row.constraint, row.device_seconds = [math.inf, 1 / 3], NUMBERS[0], NUMBERS[2]
+    row.checkpoint = {"uri": TEXT, "step": 1, "attempt": 1}
+    point = Point(row.id, 1, 1, NUMBERS[1], 2**40, NUMBERS[4], {TEXT: math.nan, "v": 0.1}, NOW)
+    told = NewEvent("k", study.id, row.id, None, {"text": TEXT, "deep": [1, None, {"x": 0.1}]})
+    with database.brief() as connection:
+        assert writing.write(
+            connection,
+            replace(study, device_seconds=NUMBERS[3], active_since=NOW),
+            known=0,
+            revision=1,
+            rows=[row],
+            points=[point],
+            told=[told],
+            actor="anna",
+            now=NOW,
+        )
+    row.values = ["inf", 1 / 3]
+    assert stored(database, [row]) == [row]
+    with database.session() as session:
+        assert studies.get(session, study.id) == replace(
+            study, device_seconds=NUMBERS[3], active_since=NOW, revision=1
+        )
+        (read,) = measurements.of_trial(session, row.id)
+        (event,) = events.of_study(session, study.id, 0, 10)
+    assert read == replace(point, metrics={TEXT: "nan", "v": 0.1})
+    assert (event.kind, event.trial_id, event.data, event.actor) == ("k", row.id, told.data, "anna")
+
+
+def test_nothing_is_written_once_somebody_else_has_changed_the_study(database: Database) -> None:
+    study = new_study(database)
+    (row,) = new_trials(database, study, 1)
+    with database.write() as session:
+        assert written(session, study, 1)
+    point = Point(row.id, 1, 1, 0.5, None, None, {"v": 0.5}, NOW)
+    late = {"rows": [replace(row, step=1)], "points": [point], "told": [NewEvent("k", study.id)]}
+    with database.brief() as connection:
+        moved = replace(study, state="running")
+        assert not writing.write(connection, moved, known=0, revision=1, now=NOW, **late)
+    with database.session() as session:
+        assert studies.get(session, study.id).state == "queued"
+        assert measurements.of_trial(session, row.id) == []
+        assert events.newest(session, study.id) == 0
+    assert stored(database, [row]) == [row]
+
+
 def test_events_are_numbered_in_their_order(database: Database) -> None:
     study = new_study(database)
     told = [NewEvent("k", study.id, i, None, {"i": i, "text": TEXT}) for i in range(50)]
     with database.write() as session:
-        writing.write(session.connection(), study, 1, told=told[:40], actor="anna", now=NOW)
+        assert written(session, study, 1, told=told[:40], actor="anna")
     with database.write() as session:
         events.add(session, told[40:], None, NOW)
     with database.session() as session:
@@ -153,4 +210,4 @@ def test_text_that_the_database_cannot_hold_is_a_wrong_value(database: Database)
     (row,) = new_trials(database, study, 1)
     row.end("fail", "a zero byte \0", NOW)
     with pytest.raises(InvalidInput), database.write() as session:
-        writing.write(session.connection(), study, 2, rows=[row], now=NOW)
+        assert written(session, study, 1, rows=[row])
