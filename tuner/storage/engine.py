@@ -99,9 +99,9 @@ class Database:
         # The same pool, other ways to begin: the option tells the event handler which.
         self._readers = self.engine.execution_options(**READING)
         self._writers = self.engine.execution_options(**WRITING)
-        self._brief = self._writers
-        if not self.embedded:
-            self._brief = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        single = {_MODE: "peek"} if self.embedded else {"isolation_level": "AUTOCOMMIT"}
+        self._peeking = self.engine.execution_options(**cast("dict[str, Any]", single))
+        self._brief = self._writers if self.embedded else self._peeking
 
     def __repr__(self) -> str:
         return f"Database({self.url.render_as_string(hide_password=True)!r})"
@@ -135,6 +135,16 @@ class Database:
             session.connection()  # begins now, not at the first statement
             yield session
             session.commit()
+
+    @contextmanager
+    def peek(self) -> Iterator[Connection]:
+        """A connection for one statement that reads, without a transaction around it.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        with translated(), self._peeking.connect() as connection:
+            yield connection
 
     @contextmanager
     def brief(self) -> Iterator[Connection]:
@@ -258,10 +268,12 @@ def _begin_sqlite(connection: Connection) -> None:
     mode = connection.get_execution_options().get(_MODE)
     fairy = connection.connection
     driver = cast("sqlite3.Connection", fairy.dbapi_connection)
-    if fairy.info.get(_READ_ONLY) != (mode == "read"):
-        driver.execute(f"PRAGMA query_only={'ON' if mode == 'read' else 'OFF'}")
-        fairy.info[_READ_ONLY] = mode == "read"
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+    reads = mode in ("read", "peek")
+    if fairy.info.get(_READ_ONLY) != reads:
+        driver.execute(f"PRAGMA query_only={'ON' if reads else 'OFF'}")
+        fairy.info[_READ_ONLY] = reads
+    if mode != "peek":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
 
 
 def dump_json(value: object, default: Callable[[Any], object] | None = None) -> str:
