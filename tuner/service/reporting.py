@@ -61,7 +61,7 @@ def take_in(
         verdict = _take_slot(turn, row, slot, before.get(row.id), at)
         if row.lease_token is not None:
             row.lease_expires_at = max(row.lease_expires_at or lease_end, lease_end)
-            turn.change(row)
+            turn.went_on(row)
         if slot.measurements:
             measured.append(row.id)
         out[slot.trial_id] = verdict

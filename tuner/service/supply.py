@@ -38,8 +38,8 @@ def hand_out(
     out: list[tuple[StudyRow, TrialRow]] = []
     if k < 1:
         return out
-    with ctx.db.session() as session:
-        wanted = order(tallies.queued(session, worker.tasks, ctx.now()), prefer)
+    with ctx.db.peek() as connection:
+        wanted = order(tallies.queued(connection, worker.tasks, ctx.now()), prefer)
     late: list[int] = []
     for queued in wanted:
         if len(out) >= k:

@@ -41,6 +41,8 @@ class Turn:
     live: Live
     now: datetime
     changed: dict[int, TrialRow] = field(default_factory=dict)
+    going: bool = True
+    """Whether the changed trials have only advanced under the same leases."""
     points: list[Point] = field(default_factory=list)
     events: list[NewEvent] = field(default_factory=list)
     revised: bool = False
@@ -162,6 +164,11 @@ class Turn:
 
     def change(self, row: TrialRow) -> None:
         """The trial is to be written back."""
+        self.changed[row.id] = row
+        self.going = False
+
+    def went_on(self, row: TrialRow) -> None:
+        """The trial has advanced under the same lease; nothing else of it changed."""
         self.changed[row.id] = row
 
     def measured(self, row: TrialRow, point: Point) -> None:
@@ -337,12 +344,13 @@ class Turn:
             known=self.revision if self.flushed else self.study.revision,
             revision=self.revision,
             rows=list(self.changed.values()),
+            going=self.going,
             points=self.points,
             told=told,
             actor=actor,
             now=self.now,
         )
-        self.flushed = True
+        self.flushed = self.going = True
         self.changed.clear()
         self.points.clear()
         return written

@@ -105,7 +105,7 @@ def _suggest(ctx: Context) -> None:
             (queued, min(n, queued.max_concurrent or n))
             for task, n in free.items()
             if n > 0
-            for queued in tallies.queued(session, [task], ctx.now())
+            for queued in tallies.queued(session.connection(), [task], ctx.now())
         ]
     for queued, wanted in waiting:
         live = ctx.searches.of(queued.id)

@@ -20,8 +20,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from tuner.storage.engine import dump_rows
 from tuner.storage.models import Event
-from tuner.storage.prepared import Prepared, given_rows, json_rows
+from tuner.storage.prepared import Prepared, given_rows
 
 ORDER_LOCK = 0x74756E6572
 """The advisory lock by which a reader on PostgreSQL waits for commits that are on their way."""
@@ -50,7 +51,7 @@ def add(session: Session, events: Sequence[NewEvent], actor: str | None, now: da
     """
     rows = as_rows(events, actor, now)
     if session.get_bind().dialect.name == "postgresql":
-        _ADD_GIVEN.run(session.connection(), {"events": json_rows(rows)})
+        _ADD_GIVEN.run(session.connection(), {"events": dump_rows(rows)})
     else:
         ADD.run_many(session.connection(), rows)
 

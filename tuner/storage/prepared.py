@@ -6,9 +6,9 @@ comes back. On the path of every report that costs several times what the databa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -28,14 +28,20 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy.sql import FromClause
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement, ReturnsRows
+from sqlalchemy.types import TypeEngine
 
-from tuner.storage.engine import dump_json
+from tuner.storage.models import UtcDateTime
 
 Processor = Callable[[Any], Any]
+
+SAME_TIMES = 64
+"""Times whose form for the database is remembered: a batch has few, in many rows."""
 
 
 class Prepared:
     """One statement; its parameters and columns have the types that SQLAlchemy knows of them.
+
+    It has no lists (``IN``) as long as their parameter is: those are another text each time.
 
     Args:
         statement: What to execute.
@@ -79,8 +85,10 @@ class _Compiled:
 
     text: str
     positional: bool
-    parameters: list[tuple[str, Processor | None]]
-    """Names in the order of the text where it has places instead of names."""
+    names: list[str]
+    """Of its parameters, in the order of the text where it has places instead of names."""
+    given: list[tuple[int, Processor]]
+    """Places among them whose value is not yet what the driver wants."""
     fixed: dict[str, Any]
     """What the statement itself says."""
     columns: list[tuple[int, Processor]]
@@ -98,35 +106,31 @@ class _Compiled:
             for bind, name in compiled.bind_names.items()
             if not bind.required
         }
-        names = compiled.positiontup if compiled.positional else list(types)
-        read = []
+        names = list(compiled.positiontup or ()) if compiled.positional else list(types)
+        given = [(i, _binding(types[name], dialect)) for i, name in enumerate(names)]
+        read: list[tuple[int, Processor | None]] = []
         if isinstance(statement, ReturnsRows):
-            for i, one in enumerate(statement.exported_columns):
-                if isinstance(one.type, Float):  # drivers give floats as they are
-                    continue
-                process = one.type.dialect_impl(dialect).result_processor(dialect, None)
-                if process is not None:
-                    read.append((i, process))
+            read = [
+                (i, one.type.dialect_impl(dialect).result_processor(dialect, None))
+                for i, one in enumerate(statement.exported_columns)
+                if not isinstance(one.type, Float)  # drivers give floats as they are
+            ]
         return cls(
             compiled.string,
             compiled.positional,
-            [(n, types[n].dialect_impl(dialect).bind_processor(dialect)) for n in names or ()],
+            names,
+            [(i, process) for i, process in given if process is not None],
             fixed,
-            read,
+            [(i, process) for i, process in read if process is not None],
         )
 
     def bound(self, values: Mapping[str, Any]) -> Any:
         """Parameters as the driver takes them."""
-        given = {**self.fixed, **values} if self.fixed else values
-        if self.positional:
-            return tuple(
-                given[name] if process is None else process(given[name])
-                for name, process in self.parameters
-            )
-        return {
-            name: given[name] if process is None else process(given[name])
-            for name, process in self.parameters
-        }
+        known = {**self.fixed, **values} if self.fixed else values
+        row = [known[name] for name in self.names]
+        for i, process in self.given:
+            row[i] = process(row[i])
+        return tuple(row) if self.positional else dict(zip(self.names, row, strict=True))
 
     def read(self, rows: Sequence[Any]) -> list[Sequence[Any]]:
         """Rows with Python's values."""
@@ -141,14 +145,16 @@ class _Compiled:
         return out
 
 
+def _binding(kind: TypeEngine[Any], dialect: Dialect) -> Processor | None:
+    process = kind.dialect_impl(dialect).bind_processor(dialect)
+    if process is not None and isinstance(kind, UtcDateTime):
+        return functools.lru_cache(SAME_TIMES)(process)
+    return process
+
+
 def given_rows(name: str, columns: Iterable[ColumnElement[Any]]) -> FromClause:
-    """Rows that a statement on PostgreSQL is given in one parameter; see :func:`json_rows`."""
+    """Rows that a statement on PostgreSQL gets as one parameter, which ``dump_rows`` writes."""
     text = sql_cast(bindparam(name, type_=Text), JSON)
     typed = [column(str(one.key), one.type) for one in columns]
     rows = func.json_to_recordset(text).table_valued(*typed)
     return rows.render_derived(name=f"given_{name}", with_types=True)
-
-
-def json_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as that parameter: a number keeps all its digits, a time its zone."""
-    return dump_json(rows, default=datetime.isoformat)

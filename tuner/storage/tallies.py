@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from tuner.storage.measurements import NOT_NUMBERS
 from tuner.storage.models import Study, Trial
+from tuner.storage.prepared import Prepared
 from tuner.storage.studies import OPEN_STATES, StudyRow
+
+_studies = cast("Table", Study.__table__)
+_trials = cast("Table", Trial.__table__)
 
 
 @dataclass(frozen=True)
@@ -51,43 +55,53 @@ class Queued:
     ready: int
 
 
-def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued]:
-    """The open studies whose task is among ``tasks``, with what they hold and what waits."""
-    leased = func.count(Trial.id).filter(Trial.state == "running", Trial.lease_token.is_not(None))
-    ready = func.count(Trial.id).filter(Trial.state == "waiting", Trial.until > Trial.step)
-    rows = session.execute(
-        select(
-            Study.id,
-            Study.priority,
-            Study.max_concurrent,
-            Study.revision,
-            Study.device_seconds,
-            Study.active_seconds,
-            Study.active_since,
-            leased.label("leased"),
-            ready.label("ready"),
-        )
-        .outerjoin(Trial, and_(Trial.study_id == Study.id, Trial.state.in_(("waiting", "running"))))
-        .where(
-            Study.state.in_(OPEN_STATES),
-            Study.spec[("task", "name")].as_string().in_(tuple(tasks)),
-        )
-        .group_by(Study.id)
+def _either(column: ColumnElement[str], values: Collection[str]) -> ColumnElement[bool]:
+    return or_(*[column == value for value in values])
+
+
+_leased = func.count(_trials.c.id).filter(
+    _trials.c.state == "running", _trials.c.lease_token.is_not(None)
+)
+_ready = func.count(_trials.c.id).filter(
+    _trials.c.state == "waiting", _trials.c.until > _trials.c.step
+)
+_QUEUED = Prepared(
+    select(
+        _studies.c.spec[("task", "name")].as_string().label("task"),
+        _studies.c.active_since,
+        _studies.c.id,
+        _studies.c.priority,
+        _studies.c.max_concurrent,
+        _studies.c.revision,
+        _studies.c.device_seconds,
+        _studies.c.active_seconds,
+        _leased.label("leased"),
+        _ready.label("ready"),
     )
-    return [
-        Queued(
-            row.id,
-            row.priority,
-            row.max_concurrent,
-            row.revision,
-            row.device_seconds,
-            row.active_seconds
-            + (0.0 if row.active_since is None else (now - row.active_since).total_seconds()),
-            row.leased,
-            row.ready,
-        )
-        for row in rows
-    ]
+    .outerjoin(
+        _trials,
+        and_(
+            _trials.c.study_id == _studies.c.id,
+            _either(_trials.c.state, ("waiting", "running")),
+        ),
+    )
+    .where(_either(_studies.c.state, OPEN_STATES))
+    .group_by(_studies.c.id)
+    .order_by(_studies.c.id)
+)
+
+
+def queued(connection: Connection, tasks: Collection[str], now: datetime) -> list[Queued]:
+    """The open studies whose task is among ``tasks``, with what they hold and what waits."""
+    found = []
+    for task, active_since, *row in _QUEUED.rows(connection, {}):
+        if task in tasks:
+            study = Queued(*row)
+            if active_since is not None:
+                running = (now - active_since).total_seconds()
+                study = replace(study, active_seconds=study.active_seconds + running)
+            found.append(study)
+    return found
 
 
 def cancelled(session: Session, study_id: int) -> int:

@@ -36,6 +36,17 @@ MOVING = (
     "started_at",
     "finished_at",
 )
+GOING = (
+    "values",
+    "constraint",
+    "lease_expires_at",
+    "step",
+    "until",
+    "checkpoint",
+    "revision",
+    "device_seconds",
+)
+"""What changes while a trial goes on under the same lease."""
 COLUMNS = [_table.c[name] for name in (*FIXED, *MOVING)]
 
 

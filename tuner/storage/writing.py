@@ -16,12 +16,13 @@ from sqlalchemy import Connection, Table, bindparam, insert, select, true, updat
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tuner.storage import events, studies
+from tuner.storage.engine import dump_rows
 from tuner.storage.events import NewEvent
 from tuner.storage.measurements import Point
 from tuner.storage.models import Measurement, Study, Trial
-from tuner.storage.prepared import Prepared, given_rows, json_rows
+from tuner.storage.prepared import Prepared, given_rows
 from tuner.storage.studies import StudyRow
-from tuner.storage.trials import FIXED, MOVING, NewTrial, TrialRow
+from tuner.storage.trials import FIXED, GOING, MOVING, NewTrial, TrialRow
 
 _studies = cast("Table", Study.__table__)
 _trials = cast("Table", Trial.__table__)
@@ -38,6 +39,7 @@ def write(
     known: int,
     revision: int,
     rows: Sequence[TrialRow] = (),
+    going: bool = False,
     points: Sequence[Point] = (),
     told: Sequence[NewEvent] = (),
     actor: str | None = None,
@@ -51,6 +53,7 @@ def write(
         known: Its revision in the database, if nobody else has changed it.
         revision: Its revision from now on, and that of the trials.
         rows: Trials that have changed.
+        going: Whether nothing has changed of any of them but ``trials.GOING``.
         points: New points.
         told: Events; after them nothing else may be waited for.
         actor: On whose behalf.
@@ -62,17 +65,18 @@ def write(
     for row in rows:
         row.revision = revision
     moved = {**_study_values(study), "known_revision": known, "new_revision": revision}
+    columns = GOING if going else MOVING
     batches = {
-        "trials": [_trial_values(row) for row in rows],
+        "trials": [_trial_values[columns](row) for row in rows],
         "points": [_point_values(point) for point in points],
         "events": events.as_rows(told, actor, now),
     }
     if connection.dialect.name == "postgresql":
-        texts = {name: json_rows(batch) for name, batch in batches.items()}
-        return bool(_WRITE.rows(connection, {**moved, **texts}))
+        texts = {name: dump_rows(batch) for name, batch in batches.items()}
+        return bool(_WRITE[columns].rows(connection, {**moved, **texts}))
     if not _STUDY.rows(connection, moved):
         return False
-    _TRIALS.run_many(connection, batches["trials"])
+    _TRIALS[columns].run_many(connection, batches["trials"])
     _POINTS.run_many(connection, batches["points"])
     events.ADD.run_many(connection, batches["events"])
     return True
@@ -120,7 +124,7 @@ def add_trials(
         rest = {"distributions": trial.distributions, "user_attrs": {}, "system_attrs": {}}
         values.append({**_first_values(row), **rest})
     if connection.dialect.name == "postgresql":
-        given = {"trials": json_rows(values)}
+        given = {"trials": dump_rows(values)}
         ids = {number: i for i, number in _ADD_GIVEN.rows(connection, given)} if made else {}
         for row in made:
             row.id = ids[row.number]
@@ -137,7 +141,7 @@ def _picker(names: Sequence[str], prefix: str = "") -> Callable[[object], dict[s
 
 
 _study_values = _picker(["id", *studies.MOVING], "new_")
-_trial_values = _picker(["id", *MOVING])
+_trial_values = {columns: _picker(["id", *columns]) for columns in (MOVING, GOING)}
 _first_values = _picker([*FIXED[1:], *MOVING])
 _point_values = _picker(_POINT)
 
@@ -148,20 +152,21 @@ _write_study = (
     .returning(_studies.c.id)
 )
 _STUDY = Prepared(_write_study)
-_TRIALS = Prepared(update(_trials).where(_trials.c.id == bindparam("id")), MOVING)
+_write_trial = update(_trials).where(_trials.c.id == bindparam("id"))
+_TRIALS = {columns: Prepared(_write_trial, columns) for columns in (MOVING, GOING)}
 _POINTS = Prepared(sqlite.insert(_points).on_conflict_do_nothing(), _POINT)
 _ADD = Prepared(insert(_trials).returning(_trials.c.id), _NEW)
 
 
-def _write_all() -> Prepared:
+def _write_all(columns: Sequence[str]) -> Prepared:
     """All at once, for a study that has still the known revision; returns its id."""
     study = _write_study.cte("written_study")
-    moved = given_rows("trials", [_trials.c[name] for name in ("id", *MOVING)])
+    moved = given_rows("trials", [_trials.c[name] for name in ("id", *columns)])
     measured = given_rows("points", [_points.c[name] for name in _POINT])
     parts = (
         update(_trials)
         .where(_trials.c.id == moved.c.id, _trials.c.study_id == study.c.id)
-        .values({name: moved.c[name] for name in MOVING})
+        .values({name: moved.c[name] for name in columns})
         .returning(_trials.c.id)
         .cte("written_trials"),
         postgresql.insert(_points)
@@ -180,4 +185,5 @@ def _add_given() -> Prepared:
     return Prepared(added.returning(_trials.c.id, _trials.c.number))
 
 
-_WRITE, _ADD_GIVEN = _write_all(), _add_given()
+_WRITE = {columns: _write_all(columns) for columns in (MOVING, GOING)}
+_ADD_GIVEN = _add_given()

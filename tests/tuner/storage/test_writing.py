@@ -110,6 +110,23 @@ def test_all_that_moved_is_read_back(database: Database) -> None:
         assert trials.changed(session, study.id, 1) == []
 
 
+def test_of_trials_that_go_on_only_what_moves_is_written(database: Database) -> None:
+    study = new_study(database)
+    rows = new_trials(database, study, len(NUMBERS))
+    for row, number in zip(rows, NUMBERS, strict=True):
+        row.step, row.until = 2, 3
+        row.values, row.constraint, row.device_seconds = [number], number, number
+        row.checkpoint = {"uri": TEXT, "step": 2, "attempt": 2}
+    with database.write() as session:
+        assert written(session, study, 1, rows=rows, going=True)
+    assert stored(database, rows) == rows
+    with database.write() as session:
+        assert written(
+            session, study, 2, rows=[replace(row, reason=TEXT) for row in rows], going=True
+        )
+    assert [row.reason for row in stored(database, rows)] == [None] * len(rows)
+
+
 def test_numbers_that_are_not_finite_are_kept_as_text(database: Database) -> None:
     study = new_study(database)
     (row,) = new_trials(database, study, 1)
