@@ -12,7 +12,6 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from tuner.queue.leases import Lease
@@ -23,6 +22,7 @@ from tuner.storage import events, measurements, tallies, trials, writing
 from tuner.storage.events import NewEvent
 from tuner.storage.measurements import Point
 from tuner.storage.models import FINISHED_STUDY_STATES
+from tuner.storage.prepared import Executing
 from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.trials import NewTrial, TrialRow
 
@@ -322,7 +322,7 @@ class Turn:
         if self.changed or self.points:
             self._write(self.session.connection())
 
-    def write(self, connection: Connection, actor: str | None) -> bool:
+    def write(self, connection: Executing, actor: str | None) -> bool:
         """Writes all that is left, and counts the study's revision up; call it last.
 
         Returns:
@@ -336,7 +336,7 @@ class Turn:
         return written
 
     def _write(
-        self, connection: Connection, told: Sequence[NewEvent] = (), actor: str | None = None
+        self, connection: Executing, told: Sequence[NewEvent] = (), actor: str | None = None
     ) -> bool:
         written = writing.write(
             connection,

@@ -87,8 +87,8 @@ class Unit:
         changed = [turn for turn in self.turns.values() if turn.touched]
         if changed and self._session is None and len(self._lives) == 1:
             (turn,) = changed
-            with self._db.brief() as connection:
-                if not turn.write(connection, actor):
+            with self._db.brief() as direct:
+                if not turn.write(direct, actor):
                     turn.live.guard()
                     raise Stale
             return

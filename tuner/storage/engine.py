@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from tuner.errors import Conflict, InvalidInput, TunerError, Unavailable
+from tuner.storage.direct import Direct, checked_out
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long SQLite waits for another process's write; also for a connection from the pool."""
@@ -100,9 +101,6 @@ class Database:
         # The same pool, other ways to begin: the option tells the event handler which.
         self._readers = self.engine.execution_options(**READING)
         self._writers = self.engine.execution_options(**WRITING)
-        single = {_MODE: "peek"} if self.embedded else {"isolation_level": "AUTOCOMMIT"}
-        self._peeking = self.engine.execution_options(**cast("dict[str, Any]", single))
-        self._brief = self._writers if self.embedded else self._peeking
 
     def __repr__(self) -> str:
         return f"Database({self.url.render_as_string(hide_password=True)!r})"
@@ -138,18 +136,20 @@ class Database:
             session.commit()
 
     @contextmanager
-    def peek(self) -> Iterator[Connection]:
-        """A connection for one statement that reads, without a transaction around it.
+    def peek(self) -> Iterator[Direct]:
+        """For one prepared statement that reads, without a transaction around it.
 
         Raises:
             Unavailable: The database cannot be reached.
         """
-        with translated(), self._peeking.connect() as connection:
-            yield connection
+        with translated(), checked_out(self.engine) as direct:
+            if self.embedded:
+                _only_read(direct.run, direct.info, True)
+            yield direct
 
     @contextmanager
-    def brief(self) -> Iterator[Connection]:
-        """A connection for one statement that writes, which on PostgreSQL commits itself.
+    def brief(self) -> Iterator[Direct]:
+        """For one prepared statement that writes, which on PostgreSQL commits itself.
 
         On SQLite, where several cost no more, it is a transaction like that of :meth:`write`.
 
@@ -157,9 +157,14 @@ class Database:
             Unavailable: The database cannot be reached, or stayed locked.
             Conflict: A constraint refused what was written.
         """
-        with translated(), self._turn(), self._brief.connect() as connection:
-            yield connection
-            connection.commit()
+        with translated(), self._turn(), checked_out(self.engine) as direct:
+            if not self.embedded:
+                yield direct
+                return
+            _only_read(direct.run, direct.info, False)
+            direct.run("BEGIN IMMEDIATE")
+            yield direct
+            direct.run("COMMIT")
 
     def dispose(self) -> None:
         """Closes all connections that are not in use."""
@@ -269,12 +274,15 @@ def _begin_sqlite(connection: Connection) -> None:
     mode = connection.get_execution_options().get(_MODE)
     fairy = connection.connection
     driver = cast("sqlite3.Connection", fairy.dbapi_connection)
-    reads = mode in ("read", "peek")
-    if fairy.info.get(_READ_ONLY) != reads:
-        driver.execute(f"PRAGMA query_only={'ON' if reads else 'OFF'}")
-        fairy.info[_READ_ONLY] = reads
-    if mode != "peek":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+    _only_read(driver.execute, fairy.info, mode == "read")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+
+
+def _only_read(execute: Callable[[str], object], info: dict[Any, Any], reads: bool) -> None:
+    """Makes a SQLite connection refuse to write, or not."""
+    if info.get(_READ_ONLY) != reads:
+        execute(f"PRAGMA query_only={'ON' if reads else 'OFF'}")
+        info[_READ_ONLY] = reads
 
 
 def dump_json(value: object) -> str:

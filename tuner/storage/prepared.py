@@ -30,9 +30,12 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement, ReturnsRows
 from sqlalchemy.types import TypeEngine
 
+from tuner.storage.direct import Direct
 from tuner.storage.models import UtcDateTime
 
 Processor = Callable[[Any], Any]
+Executing = Connection | Direct
+"""What executes it: SQLAlchemy's connection, or the driver's own."""
 
 SAME_TIMES = 64
 """Times whose form for the database is remembered: a batch has few, in many rows."""
@@ -54,22 +57,32 @@ class Prepared:
         self._columns = columns
         self._compiled: WeakKeyDictionary[Dialect, _Compiled] = WeakKeyDictionary()
 
-    def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[Sequence[Any]]:
+    def rows(self, connection: Executing, values: Mapping[str, Any]) -> list[Sequence[Any]]:
         """Executes it and reads what it returns."""
         compiled = self._for(connection.dialect)
-        found = connection.exec_driver_sql(compiled.text, compiled.bound(values)).all()
-        return compiled.read(found)
+        bound = compiled.bound(values)
+        if isinstance(connection, Direct):
+            return compiled.read(connection.rows(compiled.text, bound))
+        return compiled.read(connection.exec_driver_sql(compiled.text, bound).all())
 
-    def run(self, connection: Connection, values: Mapping[str, Any]) -> None:
+    def run(self, connection: Executing, values: Mapping[str, Any]) -> None:
         """Executes it."""
         compiled = self._for(connection.dialect)
-        connection.exec_driver_sql(compiled.text, compiled.bound(values))
+        bound = compiled.bound(values)
+        if isinstance(connection, Direct):
+            connection.run(compiled.text, bound)
+        else:
+            connection.exec_driver_sql(compiled.text, bound)
 
-    def run_many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    def run_many(self, connection: Executing, rows: Sequence[Mapping[str, Any]]) -> None:
         """Executes it once for each of ``rows``."""
-        if rows:
-            compiled = self._for(connection.dialect)
-            bound = [compiled.bound(row) for row in rows]
+        if not rows:
+            return
+        compiled = self._for(connection.dialect)
+        bound = [compiled.bound(row) for row in rows]
+        if isinstance(connection, Direct):
+            connection.run_many(compiled.text, bound)
+        else:
             connection.exec_driver_sql(compiled.text, cast("Any", bound))
 
     def _for(self, dialect: Dialect) -> _Compiled:

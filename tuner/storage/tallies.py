@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Table, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from tuner.storage.measurements import NOT_NUMBERS
 from tuner.storage.models import Study, Trial
-from tuner.storage.prepared import Prepared
+from tuner.storage.prepared import Executing, Prepared
 from tuner.storage.studies import OPEN_STATES, StudyRow
 
 _studies = cast("Table", Study.__table__)
@@ -91,7 +91,7 @@ _QUEUED = Prepared(
 )
 
 
-def queued(connection: Connection, tasks: Collection[str], now: datetime) -> list[Queued]:
+def queued(connection: Executing, tasks: Collection[str], now: datetime) -> list[Queued]:
     """The open studies whose task is among ``tasks``, with what they hold and what waits."""
     found = []
     for task, active_since, *row in _QUEUED.rows(connection, {}):

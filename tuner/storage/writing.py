@@ -12,7 +12,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, cast
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, true, update
+from sqlalchemy import Table, bindparam, insert, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tuner.storage import events, studies
@@ -20,7 +20,7 @@ from tuner.storage.engine import dump_rows
 from tuner.storage.events import NewEvent
 from tuner.storage.measurements import Point
 from tuner.storage.models import Measurement, Study, Trial
-from tuner.storage.prepared import Prepared, given_rows
+from tuner.storage.prepared import Executing, Prepared, given_rows
 from tuner.storage.studies import StudyRow
 from tuner.storage.trials import FIXED, GOING, MOVING, NewTrial, TrialRow
 
@@ -33,7 +33,7 @@ _NEW = [*FIXED[1:], *MOVING, "distributions", "user_attrs", "system_attrs"]
 
 
 def write(
-    connection: Connection,
+    connection: Executing,
     study: StudyRow,
     *,
     known: int,
@@ -83,7 +83,7 @@ def write(
 
 
 def add_trials(
-    connection: Connection,
+    connection: Executing,
     study_id: int,
     new: Sequence[NewTrial],
     *,

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Table, Update, bindparam, insert, select, update
+from sqlalchemy import Table, Update, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tuner.storage.engine import Database
 from tuner.storage.models import Measurement, Study, Trial
 from tuner.storage.optuna import frozen
 from tuner.storage.optuna.frozen import Stored
-from tuner.storage.prepared import Prepared
+from tuner.storage.prepared import Executing, Prepared
 
 _studies = cast("Table", Study.__table__)
 _trials = cast("Table", Trial.__table__)
@@ -68,7 +68,7 @@ def create(
         return made
 
 
-def _create(connection: Connection, study_id: int, row: dict[str, Any]) -> Stored | None:
+def _create(connection: Executing, study_id: int, row: dict[str, Any]) -> Stored | None:
     given = {"of_study": study_id}
     if connection.dialect.name == "postgresql":
         found = _CREATE.rows(connection, given | {f"new_{name}": row[name] for name in _CREATED})

@@ -14,13 +14,13 @@ from typing import Any, cast
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Table, bindparam, select
+from sqlalchemy import Table, bindparam, select
 
 from tuner.storage.engine import Database
 from tuner.storage.models import FINISHED_TRIAL_STATES, Measurement, Study, Trial
 from tuner.storage.optuna import frozen
 from tuner.storage.optuna.frozen import Stored
-from tuner.storage.prepared import Prepared
+from tuner.storage.prepared import Executing, Prepared
 
 _studies = cast("Table", Study.__table__)
 _trials = cast("Table", Trial.__table__)
@@ -231,7 +231,7 @@ class History:
             with self._database.session() as session:
                 return self._read(session.connection(), study_id, known)
 
-    def _read(self, connection: Connection, study_id: int, known: Known | None) -> Known:
+    def _read(self, connection: Executing, study_id: int, known: Known | None) -> Known:
         study = _STUDY.rows(connection, {"of_study": study_id})
         if not study:
             self.forget(study_id)
