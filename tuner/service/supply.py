@@ -97,11 +97,14 @@ def from_study(
         if not this.study.spec:
             raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
         lease = Lease.new(worker_id, _lease_end(ctx, this, seconds))
-        # Copies, as the next turn may change the rows before these are handed out.
-        return [(this.study, replace(row)) for row in _claim(this, k, lease, origin)]
+        return [(this.study, row) for row in _claim(this, k, lease, origin)]
 
     with _taken(ctx.searches.of(study_id), wait) as mine:
-        return take(ctx, [study_id], claim, slow=True, actor=actor) if mine else None
+        if not mine:
+            return None
+        claimed = take(ctx, [study_id], claim, slow=True, actor=actor)
+        # Copies, as the next turn may change the rows before these are handed out.
+        return [(study, replace(row)) for study, row in claimed]
 
 
 @contextmanager
@@ -147,8 +150,7 @@ def _claim(this: Turn, k: int, lease: Lease, origin: str) -> list[TrialRow]:
     rows.sort(key=lambda row: row.number)
     if rows:
         this.state("running")
-        told = {"trials": [row.id for row in rows], "numbers": [row.number for row in rows]}
-        this.events.append(NewEvent("trial.leased", study.id, worker_id=lease.worker_id, data=told))
+        this.events.append(NewEvent("trial.leased", study.id, worker_id=lease.worker_id, of=rows))
     elif allowed > 0:
         this.settle()
         this.live.idle_at = study.revision + this.revised

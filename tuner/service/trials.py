@@ -176,14 +176,13 @@ def enqueue(
         params = [checked.space.check(c, f"configs[{i}]") for i, c in enumerate(configs)]
         _within_budget(this, len(params))
         rows = _add(this, params, "enqueued")
-    now = ctx.now()
-    return [trial_view(row, checked, None, now) for row in rows]
+        return [trial_view(row, checked, None, this.now) for row in rows]
 
 
 def _add(this: Turn, params: Sequence[Mapping[str, Any]], origin: str) -> list[TrialRow]:
     """New trials for the search to release: it says how far each may run."""
     this.join()
-    return this.add(
+    rows = this.add(
         [
             NewTrial(
                 number=this.study.next_number + i,
@@ -195,6 +194,8 @@ def _add(this: Turn, params: Sequence[Mapping[str, Any]], origin: str) -> list[T
             for i, one in enumerate(params)
         ]
     )
+    this.flush()
+    return rows
 
 
 def _open(this: Turn, what: str) -> None:
@@ -251,6 +252,5 @@ def retry_trial(ctx: Context, trial_id: int, *, actor: str | None = None) -> Tri
         if row.state != "fail":
             raise Conflict(f"trial {trial_id} is {row.state}, it has not failed", state=row.state)
         _within_budget(this, 1)
-        checked = this.checked
         new = _add(this, [row.params], "retried")[0]
-    return trial_view(new, checked, None, ctx.now())
+        return trial_view(new, this.checked, None, this.now)

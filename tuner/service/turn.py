@@ -40,6 +40,8 @@ class Turn:
     study: StudyRow
     live: Live
     now: datetime
+    new: list[tuple[TrialRow, NewTrial]] = field(default_factory=list)
+    """Trials to be stored; they get their ids then."""
     changed: dict[int, TrialRow] = field(default_factory=dict)
     going: bool = True
     """Whether the changed trials have only advanced under the same leases."""
@@ -132,16 +134,19 @@ class Turn:
 
     def open_rows(self) -> list[TrialRow]:
         """The trials that may still change."""
+        if self.new or not self.told:
+            self.flush()
         if self.told:
             return list(self.live.rows.values())
-        self.flush()
         return trials.of_study(self.session, self.study.id, states=("waiting", "running"))
 
     def numbered(self, numbers: Collection[int]) -> dict[int, TrialRow]:
         """Trials by number; those that are not there are left out."""
         found = {row.number: row for row in self.live.rows.values() if row.number in numbers}
         missing = [n for n in numbers if n not in found]
-        return {**trials.by_numbers(self.session, self.study.id, missing), **found}
+        if missing:
+            found.update(trials.by_numbers(self.session, self.study.id, missing))
+        return found
 
     def last_points(self, rows: Collection[TrialRow]) -> dict[int, Point]:
         """The last point of each trial that has one."""
@@ -163,9 +168,10 @@ class Turn:
             self.events.append(NewEvent(kind, self.study.id, row.id, row.worker_id, told))
 
     def change(self, row: TrialRow) -> None:
-        """The trial is to be written back."""
-        self.changed[row.id] = row
-        self.going = False
+        """The trial is to be written back; a new one is written anyway."""
+        if row.id:
+            self.changed[row.id] = row
+            self.going = False
 
     def went_on(self, row: TrialRow) -> None:
         """The trial has advanced under the same lease; nothing else of it changed."""
@@ -263,23 +269,22 @@ class Turn:
         return {name: written[name] for name in params}
 
     def add(self, new: Sequence[NewTrial], lease: Lease | None = None) -> list[TrialRow]:
-        """Stores new trials, numbered from the study's next number, and tells the search."""
-        rows = writing.add_trials(
-            self.session.connection(),
-            self.study.id,
-            new,
-            revision=self.revision,
-            now=self.now,
-            lease=None if lease is None else (lease.worker_id, lease.token, lease.expires_at),
-        )
+        """New trials, numbered from the study's next number; the search is told of them.
+
+        They are stored, and get their ids, with what else has changed: see :meth:`flush`.
+        """
+        rows = [one.row(self.study.id, self.now) for one in new]
+        if lease is not None:
+            for row in rows:
+                row.hold(lease.worker_id, lease.token, lease.expires_at, self.now)
+        self.new += zip(rows, new, strict=True)
         self.study.next_number += len(rows)
         self.revised = True
         if self.told:
             self.search.sync(record(row, {}) for row in rows)
-            self.live.rows.update((row.id, row) for row in rows)
         if rows:
-            ids, numbers = [row.id for row in rows], [row.number for row in rows]
-            self.note("trial.created", origin=rows[0].origin, trials=ids, numbers=numbers)
+            data = {"origin": rows[0].origin}
+            self.events.append(NewEvent("trial.created", self.study.id, data=data, of=rows))
         return rows
 
     # --- the end --------------------------------------------------------------------------------
@@ -319,7 +324,7 @@ class Turn:
 
     def flush(self) -> None:
         """Writes what changed so far, for a statement that is to find it in the database."""
-        if self.changed or self.points:
+        if self.new or self.changed or self.points:
             self._write(self.session.connection())
 
     def write(self, connection: Executing, actor: str | None) -> bool:
@@ -343,6 +348,7 @@ class Turn:
             self.study,
             known=self.revision if self.flushed else self.study.revision,
             revision=self.revision,
+            new=self.new,
             rows=list(self.changed.values()),
             going=self.going,
             points=self.points,
@@ -350,7 +356,10 @@ class Turn:
             actor=actor,
             now=self.now,
         )
+        if self.told:
+            self.live.rows.update((row.id, row) for row, _ in self.new)
         self.flushed = self.going = True
+        self.new.clear()
         self.changed.clear()
         self.points.clear()
         return written

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from tuner.storage.engine import dump_rows
 from tuner.storage.models import Event
 from tuner.storage.prepared import Prepared, given_rows
+from tuner.storage.trials import TrialRow
 
 ORDER_LOCK = 0x74756E6572
 """The advisory lock by which a reader on PostgreSQL waits for commits that are on their way."""
@@ -40,6 +41,15 @@ class NewEvent:
     trial_id: int | None = None
     worker_id: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    of: Sequence[TrialRow] = ()
+    """Trials whose ids and numbers are added to the data; new ones have no id before."""
+
+    def told(self) -> dict[str, Any]:
+        """All that is to be stored as data."""
+        if not self.of:
+            return self.data
+        of = {"trials": [row.id for row in self.of], "numbers": [row.number for row in self.of]}
+        return {**self.data, **of}
 
 
 def add(session: Session, events: Sequence[NewEvent], actor: str | None, now: datetime) -> None:
@@ -94,7 +104,7 @@ def as_rows(events: Sequence[NewEvent], actor: str | None, now: datetime) -> lis
             "trial_id": e.trial_id,
             "worker_id": e.worker_id,
             "kind": e.kind,
-            "data": e.data,
+            "data": e.told(),
             "actor": actor,
             "created_at": now,
         }

@@ -23,6 +23,7 @@ from sqlalchemy import (
     bindparam,
     column,
     func,
+    literal_column,
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.sql import FromClause
@@ -170,4 +171,13 @@ def given_rows(name: str, columns: Iterable[ColumnElement[Any]]) -> FromClause:
     text = sql_cast(bindparam(name, type_=Text), JSON)
     typed = [column(str(one.key), one.type) for one in columns]
     rows = func.json_to_recordset(text).table_valued(*typed)
-    return rows.render_derived(name=f"given_{name}", with_types=True)
+    return rows.render_derived(name=f"g_{name}", with_types=True)
+
+
+def all_of(given: FromClause) -> ColumnElement[Any]:
+    """All columns of given rows, in their order.
+
+    One by one they would make a long text: psycopg remembers the form of texts up to 4,096
+    characters, and takes longer to find that of longer ones than the server takes to execute them.
+    """
+    return literal_column(f"{given.description}.*")

@@ -140,6 +140,23 @@ class NewTrial:
     step: int = 0
     reason: str | None = None
 
+    def row(self, study_id: int, now: datetime) -> TrialRow:
+        """It in hand, waiting; its id is 0 until it is stored."""
+        return TrialRow(
+            id=0,
+            study_id=study_id,
+            number=self.number,
+            params=dict(self.params),
+            seed=self.seed,
+            origin=self.origin,
+            note=dict(self.note),
+            created_at=now,
+            step=self.step,
+            until=self.until,
+            checkpoint=None if self.checkpoint is None else dict(self.checkpoint),
+            reason=self.reason,
+        )
+
 
 def get(session: Session, trial_id: int) -> TrialRow:
     """One trial.

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import optuna
 import pytest
@@ -20,6 +21,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import event, select
 
 from tuner.storage import Database, SqlStorage
+from tuner.storage.direct import Direct
 from tuner.storage.models import Measurement, Study, Trial
 from tuner.storage.optuna import frozen
 
@@ -41,17 +43,28 @@ LR = FloatDistribution(1e-4, 1e-1, log=True)
 
 
 @pytest.fixture
-def statements(storage: SqlStorage) -> Iterator[list[str]]:
+def statements(storage: SqlStorage, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Every statement that the storage sends, transaction control aside."""
     sent: list[str] = []
 
-    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if not statement.startswith("BEGIN"):
+    def note(statement: str) -> None:
+        if not statement.startswith(("BEGIN", "COMMIT", "PRAGMA")):
             sent.append(statement)
 
-    event.listen(storage.database.engine, "before_cursor_execute", note)
+    def listen(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        note(statement)
+
+    for name in ("rows", "run", "run_many"):
+        execute = getattr(Direct, name)
+
+        def noted(self: Direct, text: str, *how: Any, execute: Any = execute) -> Any:
+            note(text)
+            return execute(self, text, *how)
+
+        monkeypatch.setattr(Direct, name, noted)
+    event.listen(storage.database.engine, "before_cursor_execute", listen)
     yield sent
-    event.remove(storage.database.engine, "before_cursor_execute", note)
+    event.remove(storage.database.engine, "before_cursor_execute", listen)
 
 
 def serve(database: Database, trials: int = 1, **columns: object) -> int:

@@ -48,8 +48,17 @@ def new_trials(
         )
         for i in range(count)
     ]
-    with database.write() as session:
-        return writing.add_trials(session.connection(), study.id, new, revision=1, now=NOW)
+    rows = [one.row(study.id, NOW) for one in new]
+    with database.brief() as direct:
+        assert writing.write(
+            direct,
+            study,
+            known=0,
+            revision=0,
+            new=list(zip(rows, new, strict=True)),
+            now=NOW,
+        )
+    return rows
 
 
 def written(session: Session, study: StudyRow, revision: int, **what: Any) -> bool:
@@ -72,21 +81,26 @@ def test_new_trials_are_read_back(database: Database, count: int) -> None:
     assert stored(database, rows) == rows
 
 
-def test_trials_may_be_held_from_the_start(database: Database) -> None:
+def test_new_trials_are_told_of_by_their_ids(database: Database) -> None:
     study = new_study(database)
-    new = NewTrial(number=0, params={}, distributions={}, seed=0, origin="sampled", until=1)
+    new = [
+        NewTrial(number=i, params={}, distributions={}, seed=0, origin="sampled", until=1)
+        for i in range(3)
+    ]
+    rows = [one.row(study.id, NOW) for one in new]
+    for row in rows:
+        row.hold(None, "token", LATER, NOW)
+    told = [NewEvent("trial.leased", study.id, data={"a": 1}, of=rows)]
     with database.write() as session:
-        (row,) = writing.add_trials(
-            session.connection(),
-            study.id,
-            [new],
-            revision=1,
-            now=NOW,
-            lease=(None, "token", LATER),
-        )
-    assert (row.state, row.lease_token, row.lease_expires_at) == ("running", "token", LATER)
-    assert row.started_at == NOW
-    assert stored(database, [row]) == [row]
+        pairs = list(zip(rows, new, strict=True))
+        assert written(session, study, 1, new=pairs, told=told)
+    assert stored(database, rows) == rows
+    assert {row.lease_token for row in rows} == {"token"}
+    ids = [row.id for row in rows]
+    assert ids == sorted(set(ids))
+    with database.session() as session:
+        (event,) = events.of_study(session, study.id, 0, 10)
+    assert event.data == {"a": 1, "trials": ids, "numbers": [0, 1, 2]}
 
 
 def test_all_that_moved_is_read_back(database: Database) -> None:
