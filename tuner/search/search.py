@@ -262,31 +262,37 @@ class Search:
             self._run_race(self._race, k, out)
             return out
         last_call = not self._may_start
-        if len(out) < k:
-            for track in self.pruner.promotable(self._memory.board, last_call):
-                if not self._resume(track, out) or len(out) >= k:
-                    break
-        if len(out) < k and not last_call:
-            self._copy(k, out)
+        sources = set() if last_call else self._copy(k, out)
+        for track in self.pruner.promotable(self._memory.board, last_call):
+            if track.number in sources:
+                continue
+            if len(out) >= k or not self._resume(track, out):
+                break
         if len(out) < k and self._may_start:
             self._start(k - len(out), out)
         return out
 
-    def _copy(self, k: int, out: list[Suggestion]) -> None:
-        """New trials that begin where another stands."""
+    def _copy(self, k: int, out: list[Suggestion]) -> set[int]:
+        """New trials that begin where another stands; which others are still to be copied from.
+
+        Those must stay where they are: going on, they would replace the checkpoint.
+        """
         memory = self._memory
+        sources: set[int] = set()
         for spawn in list(self.pruner.spawn(memory.board, memory.params)):
             draw = -1 - spawn.note["replaces"]  # no draw of the sampler's
-            until = self._granted(spawn.start, self.pruner.next_stop(spawn.start, 0))
-            if draw in memory.offered:
+            if draw in memory.offered or not self._may_start:
                 continue
-            if len(out) >= k or until <= spawn.start or not self._may_start:
-                return
+            until = self._granted(spawn.start, self.pruner.next_stop(spawn.start, 0))
+            if len(out) >= k or until <= spawn.start:
+                sources.add(spawn.copy_of)
+                continue
             memory.offer(draw, until - spawn.start)
             note = {"draw": draw, **spawn.note}
             out.append(
                 Suggestion(None, spawn.params, spawn.start, until, note, copy_of=spawn.copy_of)
             )
+        return sources
 
     def _resume(self, track: Track, out: list[Suggestion]) -> bool:
         """Hands out a trial that exists; False: the epochs left do not allow it."""

@@ -388,3 +388,17 @@ def test_a_value_that_breaks_the_constraint_is_no_target() -> None:
     assert sim.search.observe(1, 1, 0.4, violation=-0.1).reason == "target"
     assert sim.search.exhausted == "target"
     assert sim.search.observe(0, 2, 0.6).action == "stop"
+
+
+def test_a_parent_waits_until_its_copies_are_handed_out() -> None:
+    """Once it goes on, its worker replaces the checkpoint that they begin from."""
+    pbt = {"name": "pbt", "population": 4, "interval_steps": 2}
+    sim = Simulation({"name": "random"}, pbt, Budget(trials=8), curve=flat, space=STEPPED)
+    sim.lease(4)
+    for number in [0, 0, 1, 1, 2, 2, 3, 3]:
+        sim.train(number)
+    assert sim.slots == []
+    handed = [sim.lease(1)[0] for _ in range(4)]
+    (child,) = [s for s in handed if s.copy_of is not None]
+    order = [s.number for s in handed]
+    assert order.index(None) < order.index(child.copy_of)
