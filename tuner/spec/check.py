@@ -91,7 +91,6 @@ class Checked:
             max_step=self.max_step,
             budget=self.budget,
             seed=spec.seed if spec.sampler.seed is None else spec.sampler.seed,
-            constraint=spec.constraint,
             warm_start=warm_start,
         )
 
