@@ -3,10 +3,19 @@
 Everything outside (the API, the commands, a worker in the same process) goes through these.
 """
 
-from tuner.service.advice import advise_config, advise_study, fit_studies, plan_study
+from tuner.service.advice import (
+    advise_config,
+    advise_study,
+    fit_studies,
+    noise_beside,
+    observed,
+    plan_study,
+)
 from tuner.service.context import Context, ServiceSettings, utc_now
+from tuner.service.critical import critical_batch
 from tuner.service.curves import Curve, Curves, curves
-from tuner.service.events import events, newest_event
+from tuner.service.events import audit, events, newest_event
+from tuner.service.gauges import gauges
 from tuner.service.lifecycle import (
     StudyPatch,
     cancel_study,
@@ -18,6 +27,8 @@ from tuner.service.lifecycle import (
 )
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
+from tuner.service.picture import fitted, picture
+from tuner.service.probes import show_range
 from tuner.service.results import (
     FIGURES,
     FORMATS,
@@ -52,6 +63,8 @@ from tuner.service.views import (
     MeasurementView,
     ObjectiveView,
     Page,
+    RangeEvidence,
+    RangeTestView,
     StudyView,
     TrialView,
     WorkerView,
@@ -82,6 +95,8 @@ __all__ = [
     "Overview",
     "Page",
     "Preview",
+    "RangeEvidence",
+    "RangeTestView",
     "ServiceSettings",
     "StudyPatch",
     "StudyView",
@@ -90,8 +105,10 @@ __all__ = [
     "advise_config",
     "advise_study",
     "ask",
+    "audit",
     "best",
     "cancel_study",
+    "critical_batch",
     "curves",
     "delete_study",
     "drain_worker",
@@ -101,7 +118,9 @@ __all__ = [
     "figure",
     "find_study",
     "fit_studies",
+    "fitted",
     "frozen_trials",
+    "gauges",
     "heartbeat",
     "importances",
     "lease",
@@ -111,8 +130,11 @@ __all__ = [
     "list_workers",
     "measurements",
     "newest_event",
+    "noise_beside",
+    "observed",
     "overview",
     "pause_study",
+    "picture",
     "plan_study",
     "preview",
     "register_worker",
@@ -121,6 +143,7 @@ __all__ = [
     "report_trial",
     "resume_study",
     "retry_trial",
+    "show_range",
     "show_study",
     "show_trial",
     "stop_study",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuner.errors import Conflict, InvalidInput
 from tuner.service import checkpoints
 from tuner.service.context import Context
+from tuner.service.probes import skip as skip_probe
 from tuner.service.studies import show_study
 from tuner.service.turn import Turn
 from tuner.service.turns import turn
@@ -58,6 +59,8 @@ def update_study(
         if patch.space is not None:
             wider = widen(before.space, Space.parse(patch.space))
             merged["space"] = wider.to_dict()
+            # From here on the range is the one that somebody wrote.
+            merged.pop("range_test", None)
         after = check(StudySpec.parse(merged))
         if after.max_step != before.max_step and study.next_number:
             raise InvalidInput("budget.epochs", "cannot change once there are trials")
@@ -65,6 +68,9 @@ def update_study(
             if studies.by_name(this.session, given["name"]) is not None:
                 raise Conflict(f"there is a study named {given['name']!r} already")
             study.name = given["name"]
+        if patch.space is not None:
+            skip_probe(this, "the space was changed")
+            study.lr_range = None
         study.spec = after.spec.to_dict()
         study.priority = after.spec.priority
         study.max_concurrent = after.spec.max_concurrent

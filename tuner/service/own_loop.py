@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuner.errors import InvalidInput, LeaseLost
 from tuner.protocol import Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
+from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.reporting import DIVERGED, take_in
 from tuner.service.supply import from_study
 from tuner.service.turn import Turn
-from tuner.service.turns import take_one
+from tuner.service.turns import take, take_one, turn
 from tuner.service.views import TrialView, trial_view
 
 TOLD_STATES = ("complete", "pruned", "fail")
@@ -45,6 +46,13 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
     """
     if not 1 <= k <= 10_000:
         raise InvalidInput("k", f"{k} is outside [1, 10000]")
+
+    def waits(taken: dict[int, Turn]) -> bool:
+        return any(this.study.probing for this in taken.values())
+
+    if take(ctx, [study_id], waits):
+        with turn(ctx, study_id, actor=actor) as this:
+            probes.skip(this, "a loop of the user's own asked for trials")
     handed = from_study(
         ctx, study_id, k, None, seconds=ctx.settings.ask_seconds, origin="asked", actor=actor
     )
@@ -67,7 +75,9 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
     return out
 
 
-def report_trial(ctx: Context, trial_id: int, token: str, measured: Measured) -> SlotVerdict:
+def report_trial(
+    ctx: Context, trial_id: int, token: str, measured: Measured, *, actor: str | None = None
+) -> SlotVerdict:
     """One evaluation of a trial; what it is to do next.
 
     Raises:
@@ -76,7 +86,7 @@ def report_trial(ctx: Context, trial_id: int, token: str, measured: Measured) ->
         InvalidInput: A metric is missing, or the step is beyond the training.
     """
     slot = SlotReport(trial_id=trial_id, token=token, measurements=[measured])
-    return _deliver(ctx, slot)
+    return _deliver(ctx, slot, actor)
 
 
 def renew_trial(ctx: Context, trial_id: int, token: str) -> datetime:
@@ -103,6 +113,7 @@ def tell(
     values: Sequence[float | None] | float | None = None,
     state: str = "complete",
     reason: str | None = None,
+    actor: str | None = None,
 ) -> TrialView:
     """Ends a trial, with its objectives' values or with what became of it.
 
@@ -144,10 +155,10 @@ def tell(
         this.settle()
         return trial_view(row, this.checked, last, this.now)
 
-    return take_one(ctx, trial_id, end)
+    return take_one(ctx, trial_id, end, actor=actor)
 
 
-def _deliver(ctx: Context, slot: SlotReport) -> SlotVerdict:
+def _deliver(ctx: Context, slot: SlotReport, actor: str | None) -> SlotVerdict:
     trial_id = slot.trial_id
 
     def deliver(this: Turn) -> SlotVerdict:
@@ -156,4 +167,4 @@ def _deliver(ctx: Context, slot: SlotReport) -> SlotVerdict:
             raise LeaseLost(trial_id)
         return told[trial_id]
 
-    return take_one(ctx, trial_id, deliver)
+    return take_one(ctx, trial_id, deliver, actor=actor)

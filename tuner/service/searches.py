@@ -33,23 +33,25 @@ class Plans:
     def __init__(self, size: int = 1000) -> None:
         self._lock = threading.Lock()
         self._size = size
-        self._known: dict[int, tuple[dict[str, Any], Checked]] = {}
+        self._known: dict[int, tuple[dict[str, Any], dict[str, Any] | None, Checked]] = {}
 
     def of(self, study: StudyRow) -> Checked:
-        """The study as submitted.
+        """The study as submitted, with the range of lr that its range test ended with.
 
         Raises:
             InvalidInput: It names what is not installed here, such as another package's task.
         """
         with self._lock:
             known = self._known.get(study.id)
-        if known is not None and known[0] == study.spec:
-            return known[1]
+        if known is not None and known[0] == study.spec and known[1] == study.lr_range:
+            return known[2]
         checked = resolve(StudySpec.parse(study.spec))
+        if study.lr_range:
+            checked = checked.ranged(study.lr_range["low"], study.lr_range["high"])
         with self._lock:
             if len(self._known) >= self._size:
                 self._known.pop(next(iter(self._known)))
-            self._known[study.id] = (study.spec, checked)
+            self._known[study.id] = (study.spec, study.lr_range, checked)
         return checked
 
 
@@ -62,6 +64,7 @@ class Live:
         lock: Held by whoever uses or changes the rest.
         study: Its row; it holds as long as its revision is the database's.
         search: None until it is needed, and after a transaction with it has failed.
+        searched: What the search was built for; a space that was changed since needs another one.
         rows: The trials that may still change, by id.
         revision: Search and rows were told everything up to here.
         idle_at: The revision at which it had nothing to suggest; -1: it has not been asked.
@@ -73,6 +76,7 @@ class Live:
     lock: threading.RLock = field(default_factory=threading.RLock)
     study: StudyRow | None = None
     search: Search | None = None
+    searched: Checked | None = None
     rows: dict[int, TrialRow] = field(default_factory=dict)
     revision: int = -1
     idle_at: int = -1
@@ -93,7 +97,7 @@ class Live:
 
     def drop(self) -> None:
         """Forgets what the database knows; the next use reads it."""
-        self.study = self.search = None
+        self.study = self.search = self.searched = None
         self.rows = {}
         self.revision = self.idle_at = self.settled_at = -1
 
@@ -108,8 +112,9 @@ class Live:
     def synced(self, session: Session, study: StudyRow) -> Search:
         """The search, told everything that the database holds, and so are ``rows``."""
         checked = self.plan(study)
-        if self.search is None:
+        if self.search is None or self.searched != checked:
             self.search = checked.search(warm_start(session, checked))
+            self.searched = checked
             self.revision = -1
         if self.revision < study.revision:
             changed = trials.changed(session, study.id, self.revision)

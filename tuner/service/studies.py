@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
+from tuner.queue import probes
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.files import check_files
@@ -47,6 +48,7 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
     """
     check_files(ctx, spec)
     checked = check(spec)
+    written = spec.space != "auto"
     spec = checked.spec
     now = ctx.now()
     study = {
@@ -69,6 +71,8 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         if studies.by_name(session, spec.name) is not None:
             raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
         study_id = studies.add(session, study)
+        if spec.range_test:
+            probes.add(session, study_id, within=written)
         told = {"name": spec.name}
         events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
     return show_study(ctx, study_id)
@@ -211,6 +215,7 @@ def _views(ctx: Context, session: Session, rows: Iterable[StudyRow]) -> list[Stu
     best = tallies.best_ids(session, rows)
     best_rows = trials.by_ids(session, best.values())
     last = measurements.last(session, list(best_rows))
+    probed = probes.of(session, [study.id for study in rows if study.spec.get("range_test")])
     out = []
     for study in rows:
         checked = plan_of(ctx, study)
@@ -225,6 +230,7 @@ def _views(ctx: Context, session: Session, rows: Iterable[StudyRow]) -> list[Stu
                 shown,
                 active_seconds=seconds,
                 progress=progress(checked, counted[study.id], steps.get(study.id, 0), seconds),
+                probe=probed.get(study.id),
             )
         )
     return out

@@ -9,45 +9,62 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tuner.errors import InvalidInput, NotFound
+from tuner.protocol import Probe
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.queue.order import order
+from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.searches import Live
 from tuner.service.turn import STOPS_ALL, Turn
 from tuner.service.turns import take
 from tuner.storage import tallies
 from tuner.storage.events import NewEvent
-from tuner.storage.models import Worker
+from tuner.storage.models import OPEN_PROBE_STATES, Worker
 from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.trials import TrialRow
 
 
+@dataclass
+class Handed:
+    """What a worker is given: trials, each with its study; or a probe, which keeps it busy."""
+
+    trials: list[tuple[StudyRow, TrialRow]] = field(default_factory=list)
+    probe: Probe | None = None
+
+
 def hand_out(
-    ctx: Context, worker: Worker, k: int, prefer: int | None
-) -> list[tuple[StudyRow, TrialRow]]:
+    ctx: Context, worker: Worker, k: int, prefer: int | None, *, actor: str | None = None
+) -> Handed:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
 
-    A study that somebody else is busy with comes last, and is waited for only when there is nothing
-    else to hand out.
+    A study whose range test waits gives that instead, and nothing while it runs. One that somebody
+    else is busy with comes last, and is waited for only when there is nothing else to hand out.
     """
-    out: list[tuple[StudyRow, TrialRow]] = []
+    handed = Handed()
+    out = handed.trials
     if k < 1:
-        return out
+        return handed
     with ctx.db.peek() as connection:
         wanted = order(tallies.queued(connection, worker.tasks, ctx.now()), prefer)
     late: list[int] = []
     for queued in wanted:
         if len(out) >= k:
             break
+        if queued.probe in OPEN_PROBE_STATES:
+            if queued.probe == "waiting" and not out:
+                handed.probe = probes.offer(ctx, queued.id, worker.id, actor=actor)
+                if handed.probe is not None:
+                    return handed
+            continue
         live = ctx.searches.of(queued.id)
         if not queued.ready and live.idle_at == queued.revision:
             continue
-        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False)
+        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False, actor=actor)
         if got is None:
             late.append(queued.id)
         else:
@@ -55,8 +72,8 @@ def hand_out(
     for study_id in late:
         if out:
             break
-        out += from_study(ctx, study_id, k, worker.id) or []
-    return out
+        out += from_study(ctx, study_id, k, worker.id, actor=actor) or []
+    return handed
 
 
 def from_study(
@@ -138,7 +155,7 @@ def _missing(study: StudyRow, live: Live, k: int) -> int:
 
 def _claim(this: Turn, k: int, lease: Lease, origin: str) -> list[TrialRow]:
     study = this.study
-    if study.state not in OPEN_STATES or this.exhausted() in STOPS_ALL:
+    if study.state not in OPEN_STATES or study.probing or this.exhausted() in STOPS_ALL:
         return []
     allowed = _allowed(study, this.live, k)
     suggestions = this.suggest(_missing(study, this.live, k))
@@ -166,7 +183,7 @@ def prepare(ctx: Context, study_id: int, ready: int) -> int:
 
     def suggest(taken: dict[int, Turn]) -> int:
         this = taken.get(study_id)
-        if this is None or this.study.state not in OPEN_STATES:
+        if this is None or this.study.state not in OPEN_STATES or this.study.probing:
             return 0
         this.join()
         return len(this.write_down(this.suggest(_missing(this.study, this.live, ready))))

@@ -14,11 +14,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from tuner.queue import probes
 from tuner.queue.leases import Lease
 from tuner.search import Search, Suggestion
+from tuner.service.outbox import announce
 from tuner.service.searches import Live, record
 from tuner.spec import Checked
-from tuner.storage import events, measurements, tallies, trials, writing
+from tuner.storage import events, measurements, studies, tallies, trials, writing
 from tuner.storage.events import NewEvent
 from tuner.storage.measurements import Point
 from tuner.storage.models import FINISHED_STUDY_STATES
@@ -55,6 +57,8 @@ class Turn:
     settled: bool = False
     asked: bool = False
     """Whether the search was asked for suggestions that are not written down yet."""
+    ended: bool = False
+    """Whether the study came to its end in this turn, so that webhooks are told."""
     told: bool = False
     """Whether search and rows have joined this turn, and so are told of every change by it."""
 
@@ -211,6 +215,8 @@ class Turn:
         study = self.study
         if study.state == state:
             return
+        if study.probing and state in ("stopping", *FINISHED_STUDY_STATES):
+            self.end_probe("skipped", f"the study is {state}")
         if study.active_since is not None:
             study.active_seconds += (self.now - study.active_since).total_seconds()
             study.active_since = None
@@ -218,9 +224,32 @@ class Turn:
             study.active_since = self.now
             study.started_at = study.started_at or self.now
         study.state, study.reason = state, reason
-        study.finished_at = self.now if state in FINISHED_STUDY_STATES else None
+        self.ended = state in FINISHED_STUDY_STATES
+        study.finished_at = self.now if self.ended else None
         self.revised = True
         self.note("study.state", state=state, reason=reason)
+
+    def end_probe(
+        self,
+        state: str,
+        reason: str | None,
+        bounds: tuple[float, float] | None = None,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        """The range test's last change; trials may start, in ``bounds`` or as was submitted."""
+        probe = probes.lock(self.session, self.study.id)
+        if not probes.is_open(probe) or probe is None:
+            return
+        probes.end(self.study, probe, state, bounds, self.now, reason=reason, result=result)
+        self.live.drop()  # what was built on the other range
+        self.told = False
+        studies.amend(self.session, self.study)
+        self.revised = True
+        found = {} if bounds is None else {"low": bounds[0], "high": bounds[1]}
+        data = {"state": state, "reason": reason, **found}
+        self.events.append(
+            NewEvent("probe.state", self.study.id, worker_id=probe.worker_id, data=data)
+        )
 
     # --- the search's suggestions ---------------------------------------------------------------
 
@@ -327,6 +356,12 @@ class Turn:
         if self.new or self.changed or self.points:
             self._write(self.session.connection())
 
+    def conclude(self) -> None:
+        """Leaves word of the study's end for webhooks; call it before the rest is written."""
+        if self.ended and not self.deleted:
+            self.flush()
+            announce(self.session, self.study, self.now)
+
     def write(self, connection: Executing, actor: str | None) -> bool:
         """Writes all that is left, and counts the study's revision up; call it last.
 
@@ -334,7 +369,7 @@ class Turn:
             False when nothing was written, as the study is not as it was at hand.
         """
         if self.deleted:
-            events.add(self.session, self.events, actor, self.now)
+            events.store(connection, self.events, actor, self.now)
             return True
         written = self._write(connection, self.events, actor)
         self.study.revision = self.revision

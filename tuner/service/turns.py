@@ -96,7 +96,9 @@ def take(
     raise AssertionError("what is locked is not stale")
 
 
-def take_one(ctx: Context, trial_id: int, act: Callable[[Turn], T]) -> T:
+def take_one(
+    ctx: Context, trial_id: int, act: Callable[[Turn], T], *, actor: str | None = None
+) -> T:
     """Takes a turn for the study of a trial, as :func:`take` does.
 
     Raises:
@@ -109,7 +111,7 @@ def take_one(ctx: Context, trial_id: int, act: Callable[[Turn], T]) -> T:
             raise NotFound("trial", trial_id)
         return act(taken[study_id])
 
-    return take(ctx, [study_id], act_if_there)
+    return take(ctx, [study_id], act_if_there, actor=actor)
 
 
 def _look(ctx: Context, lives: Mapping[int, Live]) -> None:

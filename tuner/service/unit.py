@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from tuner.service.searches import Live
 from tuner.service.turn import Turn
-from tuner.storage import studies
+from tuner.storage import events, studies
 from tuner.storage.engine import Database
 
 
@@ -85,13 +85,17 @@ class Unit:
             Stale: A study is not as it was at hand.
         """
         changed = [turn for turn in self.turns.values() if turn.touched]
+        for turn in changed:
+            turn.conclude()
         if changed and self._session is None and len(self._lives) == 1:
             (turn,) = changed
             with self._db.brief() as direct:
                 if not turn.write(direct, actor):
                     turn.live.guard()
                     raise Stale
+            events.log_all(turn.events, actor)
             return
-        connection = self.session().connection()
+        session = self.session()
         for turn in changed:
-            turn.write(connection, actor)
+            turn.write(session.connection(), actor)
+            events.log_once_committed(session, turn.events, actor)

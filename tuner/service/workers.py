@@ -23,9 +23,11 @@ from tuner.protocol import (
     WorkerHello,
 )
 from tuner.queue import leases
+from tuner.queue import probes as queue_probes
+from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.reporting import take_in
-from tuner.service.supply import hand_out
+from tuner.service.supply import Handed, hand_out
 from tuner.service.turn import Turn
 from tuner.service.turns import studies_of, take, turn
 from tuner.service.views import WorkerView, worker_view
@@ -33,11 +35,10 @@ from tuner.spec import Checked
 from tuner.storage import events, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.models import Worker
-from tuner.storage.studies import StudyRow
 from tuner.storage.trials import TrialRow
 
 
-def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
+def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
     """A worker introduces itself."""
     now = ctx.now()
     with ctx.db.write() as session:
@@ -56,7 +57,7 @@ def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
         )
         told = {"name": hello.name, "slots": hello.slots, "tasks": list(hello.tasks)}
         events.add(
-            session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], None, now
+            session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], actor, now
         )
     return Registration(
         worker_id=worker_id,
@@ -65,7 +66,9 @@ def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
     )
 
 
-def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+def lease(
+    ctx: Context, worker_id: int, request: LeaseRequest, *, actor: str | None = None
+) -> LeaseAnswer:
     """A worker with free slots asks for trials.
 
     Raises:
@@ -74,10 +77,13 @@ def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
     worker = _heard(ctx, worker_id)
     if worker.state == "draining":
         return LeaseAnswer(leased=[], drain=True)
-    return LeaseAnswer(leased=_leased(ctx, hand_out(ctx, worker, request.k, request.prefer)))
+    handed = hand_out(ctx, worker, request.k, request.prefer, actor=actor)
+    return LeaseAnswer(leased=_leased(ctx, handed), probe=handed.probe)
 
 
-def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
+def report(
+    ctx: Context, worker_id: int, report: Report, *, actor: str | None = None
+) -> ReportAnswer:
     """A worker delivers a round's news of all its slots, and takes new trials for those now free.
 
     Safe to repeat: a point is stored once, and what was decided stays decided.
@@ -85,24 +91,30 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
     Raises:
         NotFound: No such worker.
         InvalidInput: A report lacks a metric or is of a step beyond the training; nothing of the
-            request is stored.
+            request's slots is stored.
     """
     worker = _heard(ctx, worker_id, report.status)
-    verdicts = _delivered(ctx, report.slots) if report.slots else {}
+    if report.probe is not None:
+        probes.take_in(ctx, report.probe, actor=actor)
+    verdicts = _delivered(ctx, report.slots, actor) if report.slots else {}
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
-    fresh = [] if draining else hand_out(ctx, worker, report.refill + freed, report.prefer)
+    wanted = 0 if draining else report.refill + freed
+    handed = hand_out(ctx, worker, wanted, report.prefer, actor=actor)
     return ReportAnswer(
         verdicts=[
             verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")
             for slot in report.slots
         ],
-        leased=_leased(ctx, fresh),
+        leased=_leased(ctx, handed),
+        probe=handed.probe,
         drain=draining,
     )
 
 
-def _delivered(ctx: Context, reported: Sequence[SlotReport]) -> dict[int, SlotVerdict]:
+def _delivered(
+    ctx: Context, reported: Sequence[SlotReport], actor: str | None
+) -> dict[int, SlotVerdict]:
     """The verdicts on slots of any studies, without those on trials that are gone."""
     slots = {slot.trial_id: slot for slot in reported}
     belongs = studies_of(ctx, slots)
@@ -114,7 +126,7 @@ def _delivered(ctx: Context, reported: Sequence[SlotReport]) -> dict[int, SlotVe
             verdicts.update(take_in(ctx, this, mine, list(slots)))
         return verdicts
 
-    return take(ctx, set(belongs.values()), deliver)
+    return take(ctx, set(belongs.values()), deliver, actor=actor)
 
 
 def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
@@ -129,12 +141,13 @@ def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
         draining = worker.state == "draining"
         workers.touch(session, worker_id, now, beat.status)
         lost = leases.renew(session, beat.held, ctx.lease_end(now))
+        lost_probes = queue_probes.renew(session, beat.probes, ctx.lease_end(now))
     if draining:
         ctx.heard.pop(worker_id, None)
-    return HeartbeatAnswer(drop=sorted(lost), drain=draining)
+    return HeartbeatAnswer(drop=sorted(lost), drop_probes=sorted(lost_probes), drain=draining)
 
 
-def leave(ctx: Context, worker_id: int) -> None:
+def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
     """A worker says goodbye; what it still held waits for others.
 
     Raises:
@@ -143,8 +156,12 @@ def leave(ctx: Context, worker_id: int) -> None:
     with ctx.db.session() as session:
         workers.get(session, worker_id)
         held = leases.held_by(session, worker_id)
+        probed = queue_probes.held_by(session, worker_id)
+    for study_id in probed:
+        with suppress(NotFound), turn(ctx, study_id, actor=actor) as this:
+            probes.give_back(this, worker_id)
     for study_id, ids in held.items():
-        with suppress(NotFound), turn(ctx, study_id) as this:
+        with suppress(NotFound), turn(ctx, study_id, actor=actor) as this:
             for row in this.rows(ids).values():
                 if row.worker_id == worker_id and row.lease_token is not None:
                     row.wait()
@@ -157,7 +174,7 @@ def leave(ctx: Context, worker_id: int) -> None:
         if worker.state != "gone":
             worker.state = "gone"
             session.flush()
-            events.add(session, [NewEvent("worker.left", worker_id=worker_id)], None, now)
+            events.add(session, [NewEvent("worker.left", worker_id=worker_id)], actor, now)
 
 
 def list_workers(ctx: Context) -> list[WorkerView]:
@@ -202,9 +219,9 @@ def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -
     return worker
 
 
-def _leased(ctx: Context, handed: list[tuple[StudyRow, TrialRow]]) -> list[Leased]:
-    ctx.searches.remember({row.id: study.id for study, row in handed})
-    return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed]
+def _leased(ctx: Context, handed: Handed) -> list[Leased]:
+    ctx.searches.remember({row.id: study.id for study, row in handed.trials})
+    return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed.trials]
 
 
 def leased_message(checked: Checked, row: TrialRow) -> Leased:

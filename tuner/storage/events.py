@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,10 +21,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from tuner.storage.engine import dump_rows
+from tuner.storage.engine import COMMITTED, dump_rows
 from tuner.storage.models import Event
-from tuner.storage.prepared import Prepared, given_rows
+from tuner.storage.prepared import Executing, Prepared, given_rows
 from tuner.storage.trials import TrialRow
+
+log = logging.getLogger(__name__)
 
 ORDER_LOCK = 0x74756E6572
 """The advisory lock by which a reader on PostgreSQL waits for commits that are on their way."""
@@ -59,11 +62,20 @@ def add(session: Session, events: Sequence[NewEvent], actor: str | None, now: da
     do so in order, because whoever tells of a study holds its lock; for those of all studies see
     :func:`settled`.
     """
+    if events:
+        log_once_committed(session, events, actor)
+        store(session.connection(), events, actor, now)
+
+
+def store(
+    connection: Executing, events: Sequence[NewEvent], actor: str | None, now: datetime
+) -> None:
+    """The same without a word in the log."""
     rows = as_rows(events, actor, now)
-    if session.get_bind().dialect.name == "postgresql":
-        _ADD_GIVEN.run(session.connection(), {"events": dump_rows(rows)})
+    if connection.dialect.name == "postgresql":
+        _ADD_GIVEN.run(connection, {"events": dump_rows(rows)})
     else:
-        ADD.run_many(session.connection(), rows)
+        ADD.run_many(connection, rows)
 
 
 def settled(session: Session) -> int:
@@ -93,6 +105,54 @@ def of_study(session: Session, study_id: int, after: int, limit: int) -> list[Ev
 def newest(session: Session, study_id: int) -> int:
     """The id of a study's last event, 0 where there is none."""
     return session.scalar(select(func.max(Event.id)).where(Event.study_id == study_id)) or 0
+
+
+def before(session: Session, first_id: int | None, limit: int) -> list[Event]:
+    """Events with a lower id, of everything, the newest first."""
+    query = select(Event)
+    if first_id is not None:
+        query = query.where(Event.id < first_id)
+    return list(session.scalars(query.order_by(Event.id.desc()).limit(limit)))
+
+
+def log_once_committed(session: Session, events: Sequence[NewEvent], actor: str | None) -> None:
+    """Logs what has happened when the session's transaction is committed, and not before."""
+    session.info.setdefault(COMMITTED, []).append(lambda: log_all(events, actor))
+
+
+def log_all(events: Sequence[NewEvent], actor: str | None) -> None:
+    """Logs what has happened, with the ids of what it happened to.
+
+    What every round of every trial brings is for dashboards, not for a log.
+    """
+    for event in events:
+        level = level_of(event)
+        if not log.isEnabledFor(level):
+            continue
+        ids = {
+            "study": event.study_id,
+            "trial": event.trial_id,
+            "worker": event.worker_id,
+            "actor": actor,
+        }
+        said = " ".join(
+            f"{key}={value}" for key, value in event.told().items() if value is not None
+        )
+        fields = {key: value for key, value in ids.items() if value is not None}
+        line = f"{event.kind} {said}".rstrip()
+        log.log(level, "%s", line, extra={"event": event.kind, **fields})
+
+
+def level_of(event: NewEvent) -> int:
+    """How much a log should make of an event."""
+    if event.kind in ("trial.measured", "trial.leased", "trial.created"):
+        return logging.DEBUG
+    if event.kind == "trial.state":
+        if "cause" in event.data:
+            return logging.WARNING
+        failed = event.data.get("state") == "fail" and event.data.get("reason") != "cancelled"
+        return logging.INFO if failed else logging.DEBUG
+    return logging.WARNING if event.data.get("state") == "failed" else logging.INFO
 
 
 def as_rows(events: Sequence[NewEvent], actor: str | None, now: datetime) -> list[dict[str, Any]]:

@@ -41,6 +41,12 @@ class StudyRow:
     reason: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    lr_range: dict[str, Any] | None = None
+
+    @property
+    def probing(self) -> bool:
+        """Whether its range of learning rates is still to be measured, so that no trial starts."""
+        return bool(self.spec.get("range_test")) and self.lr_range is None
 
     @property
     def over(self) -> bool:
@@ -121,7 +127,7 @@ def add(session: Session, study: Mapping[str, Any]) -> int:
 
 
 def amend(session: Session, study: StudyRow) -> None:
-    """Writes back what a user changed of a locked study, which is all that does not move."""
+    """Writes back what does not move of a locked study: what a user, or a range test, changed."""
     session.execute(
         update(_table)
         .where(_table.c.id == study.id)
@@ -131,6 +137,7 @@ def amend(session: Session, study: StudyRow) -> None:
             tags=study.tags,
             priority=study.priority,
             max_concurrent=study.max_concurrent,
+            lr_range=study.lr_range,
         )
     )
 

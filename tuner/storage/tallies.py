@@ -11,12 +11,13 @@ from sqlalchemy import ColumnElement, Table, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from tuner.storage.measurements import NOT_NUMBERS
-from tuner.storage.models import Study, Trial
+from tuner.storage.models import Probe, Study, Trial
 from tuner.storage.prepared import Executing, Prepared
 from tuner.storage.studies import OPEN_STATES, StudyRow
 
 _studies = cast("Table", Study.__table__)
 _trials = cast("Table", Trial.__table__)
+_probes = cast("Table", Probe.__table__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Queued:
     active_seconds: float
     leased: int
     ready: int
+    probe: str | None = None
+    """The state of its range test, if it has one."""
 
 
 def _either(column: ColumnElement[str], values: Collection[str]) -> ColumnElement[bool]:
@@ -77,7 +80,9 @@ _QUEUED = Prepared(
         _studies.c.active_seconds,
         _leased.label("leased"),
         _ready.label("ready"),
+        _probes.c.state.label("probe"),
     )
+    .outerjoin(_probes, _probes.c.study_id == _studies.c.id)
     .outerjoin(
         _trials,
         and_(
@@ -86,7 +91,7 @@ _QUEUED = Prepared(
         ),
     )
     .where(_either(_studies.c.state, OPEN_STATES))
-    .group_by(_studies.c.id)
+    .group_by(_studies.c.id, _probes.c.state)
     .order_by(_studies.c.id)
 )
 
