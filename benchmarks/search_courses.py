@@ -122,3 +122,8 @@ class Table:
     def score(self, loss: float) -> float:
         """The regret, capped at 1."""
         return min((loss - self.best) / (self.chance - self.best), 1.0)
+
+    def floor(self, workers: int) -> list[float]:
+        """The score at each mark of one who tried every row: rounds bound how far any trial is."""
+        rounds = [min(-(-mark // workers), self.max_step) for mark in self.marks]
+        return [self.score(float(np.nanmin(self.curves[:, :n]))) for n in rounds]
