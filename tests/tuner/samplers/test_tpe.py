@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator, _ParzenEstimatorParameters
 from optuna.samplers._tpe.sampler import default_weights
 from scipy.stats import mannwhitneyu
 
+from benchmarks.tpe import FUNCTIONS, best_of_optunas, best_of_ours
 from tuner.samplers.parzen import Axis, Parzen, recency, widths
 from tuner.search import Budget, Objective, Record, Search
 from tuner.spaces import Space
@@ -128,75 +126,9 @@ def test_a_trial_taken_up_again_is_no_lie() -> None:
     assert drawn(busy=True) > drawn(busy=False) - 0.1
 
 
-def sphere(p: dict[str, Any]) -> float:
-    return sum((p[f"x{i}"] - 0.3 * i) ** 2 for i in range(4))
-
-
-def rotated(p: dict[str, Any]) -> float:
-    x = np.array([p[f"x{i}"] for i in range(4)])
-    return float(10 * (x[0] - x[1]) ** 2 + (x[0] + x[1]) ** 2 + abs(x[2]) + x[3] ** 2)
-
-
-def rosenbrock(p: dict[str, Any]) -> float:
-    x = [p[f"x{i}"] for i in range(4)]
-    return sum(100 * (x[i + 1] - x[i] ** 2) ** 2 + (1 - x[i]) ** 2 for i in range(3))
-
-
-def ackley(p: dict[str, Any]) -> float:
-    x = np.array([p[f"x{i}"] for i in range(4)])
-    a = -20 * np.exp(-0.2 * np.sqrt((x**2).mean()))
-    return float(a - np.exp(np.cos(2 * np.pi * x).mean()) + 20 + np.e)
-
-
-def rastrigin(p: dict[str, Any]) -> float:
-    x = np.array([p[f"x{i}"] for i in range(4)])
-    return float(40 + (x**2 - 10 * np.cos(2 * np.pi * x)).sum())
-
-
-def stepped(p: dict[str, Any]) -> float:
-    return sum(abs(round(2 * p[f"x{i}"]) - i) for i in range(4)) + 0.01 * p["x0"] ** 2
-
-
-FOUR = Space.parse({f"x{i}": {"type": "float", "low": -2.0, "high": 2.0} for i in range(4)})
-
-
-def ours(f: Callable[[dict[str, Any]], float], seed: int, n: int) -> float:
-    search = Search(
-        FOUR,
-        {"name": "tpe"},
-        {"name": "none"},
-        [Objective("f")],
-        max_step=1,
-        budget=Budget(trials=n),
-        seed=seed,
-    )
-    best = np.inf
-    for number in range(n):
-        s = search.suggest(1)[0]
-        value = f(s.params)
-        best = min(best, value)
-        search.sync([Record(number, s.params, "complete", (value,), {1: value}, note=s.note)])
-    return float(best)
-
-
-def optunas(f: Callable[[dict[str, Any]], float], seed: int, n: int) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True
-        )
-    study = optuna.create_study(sampler=sampler)
-    dists = FOUR.distributions()
-    for _ in range(n):
-        trial = study.ask(dists)
-        study.tell(trial, f(trial.params))
-    return float(study.best_value)
-
-
-@pytest.mark.parametrize("f", [sphere, rotated, rosenbrock, ackley, rastrigin, stepped])
-def test_quality_is_optunas(f: Callable[[dict[str, Any]], float]) -> None:
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_quality_is_optunas(name: str) -> None:
     """Best of 40 trials over 10 seeds: not significantly worse (Mann-Whitney, one-sided, 1 %)."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    a = [ours(f, seed, 40) for seed in range(10)]
-    b = [optunas(f, seed, 40) for seed in range(10)]
-    assert mannwhitneyu(a, b, alternative="greater").pvalue > 0.01
+    ours = [best_of_ours(name, seed, 40) for seed in range(10)]
+    theirs = [best_of_optunas(name, seed, 40) for seed in range(10)]
+    assert mannwhitneyu(ours, theirs, alternative="greater").pvalue > 0.01
