@@ -59,7 +59,9 @@ def take_in(
         at = f"slots[{order.index(slot.trial_id)}]"
         verdict = _take_slot(turn, row, slot, before.get(row.id, 0.0), at)
         if row.lease_token is not None:
-            row.lease_expires_at = max(row.lease_expires_at or lease_end, lease_end)
+            # A heartbeat may have come since this turn began. Who says how long is believed.
+            later = max(row.lease_expires_at or lease_end, lease_end)
+            row.lease_expires_at = later if seconds is None else lease_end
             turn.went_on(row)
         if slot.measurements:
             measured.append(row.id)
