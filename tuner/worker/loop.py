@@ -65,6 +65,7 @@ def run_worker(
     slots: int | None = None,
     tasks: Sequence[str] = (),
     home: Path = Path(".tuner"),
+    checkpoints: str | None = None,
     stop: threading.Event | None = None,
     engine: Choice = "auto",
     memory: int | None = None,
@@ -79,13 +80,15 @@ def run_worker(
         slots: Trials trained at once; by default begun with a few and then as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
         home: Where checkpoints and fetched datasets go.
+        checkpoints: Where checkpoints go instead: a folder, or an address that fsspec knows.
+            Scripts, which need a folder, keep theirs in ``home`` where this is none.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
         scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``.
 
     Raises:
-        InvalidInput: There is no such device or task.
+        InvalidInput: There is no such device or task, or no checkpoint can be written.
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
@@ -93,11 +96,12 @@ def run_worker(
         load_task(path)
     chosen = devices.choose(device)
     devices.prepare(chosen)
-    root = home / "checkpoints"
     most = slots or devices.MOST_SLOTS[chosen.type]
-    store, datasets = CheckpointStore(root), DatasetCache(home / "datasets", gateway)
+    root = home / "checkpoints"
+    store, datasets = CheckpointStore(checkpoints or root), DatasetCache(home / "datasets", gateway)
+    store.check()
     crew = Crew(chosen, most, store, engine=engine, memory=memory, locate=datasets.located)
-    team = Team(crew, ScriptCrew(scripts, chosen, root))
+    team = Team(crew, ScriptCrew(scripts, chosen, store.folder or root))
     worker = _Worker(gateway, name, team, slots, stop)
     with logs.bound(worker=worker.id):
         worker.run()
