@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from tuner.advisor import Advice, Fit
+from tuner.advisor.critical_batch import CriticalBatch
 from tuner.client.datasets import Datasets
 from tuner.client.operating import Operating
 from tuner.client.own_loop import OwnLoop
@@ -19,6 +21,7 @@ from tuner.service import (
     LogView,
     MeasurementView,
     Preview,
+    RangeEvidence,
     StudyView,
     TrialView,
 )
@@ -174,15 +177,19 @@ class Client(OwnLoop, Datasets, Operating):
         query = {"format": kind}
         return self._transport.call("GET", f"studies/{study}/export", params=query).content
 
-    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> dict[str, Any]:
-        """What the advisor says about moving a configuration to another batch size."""
-        body = {"config": dict(config), "batch": batch, **options}
-        answer: dict[str, Any] = self._transport.call(
-            "POST", "advisor/scale", json=body, repeatable=True
-        ).json()
-        return answer
+    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> Advice:
+        """What the advisor says about moving a configuration to another batch size.
 
-    def advice(self, study: int, batch: int, **options: object) -> dict[str, Any]:
+        Args:
+            config: At least ``lr`` and ``batch_size``.
+            batch: The new batch size.
+            options: ``optimizer``, ``rule``, ``fixed``, ``noise_scale`` and ``studies``.
+        """
+        body = {"config": dict(config), "batch": batch, **options}
+        answer = self._transport.call("POST", "advisor/scale", json=body, repeatable=True)
+        return Advice.from_dict(answer.json())
+
+    def advice(self, study: int, batch: int, **options: object) -> Advice:
         """What the advisor says about moving a study's best trial to another batch size.
 
         Args:
@@ -191,18 +198,30 @@ class Client(OwnLoop, Datasets, Operating):
             options: ``trial`` (a number), ``fixed`` and ``rule``.
         """
         query = {name: value for name, value in options.items() if value is not None}
-        answer: dict[str, Any] = self._transport.call(
+        answer = self._transport.call(
             "GET", f"studies/{study}/advice", params={"batch": batch, **query}
-        ).json()
-        return answer
+        )
+        return Advice.from_dict(answer.json())
 
-    def fit(self, *studies: int, optimizer: str | None = None) -> dict[str, Any]:
+    def fit(self, *studies: int, optimizer: str | None = None) -> Fit:
         """The best learning rate against the batch size, by the finished trials of studies."""
         body = {"studies": list(studies), "optimizer": optimizer}
-        answer: dict[str, Any] = self._transport.call(
-            "POST", "advisor/fit", json=body, repeatable=True
-        ).json()
-        return answer
+        answer = self._transport.call("POST", "advisor/fit", json=body, repeatable=True)
+        return Fit.from_dict(answer.json())
+
+    def critical(self, *studies: int, target: float) -> CriticalBatch:
+        """Where more samples a step stop saving steps, by how soon trials reach a target."""
+        body = {"studies": list(studies), "target": target}
+        answer = self._transport.call("POST", "advisor/critical", json=body, repeatable=True)
+        return CriticalBatch.from_dict(answer.json())
+
+    def range_test(self, study: int) -> RangeEvidence:
+        """The range test before a study's first trial, with the curve that it was read from.
+
+        Raises:
+            NotFound: The study has none.
+        """
+        return self._read(RangeEvidence, "GET", f"studies/{study}/range")
 
     def events(self, study: int, *, after: int = 0) -> Iterator[EventView]:
         """What happens to a study, as it happens; ends when the study does.

@@ -3,8 +3,16 @@
 Everything outside (the API, the commands, a worker in the same process) goes through these.
 """
 
-from tuner.service.advice import advise_config, advise_study, fit_studies, plan_study
+from tuner.service.advice import (
+    advise_config,
+    advise_study,
+    fit_studies,
+    noise_beside,
+    observed,
+    plan_study,
+)
 from tuner.service.context import Context, ServiceSettings, utc_now
+from tuner.service.critical import critical_batch
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import audit, events, newest_event
 from tuner.service.gauges import gauges
@@ -12,6 +20,8 @@ from tuner.service.logs import LogView, show_log
 from tuner.service.offers import list_tasks, offer_tasks
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
+from tuner.service.picture import fitted, picture
+from tuner.service.probes import show_range
 from tuner.service.results import (
     FIGURES,
     FORMATS,
@@ -53,6 +63,8 @@ from tuner.service.views import (
     MeasurementView,
     ObjectiveView,
     Page,
+    RangeEvidence,
+    RangeTestView,
     StudyView,
     TrialView,
     WorkerView,
@@ -84,6 +96,8 @@ __all__ = [
     "Overview",
     "Page",
     "Preview",
+    "RangeEvidence",
+    "RangeTestView",
     "ServiceSettings",
     "StudyPatch",
     "StudyView",
@@ -95,6 +109,7 @@ __all__ = [
     "audit",
     "best",
     "cancel_study",
+    "critical_batch",
     "curves",
     "delete_study",
     "drain_worker",
@@ -104,6 +119,7 @@ __all__ = [
     "figure",
     "find_study",
     "fit_studies",
+    "fitted",
     "frozen_trials",
     "gauges",
     "heartbeat",
@@ -116,9 +132,12 @@ __all__ = [
     "list_workers",
     "measurements",
     "newest_event",
+    "noise_beside",
+    "observed",
     "offer_tasks",
     "overview",
     "pause_study",
+    "picture",
     "plan_study",
     "preview",
     "register_worker",
@@ -128,6 +147,7 @@ __all__ = [
     "resume_study",
     "retry_trial",
     "show_log",
+    "show_range",
     "show_study",
     "show_trial",
     "stop_study",

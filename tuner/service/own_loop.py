@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuner.errors import InvalidInput, LeaseLost
 from tuner.protocol import Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
+from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.reporting import DIVERGED, take_in
 from tuner.service.supply import from_study
@@ -50,7 +51,10 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
         study = studies.get(session, study_id)
         if not study.spec:
             raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
-        checked = ctx.searches.plans.of(study)
+        probing, checked = study.probing, ctx.searches.plans.of(study)
+    if probing:
+        with turn(ctx, study_id, actor=actor) as this:
+            probes.skip(this, "a loop of the user's own asked for trials")
     handed = from_study(
         ctx, study_id, k, None, seconds=ctx.settings.ask_seconds, origin="asked", actor=actor
     )

@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
+from tuner.queue import probes
 from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.datasets import hold_datasets, located, pinned
 from tuner.service.files import check_files
 from tuner.service.offers import form_of
+from tuner.service.probes import skip as skip_probe
 from tuner.service.turn import Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spaces import Space, widen
@@ -64,6 +66,7 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         InvalidInput: A value is wrong; nothing is stored.
         Conflict: The name is taken.
     """
+    written = spec.space != "auto"
     checked = _accepted(ctx, spec)
     spec = checked.spec
     now = ctx.now()
@@ -90,6 +93,8 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
             raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
         hold_datasets(session, spec)
         study_id = studies.add(session, study)
+        if spec.range_test:
+            probes.add(session, study_id, within=written)
         told = {"name": spec.name}
         events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
     return show_study(ctx, study_id)
@@ -240,6 +245,7 @@ def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyV
     best = studies.best_ids(session, rows)
     best_rows = trials.by_ids(session, best.values())
     last = measurements.last(session, list(best_rows))
+    probed = probes.of(session, [study.id for study in rows if study.spec.get("range_test")])
     out = []
     for study in rows:
         checked = plan_of(ctx, study)
@@ -254,6 +260,7 @@ def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyV
                 shown,
                 active_seconds=seconds,
                 progress=progress(checked, counted[study.id], steps.get(study.id, 0), seconds),
+                probe=probed.get(study.id),
             )
         )
     return out
@@ -316,6 +323,8 @@ def update_study(
         if patch.space is not None:
             wider = widen(before.space, Space.parse(patch.space))
             merged["space"] = wider.to_dict()
+            # From here on the range is the one that somebody wrote.
+            merged.pop("range_test", None)
         wanted = StudySpec.parse(merged)
         after = check(wanted, form_of(this.session, wanted), partial(located, ctx))
         if after.max_step != before.max_step and study.next_number:
@@ -324,6 +333,9 @@ def update_study(
             if studies.by_name(this.session, given["name"]) is not None:
                 raise Conflict(f"there is a study named {given['name']!r} already")
             study.name = given["name"]
+        if patch.space is not None:
+            skip_probe(this, "the space was changed")
+            study.lr_range = None
         study.spec = after.spec.to_dict()
         study.priority = after.spec.priority
         study.max_concurrent = after.spec.max_concurrent

@@ -10,26 +10,36 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from tuner.protocol import Probe
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.queue.order import order
 from tuner.search import Suggestion
+from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.searches import Live
 from tuner.service.turn import STOPS_ALL, Turn, elapsed, turn
 from tuner.storage import studies
 from tuner.storage.events import NewEvent
-from tuner.storage.models import Study, Worker
+from tuner.storage.models import OPEN_PROBE_STATES, Study, Worker
 from tuner.storage.studies import OPEN_STATES
 from tuner.storage.trials import TrialRow
 
 HURRIED_TRIES = 2
 """Tries to suggest outside the transaction before the study is locked for it."""
+
+
+@dataclass
+class Handed:
+    """What a worker is given: trials, each with its study; or a probe, which keeps it busy."""
+
+    trials: list[tuple[Study, TrialRow]] = field(default_factory=list)
+    probe: Probe | None = None
 
 
 def hand_out(
@@ -40,11 +50,11 @@ def hand_out(
     fitting: Collection[str] | None = None,
     *,
     actor: str | None = None,
-) -> list[tuple[Study, TrialRow]]:
+) -> Handed:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
 
-    A study that somebody else is busy with comes last, and is waited for only when there is nothing
-    else to hand out.
+    A study whose range test waits gives that instead, and nothing while it runs. One that somebody
+    else is busy with comes last, and is waited for only when there is nothing else to hand out.
 
     Args:
         ctx: The service.
@@ -56,21 +66,24 @@ def hand_out(
             worker holds drains.
         actor: On whose behalf.
     """
-    out: list[tuple[Study, TrialRow]] = []
+    handed = Handed()
+    out = handed.trials
     if k < 1:
-        return out
+        return handed
     with ctx.db.session() as session:
         wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
     late: list[int] = []
     for queued in wanted:
-        if len(out) >= k:
+        if queued.probe == "waiting" and not out:
+            handed.probe = probes.offer(ctx, queued.id, worker.id)
+        if len(out) >= k or handed.probe is not None:
             break
-        live = ctx.searches.of(queued.id)
-        if not queued.ready and live.idle_at == queued.revision:
+        idle = not queued.ready and ctx.searches.of(queued.id).idle_at == queued.revision
+        if idle or queued.probe in OPEN_PROBE_STATES:
             continue
         if fitting is not None and queued.task not in fitting:
             if queued.ready or prepare(ctx, queued.id, 1):
-                return out
+                return handed
             continue
         got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False, actor=actor)
         if got is None:
@@ -78,10 +91,10 @@ def hand_out(
         else:
             out += got
     for study_id in late:
-        if out:
+        if out or handed.probe is not None:
             break
         out += from_study(ctx, study_id, k, worker.id, actor=actor) or []
-    return out
+    return handed
 
 
 def from_study(
@@ -156,7 +169,7 @@ def _lease_end(ctx: Context, this: Turn, seconds: float | None) -> datetime:
 def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | None:
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
-        if study.state not in OPEN_STATES:
+        if study.state not in OPEN_STATES or study.probing:
             return None
         try:
             search = live.synced(session, study)
@@ -182,7 +195,7 @@ def _missing(session: Session, study: Study, k: int) -> int:
 
 def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -> list[TrialRow]:
     study = this.study
-    if study.state not in OPEN_STATES or this.exhausted() in STOPS_ALL:
+    if study.state not in OPEN_STATES or study.probing or this.exhausted() in STOPS_ALL:
         if ahead is not None and ahead.suggestions:
             this.live.drop()  # it believes that these will run
         return []
@@ -223,7 +236,7 @@ def prepare(ctx: Context, study_id: int, ready: int) -> int:
             return 0
         with turn(ctx, study_id) as this:
             stale = ahead is not None and ahead.revision != this.study.revision
-            if stale or this.study.state not in OPEN_STATES:
+            if stale or this.study.state not in OPEN_STATES or this.study.probing:
                 live.drop()
                 return 0
             if ctx.db.embedded and ahead is None:

@@ -20,17 +20,19 @@ from tuner.protocol import (
     WorkerHello,
 )
 from tuner.queue import leases
+from tuner.queue import probes as queue_probes
+from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.logs import take_logs
 from tuner.service.offers import offer_tasks
 from tuner.service.reporting import take_in
-from tuner.service.supply import hand_out
+from tuner.service.supply import Handed, hand_out
 from tuner.service.turn import turns
 from tuner.service.views import WorkerView, worker_view
 from tuner.spec import Checked
 from tuner.storage import events, trials, workers
 from tuner.storage.events import NewEvent
-from tuner.storage.models import Study, Worker
+from tuner.storage.models import Worker
 from tuner.storage.trials import TrialRow
 
 
@@ -75,7 +77,7 @@ def lease(
     if worker.state == "draining":
         return LeaseAnswer(leased=[], drain=True)
     handed = hand_out(ctx, worker, request.k, request.prefer, request.tasks, actor=actor)
-    return LeaseAnswer(leased=_leased(ctx, handed))
+    return LeaseAnswer(leased=_leased(ctx, handed), probe=handed.probe)
 
 
 def report(
@@ -88,11 +90,13 @@ def report(
     Raises:
         NotFound: No such worker.
         InvalidInput: A report lacks a metric or is of a step beyond the training; nothing of the
-            request is stored.
+            request's slots is stored.
     """
     worker = _heard(ctx, worker_id, report.status)
     if report.printed:
         take_logs(ctx, report.printed)
+    if report.probe is not None:
+        probes.take_in(ctx, report.probe)
     verdicts: dict[int, SlotVerdict] = {}
     slots = {slot.trial_id: slot for slot in report.slots}
     if slots:
@@ -104,13 +108,14 @@ def report(
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
     wanted = 0 if draining else report.refill + freed
-    fresh = hand_out(ctx, worker, wanted, report.prefer, report.tasks, actor=actor)
+    handed = hand_out(ctx, worker, wanted, report.prefer, report.tasks, actor=actor)
     return ReportAnswer(
         verdicts=[
             verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")
             for slot in report.slots
         ],
-        leased=_leased(ctx, fresh),
+        leased=_leased(ctx, handed),
+        probe=handed.probe,
         drain=draining,
     )
 
@@ -127,9 +132,10 @@ def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
         draining = worker.state == "draining"
         workers.touch(session, worker_id, now, beat.status)
         lost = leases.renew(session, beat.held, ctx.lease_end(now))
+        lost_probes = queue_probes.renew(session, beat.probes, ctx.lease_end(now))
     if draining:
         ctx.heard.pop(worker_id, None)
-    return HeartbeatAnswer(drop=sorted(lost), drain=draining)
+    return HeartbeatAnswer(drop=sorted(lost), drop_probes=sorted(lost_probes), drain=draining)
 
 
 def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
@@ -141,6 +147,11 @@ def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
     with ctx.db.session() as session:
         workers.get(session, worker_id)
         held = leases.held_by(session, worker_id)
+        probed = queue_probes.held_by(session, worker_id)
+    for study_id in probed:
+        with turns(ctx, [study_id]) as taken:
+            for turn in taken.values():
+                probes.give_back(turn, worker_id)
     for study_id, ids in held.items():
         with turns(ctx, [study_id], actor=actor) as taken:
             for turn in taken.values():
@@ -201,9 +212,9 @@ def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -
     return worker
 
 
-def _leased(ctx: Context, handed: list[tuple[Study, TrialRow]]) -> list[Leased]:
-    ctx.searches.remember({row.id: study.id for study, row in handed})
-    return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed]
+def _leased(ctx: Context, handed: Handed) -> list[Leased]:
+    ctx.searches.remember({row.id: study.id for study, row in handed.trials})
+    return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed.trials]
 
 
 def _studies_of(ctx: Context, trial_ids: Collection[int]) -> dict[int, int]:

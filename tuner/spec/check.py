@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from tuner import optimizers, pruners, samplers, tasks
 from tuner.errors import InvalidInput
 from tuner.search import Budget, Objective, Record, Search
 from tuner.spaces import Prior, Space
-from tuner.spec import names, scripts
+from tuner.spec import names, range_test, scripts
 from tuner.spec.built import check_params, check_prefixes, facts, freeze
 from tuner.spec.defaults import auto_space
 from tuner.spec.study import (
@@ -74,6 +74,10 @@ class Checked:
         if "epochs" not in self.space.parameters:
             return self.max_step
         return self.max_step_of(self.space.fill(params))
+
+    def ranged(self, low: float, high: float) -> Checked:
+        """The study with the range of lr that its range test ended with; the spec stays."""
+        return replace(self, space=range_test.ranged(self.space, low, high))
 
     def search(self, warm_start: Iterable[Record] = ()) -> Search:
         """A fresh search.
@@ -134,6 +138,7 @@ def resolve(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict
         update={
             "objective": tuple(objective),
             "space": space.to_dict(),
+            "range_test": _range_test(spec, space, form),
             "budget": budget,
             "sampler": sampler,
             "pruner": pruner,
@@ -145,6 +150,26 @@ def resolve(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict
         tuple(Objective(o.metric, o.direction) for o in objective),
         *_steps(budget, space, spec.eval_every),
     )
+
+
+def _range_test(spec: StudySpec, space: Space, form: TaskForm | None) -> bool | None:
+    """Whether there is one: ``true`` or nothing, so that a resolved study resolves to itself.
+
+    Raises:
+        InvalidInput: It is asked for and makes no sense.
+    """
+    wanted = spec.space == "auto" if spec.range_test is None else spec.range_test
+    if not wanted:
+        return None
+    if spec.task is None:
+        why = "it needs a task"
+    elif form is not None and form.kind == "script":
+        why = f"the script {spec.task.name} trains by itself"
+    else:
+        why = range_test.unfit(space)
+    if why and spec.range_test:
+        raise InvalidInput("range_test", f"cannot be made: {why}")
+    return None if why else True
 
 
 def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) -> Checked:

@@ -41,6 +41,8 @@ FINISHED_STUDY_STATES = ("completed", "cancelled", "failed")
 ORIGINS = ("sampled", "enqueued", "retried", "asked", "optuna")
 WORKER_STATES = ("active", "draining", "gone")
 DELIVERY_STATES = ("waiting", "delivered", "failed")
+PROBE_STATES = ("waiting", "running", "measured", "failed", "skipped")
+OPEN_PROBE_STATES = ("waiting", "running")
 
 
 def one_of(column: str, values: tuple[str, ...]) -> str:
@@ -117,9 +119,50 @@ class Study(Base):
     """Wall seconds in state running, up to ``active_since``; a budget of seconds counts these."""
     active_since: Mapped[datetime | None]
     reason: Mapped[str | None] = mapped_column(Text)
+    lr_range: Mapped[dict[str, Any] | None]
+    """The range of lr that its probe ended with, ``{"low", "high"}``: it takes the place of that of
+    ``spec``. NULL where there is no probe, or while it is open."""
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     system_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    @property
+    def probing(self) -> bool:
+        """Whether its range of learning rates is still to be measured, so that no trial starts."""
+        return bool(self.spec.get("range_test")) and self.lr_range is None
+
+
+class Probe(Base):
+    """A study's range test: what a worker measures, under a lease, before the first trial.
+
+    There is one for each study that asks for it. It is kept when it has ended, as the evidence for
+    the range that the study searches.
+    """
+
+    __tablename__ = "probes"
+    __table_args__ = (
+        CheckConstraint(one_of("state", PROBE_STATES), name="state"),
+        CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease_whole"),
+        CheckConstraint("(lease_token IS NULL) = (state <> 'running')", name="lease_running"),
+    )
+
+    study_id: Mapped[int] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    within: Mapped[bool]
+    """Whether the range of the study file is never left, since somebody wrote it."""
+    attempt: Mapped[int] = mapped_column(default=1)
+    worker_id: Mapped[int | None] = mapped_column(ForeignKey("workers.id", ondelete="SET NULL"))
+    """The present holder, or the last one."""
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Why it did not measure anything."""
+    result: Mapped[dict[str, Any] | None]
+    """What was found (``RangeTest.to_dict``), and the configuration that was trained."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 

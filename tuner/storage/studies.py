@@ -14,7 +14,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from tuner.errors import NotFound
 from tuner.storage.measurements import NOT_NUMBERS
-from tuner.storage.models import FINISHED_STUDY_STATES, Study, Trial
+from tuner.storage.models import FINISHED_STUDY_STATES, Probe, Study, Trial
 
 OPEN_STATES = ("queued", "running")
 """In these a study may start trials."""
@@ -55,6 +55,8 @@ class Queued:
     leased: int
     ready: int
     task: str
+    probe: str | None = None
+    """The state of its range test, if it has one."""
 
 
 def get(session: Session, study_id: int) -> Study:
@@ -168,13 +170,15 @@ def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued
             Study.spec[("task", "name")].as_string().label("task"),
             leased.label("leased"),
             ready.label("ready"),
+            Probe.state.label("probe"),
         )
+        .outerjoin(Probe, Probe.study_id == Study.id)
         .outerjoin(Trial, and_(Trial.study_id == Study.id, Trial.state.in_(("waiting", "running"))))
         .where(
             Study.state.in_(OPEN_STATES),
             Study.spec[("task", "name")].as_string().in_(tuple(tasks)),
         )
-        .group_by(Study.id)
+        .group_by(Study.id, Probe.state)
     )
     return [
         Queued(
@@ -188,6 +192,7 @@ def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued
             row.leased,
             row.ready,
             row.task,
+            row.probe,
         )
         for row in rows
     ]

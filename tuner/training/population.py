@@ -359,7 +359,7 @@ class Population:
                 **self.evaluations.get(slot, {}),
                 "lr": trial.learning_rate(),
                 "grad_norm": None if math.isnan(trial.grad_norm) else trial.grad_norm,
-                "noise_scale": trial.noise.scale,
+                **trial.noise.metrics(),
                 "epoch": trial.samples / trial.train_size,
             }
         return found

@@ -14,13 +14,24 @@ from typing import Any
 
 from tuner import logs, tasks
 from tuner.errors import InvalidInput, TunerError, Unavailable
-from tuner.protocol import Gateway, Heartbeat, Leased, LeaseRequest, Report, SlotReport, WorkerHello
+from tuner.protocol import (
+    Gateway,
+    Heartbeat,
+    Leased,
+    LeaseRequest,
+    Probe,
+    ProbeReport,
+    Report,
+    SlotReport,
+    WorkerHello,
+)
 from tuner.tasks import Task
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import Crew
 from tuner.worker.datasets import DatasetCache
+from tuner.worker.probe import run_probe
 from tuner.worker.scripts.config import Scripts
 from tuner.worker.scripts.crew import ScriptCrew
 from tuner.worker.team import Team
@@ -130,6 +141,10 @@ class _Worker:
         self.id = self.registration.worker_id
         self.draining = False
         self._dropped: set[int] = set()
+        self._probe: Probe | None = None
+        """The range test in hand; it is run before anything else."""
+        self._dropped_probes: set[int] = set()
+        self._measured: ProbeReport | None = None
         self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
         self._lock = threading.Lock()
@@ -145,6 +160,9 @@ class _Worker:
         try:
             while not self.stop.is_set():
                 self._forget_dropped()
+                if self._probe is not None:
+                    self._measure(self._probe)
+                    continue
                 if not self.team.busy:
                     if self.draining:
                         break
@@ -174,7 +192,7 @@ class _Worker:
     # Talking to the service.
 
     def _lease(self) -> bool:
-        """Takes as many trials as there is room for; whether there were any."""
+        """Takes as many trials as there is room for, or a range test; whether there was any."""
         found = False
         while (room := self.team.room(self.wanted)) > 0:
             request = LeaseRequest(k=room, prefer=self._study(), tasks=self.team.fitting)
@@ -184,7 +202,8 @@ class _Worker:
                 log.warning("no answer to a request for work: %s", error)
                 break
             self.draining = answer.drain
-            found = found or bool(answer.leased)
+            self._probe = answer.probe
+            found = found or bool(answer.leased or answer.probe)
             self._take(answer.leased)
             if len(answer.leased) < room or not self.team.held:
                 break
@@ -211,6 +230,7 @@ class _Worker:
         printed = self.team.printed()
         report = Report(
             slots=[*self._failures, *self.team.reports()],
+            probe=self._measured,
             printed=printed,
             refill=self._refill(),
             prefer=self._study(),
@@ -226,6 +246,8 @@ class _Worker:
                 if self.stop.wait(1.0):
                     return
         self._failures.clear()
+        self._measured = None
+        self._probe = self._probe or answer.probe
         self.team.told(printed)
         self.draining = answer.drain
         for verdict in answer.verdicts:
@@ -239,8 +261,23 @@ class _Worker:
                 self.team.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
         self._take(answer.leased)
 
+    def _measure(self, probe: Probe) -> None:
+        """Runs a study's range test at once; what the worker holds besides waits that long."""
+
+        def interrupted() -> bool:
+            return self.stop.is_set() or probe.study_id in self._dropped_probes
+
+        self._measured = run_probe(self.team.populations, probe, interrupted)
+        self._probe = None
+        with self._lock:
+            self._dropped_probes.discard(probe.study_id)
+        if not self.stop.is_set():
+            self._report()
+
     def _refill(self) -> int:
         """Trials wanted besides one for each slot that the verdicts free."""
+        if self._probe is not None:
+            return -self.most
         # A trial that could not start frees no slot, yet its verdict counts as one.
         if self.team.populations.held or not self.team.scripts.scripts:
             return self.wanted - len(self.team.populations.held) - len(self._failures)
@@ -252,29 +289,34 @@ class _Worker:
         self.team.save()
         held = self.team.held.values()
         slots = [*self._failures, *(h.report(returned=True) for h in held)]
-        while slots or self.team.printed():
+        while slots or self._measured is not None or self.team.printed():
             printed = self.team.printed()
+            report = Report(
+                slots=slots, probe=self._measured, printed=printed, status=self.team.status()
+            )
             try:
-                self.gateway.report(
-                    self.id, Report(slots=slots, printed=printed, status=self.team.status())
-                )
+                self.gateway.report(self.id, report)
             except Unavailable as error:
                 log.warning("leases could not be returned; they will expire: %s", error)
                 return
-            slots = []
+            slots, self._measured = [], None
             self.team.told(printed)
 
     def _beat(self) -> None:
         """Keeps the leases alive while a long round trains."""
         while not self._done.wait(self.registration.heartbeat_seconds):
             held = {i: h.leased.token for i, h in self.team.held.items()}
+            probe = self._probe
+            probes = {} if probe is None else {probe.study_id: probe.token}
+            beat = Heartbeat(held=held, probes=probes, status=self._status)
             try:
-                answer = self.gateway.heartbeat(self.id, Heartbeat(held=held, status=self._status))
+                answer = self.gateway.heartbeat(self.id, beat)
             except TunerError as error:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
             with self._lock:
                 self._dropped |= set(answer.drop)
+                self._dropped_probes |= set(answer.drop_probes)
             self.draining = self.draining or answer.drain
 
     def _interrupted(self) -> bool:

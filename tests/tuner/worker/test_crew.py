@@ -103,7 +103,7 @@ def test_precision_is_a_hyperparameter(tmp_path: Path) -> None:
         given = leased(number, 64, "digits", lr=0.1, precision=precision)
         assert crew.take(given) is None
     assert [len(p.active) for p in crew.populations.values()] == [2, 2]
-    autocast = {p.programs.autocast for p in crew.populations.values()}
+    autocast = {p.programs.one.autocast for p in crew.populations.values()}
     assert autocast == {None, torch.bfloat16}
     crew.round(lambda: False)
     full, half = (crew.held[number].news[0].metrics["val_loss"] for number in (1, 2))
