@@ -140,10 +140,11 @@ class _Worker:
         )
         self.id = self.registration.worker_id
         self.draining = False
-        self._dropped: set[int] = set()
+        self._dropped: set[tuple[int, str]] = set()
+        """Leases that are lost: a trial may have been taken again under another one since."""
         self._probe: Probe | None = None
         """The range test in hand; it is run before anything else."""
-        self._dropped_probes: set[int] = set()
+        self._dropped_probes: set[str] = set()
         self._measured: ProbeReport | None = None
         self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
@@ -265,12 +266,12 @@ class _Worker:
         """Runs a study's range test at once; what the worker holds besides waits that long."""
 
         def interrupted() -> bool:
-            return self.stop.is_set() or probe.study_id in self._dropped_probes
+            return self.stop.is_set() or probe.token in self._dropped_probes
 
         self._measured = run_probe(self.team.populations, probe, interrupted)
         self._probe = None
         with self._lock:
-            self._dropped_probes.discard(probe.study_id)
+            self._dropped_probes.clear()
         if not self.stop.is_set():
             self._report()
 
@@ -315,8 +316,8 @@ class _Worker:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
             with self._lock:
-                self._dropped |= set(answer.drop)
-                self._dropped_probes |= set(answer.drop_probes)
+                self._dropped |= {(i, held[i]) for i in held.keys() & set(answer.drop)}
+                self._dropped_probes |= {probes[i] for i in probes.keys() & set(answer.drop_probes)}
             self.draining = self.draining or answer.drain
 
     def _interrupted(self) -> bool:
@@ -325,8 +326,10 @@ class _Worker:
     def _forget_dropped(self) -> None:
         with self._lock:
             dropped, self._dropped = self._dropped, set()
-        for trial_id in dropped:
-            self.team.drop(trial_id)
+        for trial_id, token in dropped:
+            held = self.team.held.get(trial_id)
+            if held is not None and held.leased.token == token:
+                self.team.drop(trial_id)
 
     def _resize(self) -> None:
         """Wants as many trials as the engine's measurements say pay."""

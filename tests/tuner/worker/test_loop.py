@@ -214,6 +214,39 @@ def test_checkpoints_at_an_address_are_gone_on_with_from_another_home(
     assert not (tmp_path / "two" / "checkpoints").exists()
 
 
+def test_a_late_answer_about_an_old_lease_drops_no_new_one(
+    context: Context, tmp_path: Path
+) -> None:
+    """A trial is paused and taken up again, all while a heartbeat about it is on its way."""
+
+    class Slow(DirectGateway):
+        tokens: dict[int, str] = {}  # noqa: RUF012  (one instance)
+        late = 0
+
+        def register(self, hello: WorkerHello) -> Registration:
+            return super().register(hello).model_copy(update={"heartbeat_seconds": 0.01})
+
+        def report(self, worker_id: int, report: Report) -> ReportAnswer:
+            answer = super().report(worker_id, report)
+            self.tokens |= {leased.trial_id: leased.token for leased in answer.leased}
+            return answer
+
+        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+            for _ in range(100):
+                if any(self.tokens.get(i, token) != token for i, token in beat.held.items()):
+                    self.late += 1
+                    break
+                time.sleep(0.01)
+            return super().heartbeat(worker_id, beat)
+
+    study = service.submit(context, spec(budget={"trials": 24, "epochs": 9}))
+    gateway = Slow(context)
+    work_until(context, study.id, gateway=gateway, home=tmp_path)
+    assert gateway.late > 0
+    assert service.show_study(context, study.id).state == "completed"
+    assert {trial.attempt for trial in trials(context, study.id)} == {1}
+
+
 def test_divergence_and_a_broken_model_fail_alone(context: Context, tmp_path: Path) -> None:
     study = service.submit(
         context,
