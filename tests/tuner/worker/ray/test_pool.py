@@ -18,7 +18,7 @@ from tests.faults.processes import Installation, installation, until
 from tests.tuner.worker.ray.clusters import Cluster, running
 from tuner.cli import main
 
-TRIALS, EPOCHS = 6, 30
+TRIALS, EPOCHS = 6, 90
 
 
 @pytest.fixture(scope="module")
