@@ -8,10 +8,9 @@ import math
 import warnings
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
-import pandas as pd
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -23,6 +22,9 @@ from tuner.service.studies import plan_of
 from tuner.service.views import View
 from tuner.storage import measurements, studies, trials
 from tuner.storage.models import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("csv", "json", "parquet")
 STATES = {
@@ -79,6 +81,8 @@ def _plain(value: Any) -> Any:
     """A cell as JSON: missing is null, an infinity its name, a time its ISO form."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
+    import pandas as pd  # noqa: PLC0415  (as above)
+
     if value is pd.NaT:
         return None
     return value.isoformat() if isinstance(value, datetime) else value
@@ -90,6 +94,8 @@ def trials_frame(ctx: Context, study_id: int) -> pd.DataFrame:
     Raises:
         NotFound: No such study.
     """
+    import pandas as pd  # noqa: PLC0415  (a third of a second to load)
+
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
         checked = plan_of(ctx, study)
