@@ -21,6 +21,7 @@ from api.routers import (
     datasets,
     events,
     meta,
+    pictures,
     results,
     studies,
     trials,
@@ -99,7 +100,17 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     app.state.metrics = Metrics(context)
 
     problems.install(app)
-    for module in (studies, trials, results, events, workers, catalogue, datasets, advisor):
+    for module in (
+        studies,
+        trials,
+        results,
+        pictures,
+        events,
+        workers,
+        catalogue,
+        datasets,
+        advisor,
+    ):
         app.include_router(module.router, prefix="/api/v1", dependencies=[Depends(require_text)])
     app.include_router(meta.router)
     dashboard.install(app)

@@ -5,20 +5,21 @@ Everything outside (the API, the commands, a worker in the same process) goes th
 
 from tuner.service.advice import advise_config, advise_study, fit_studies, plan_study
 from tuner.service.context import Context, ServiceSettings, utc_now
-from tuner.service.curves import Curve, Curves, curves
+from tuner.service.curves import Curve, Curves, Progress, curves
 from tuner.service.events import events, newest_event
+from tuner.service.importances import METHODS, Evaluator, Importances, importances
+from tuner.service.landscape import Landscape, landscape
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.results import (
     FIGURES,
     FORMATS,
-    Importances,
     export,
     figure,
     frozen_trials,
-    importances,
     trials_frame,
 )
+from tuner.service.sketches import Sketch, sketches
 from tuner.service.studies import (
     Preview,
     StudyPatch,
@@ -35,6 +36,7 @@ from tuner.service.studies import (
     submit,
     update_study,
 )
+from tuner.service.timeline import Span, Timeline, TrialEvent, timeline, trial_events
 from tuner.service.trials import (
     enqueue,
     list_trials,
@@ -67,22 +69,30 @@ from tuner.service.workers import (
 __all__ = [
     "FIGURES",
     "FORMATS",
+    "METHODS",
     "Asked",
     "Axis",
     "Context",
     "CountsView",
     "Curve",
     "Curves",
+    "Evaluator",
     "EventView",
     "Importances",
+    "Landscape",
     "MeasurementView",
     "ObjectiveView",
     "Overview",
     "Page",
     "Preview",
+    "Progress",
     "ServiceSettings",
+    "Sketch",
+    "Span",
     "StudyPatch",
     "StudyView",
+    "Timeline",
+    "TrialEvent",
     "TrialView",
     "WorkerView",
     "advise_config",
@@ -102,6 +112,7 @@ __all__ = [
     "frozen_trials",
     "heartbeat",
     "importances",
+    "landscape",
     "lease",
     "leave",
     "list_studies",
@@ -121,11 +132,14 @@ __all__ = [
     "retry_trial",
     "show_study",
     "show_trial",
+    "sketches",
     "stop_study",
     "stop_trial",
     "submit",
     "tell",
     "tick",
+    "timeline",
+    "trial_events",
     "trials_frame",
     "update_study",
     "utc_now",

@@ -15,6 +15,7 @@ from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.files import check_files
+from tuner.service.front import front_of
 from tuner.service.turn import Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spaces import Space, widen
@@ -223,26 +224,24 @@ def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyV
     """Studies as shown, in a few statements whatever their number."""
     rows = list(rows)
     now = ctx.now()
-    ids = [study.id for study in rows]
-    counted = studies.counts(session, ids)
-    steps = studies.steps(session, ids)
-    best = studies.best_ids(session, rows)
-    best_rows = trials.by_ids(session, best.values())
+    standings = ctx.standings.of(session, rows)
+    best_rows = trials.by_ids(session, [s.best_id for s in standings.values() if s.best_id])
     last = measurements.last(session, list(best_rows))
     out = []
     for study in rows:
         checked = plan_of(ctx, study)
-        winner = best_rows.get(best.get(study.id, -1))
+        standing = standings[study.id]
+        winner = best_rows.get(standing.best_id or -1)
         shown = None if winner is None else trial_view(winner, checked, last.get(winner.id), now)
         seconds = elapsed(study, now)
         out.append(
             study_view(
                 study,
                 checked,
-                counted[study.id],
+                standing.counts,
                 shown,
                 active_seconds=seconds,
-                progress=progress(checked, counted[study.id], steps.get(study.id, 0), seconds),
+                progress=progress(checked, standing.counts, standing.steps, seconds),
             )
         )
     return out
@@ -261,25 +260,11 @@ def best(ctx: Context, study_id: int, *, k: int = 1) -> list[TrialView]:
             rows = listing.best(session, study_id, study.directions[0], k)
         else:
             rows = trials.of_study(session, study_id, states=("complete",))
-            rows = _front(rows, study.directions)
+            rows = [r for r in rows if r.values is not None and (r.constraint or 0.0) <= 0]
+            rows = front_of(rows, study.directions)
         last = measurements.last(session, [row.id for row in rows])
     now = ctx.now()
     return [trial_view(row, checked, last.get(row.id), now) for row in rows]
-
-
-def _front(rows: list[trials.TrialRow], directions: list[str]) -> list[trials.TrialRow]:
-    """Those that no other trial beats in every objective, by the first one."""
-    rows = [r for r in rows if r.values is not None and (r.constraint or 0.0) <= 0]
-    if not rows:
-        return []
-    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
-    values = np.array([[float(v) for v in r.values or ()] for r in rows]) * signs
-    kept = []
-    for i, row in enumerate(rows):
-        no_worse = (values <= values[i]).all(axis=1)
-        if not (no_worse & (values < values[i]).any(axis=1)).any():
-            kept.append((tuple(values[i]), row.number, row))
-    return [row for *_, row in sorted(kept, key=lambda e: e[:2])]
 
 
 def update_study(

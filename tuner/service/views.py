@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuner.protocol import Checkpoint
 from tuner.spec import Checked
 from tuner.storage import measurements
 from tuner.storage.measurements import Point
@@ -87,6 +88,7 @@ class TrialView(View):
     duration_seconds: float | None
     last_metrics: dict[str, float | None]
     samples: int | None
+    checkpoint: Checkpoint | None = Field(description="Its last saved state, while that is kept.")
 
 
 class StudyView(View):
@@ -201,6 +203,9 @@ def trial_view(
         duration_seconds=(end - started).total_seconds() if end and started else None,
         last_metrics={} if last is None else measurements.numbers(last.metrics),
         samples=None if last is None else last.samples,
+        checkpoint=None
+        if row.checkpoint is None
+        else Checkpoint(uri=row.checkpoint["uri"], step=row.checkpoint["step"]),
     )
 
 

@@ -141,6 +141,14 @@ def states(session: Session, wanted: Iterable[str]) -> list[tuple[int, str, int]
     return [(row.id, row.state, row.revision) for row in rows]
 
 
+def revisions(session: Session, study_ids: Collection[int]) -> dict[int, tuple[int, list[str]]]:
+    """Revision and directions of these studies; those that are gone are left out."""
+    rows = session.execute(
+        select(Study.id, Study.revision, Study.directions).where(Study.id.in_(study_ids))
+    )
+    return {row.id: (row.revision, row.directions) for row in rows}
+
+
 def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued]:
     """The open studies whose task is among ``tasks``, with what they hold and what waits."""
     leased = func.count(Trial.id).filter(Trial.state == "running", Trial.lease_token.is_not(None))

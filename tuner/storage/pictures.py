@@ -1,0 +1,170 @@
+"""What pictures of a study want: few columns of many trials, and what happened to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from optuna.trial import FrozenTrial
+from sqlalchemy import Table, and_, case, select
+from sqlalchemy.orm import Session
+
+from tuner.storage import frozen
+from tuner.storage.measurements import number
+from tuner.storage.models import FINISHED_TRIAL_STATES, Event, Trial, Worker
+
+_trials = cast("Table", Trial.__table__)
+_events = cast("Table", Event.__table__)
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What a curve's caption says of its trial."""
+
+    id: int
+    number: int
+    state: str
+    paused: bool
+    params: dict[str, Any]
+
+
+def brief(
+    session: Session,
+    study_id: int,
+    *,
+    numbers: Collection[int] | None = None,
+    most: int = 300,
+    direction: str = "minimize",
+) -> list[Brief]:
+    """The trials of these numbers; or those that run, then the best, then the newest others."""
+    query = select(Trial.id, Trial.number, Trial.state, Trial.paused, Trial.params).where(
+        Trial.study_id == study_id
+    )
+    if numbers is not None:
+        query = query.where(Trial.number.in_(numbers))
+    else:
+        value = Trial.values[0].as_float()
+        place = case((and_(Trial.state == "running", ~Trial.paused), 0), else_=1)
+        done = case((Trial.state == "complete", 0), (Trial.state == "waiting", 2), else_=1)
+        good = case(
+            (Trial.state == "complete", -value if direction == "maximize" else value),
+            else_=0.0,
+        )
+        query = query.order_by(place, done, good, Trial.number.desc()).limit(most)
+    return [Brief(*row) for row in session.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a finished trial; ``values`` has one number an objective."""
+
+    id: int
+    number: int
+    state: str
+    constraint: float | None
+    values: tuple[float | None, ...]
+
+
+def outcomes(
+    session: Session, study_id: int, objectives: int, after: int | None = None
+) -> list[Outcome]:
+    """A study's finished trials by number; with ``after``, those that ended since that revision."""
+    # Text, as a value that is not finite is stored as its name; read here, not by a JSON parser.
+    values = [_trials.c["values"][i].as_string() for i in range(objectives)]
+    query = select(
+        _trials.c.id, _trials.c.number, _trials.c.state, _trials.c.constraint, *values
+    ).where(_trials.c.study_id == study_id, _trials.c.state.in_(FINISHED_TRIAL_STATES))
+    if after is not None:
+        query = query.where(_trials.c.revision > after)
+    return [
+        Outcome(i, n, state, constraint, tuple(map(number, told)))
+        for i, n, state, constraint, *told in session.connection().execute(
+            query.order_by(_trials.c.number)
+        )
+    ]
+
+
+def params(session: Session, trial_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """The suggested values of these trials."""
+    rows = session.connection().execute(
+        select(_trials.c.id, _trials.c.params).where(_trials.c.id.in_(trial_ids))
+    )
+    return {trial_id: values for trial_id, values in rows}  # noqa: C416  (rows are no pairs)
+
+
+def frozen_trials(session: Session, trial_ids: Collection[int]) -> list[FrozenTrial]:
+    """These trials in Optuna's form by number, without their curves."""
+    rows = session.connection().execute(
+        select(*frozen.TRIAL_COLUMNS).where(_trials.c.id.in_(trial_ids)).order_by(_trials.c.number)
+    )
+    return [frozen.frozen(row, {}) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An event that gave trials to somebody, or moved one."""
+
+    id: int
+    kind: str
+    trial_id: int | None
+    worker_id: int | None
+    actor: str | None
+    data: dict[str, Any]
+    at: datetime
+
+
+LEASED, MOVED, CREATED = "trial.leased", "trial.state", "trial.created"
+
+
+def happenings(
+    session: Session,
+    study_id: int,
+    *,
+    most: int,
+    trial_id: int | None = None,
+    between: tuple[datetime, datetime] | None = None,
+) -> list[Happening]:
+    """The newest events about who had which trial, oldest first.
+
+    Args:
+        session: Where to read.
+        study_id: The trials' study.
+        most: How many at most.
+        trial_id: Only moves of this trial; what names many trials the caller looks into.
+        between: Only those from the one moment to the other.
+    """
+    moved = _events.c.kind == MOVED
+    if trial_id is not None:
+        moved = and_(moved, _events.c.trial_id == trial_id)
+    query = select(
+        _events.c.id,
+        _events.c.kind,
+        _events.c.trial_id,
+        _events.c.worker_id,
+        _events.c.actor,
+        _events.c.data,
+        _events.c.created_at,
+    ).where(
+        _events.c.study_id == study_id,
+        moved | _events.c.kind.in_((LEASED,) if trial_id is None else (LEASED, CREATED)),
+    )
+    if between is not None:
+        query = query.where(_events.c.created_at.between(*between))
+    rows = session.connection().execute(query.order_by(_events.c.id.desc()).limit(most))
+    return [Happening(*row) for row in reversed(rows.all())]
+
+
+def worker_names(session: Session, worker_ids: Collection[int]) -> dict[int, str]:
+    """What these workers are called."""
+    rows = session.execute(select(Worker.id, Worker.name).where(Worker.id.in_(worker_ids)))
+    return {worker_id: name for worker_id, name in rows}  # noqa: C416  (rows are no pairs)
+
+
+def devices(session: Session, study_id: int) -> list[dict[str, Any]]:
+    """On what a study's trials were trained last, each worker's device once."""
+    workers = select(Trial.worker_id).where(
+        Trial.study_id == study_id, Trial.worker_id.is_not(None)
+    )
+    return list(session.scalars(select(Worker.device).where(Worker.id.in_(workers))))
