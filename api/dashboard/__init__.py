@@ -5,16 +5,28 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from api.dashboard import actions, assets, form, login, pages, reference, vary
+from api.dashboard import (
+    actions,
+    assets,
+    compare,
+    form,
+    login,
+    reference,
+    studies,
+    study,
+    trial,
+    vary,
+    workers,
+)
 from api.dashboard.render import problem_page
 from api.problems import Problem
 
 
 def install(app: FastAPI) -> None:
     """Adds the pages, their assets, and the form that errors take for people."""
-    for module in (login, pages, form, vary, actions, reference):
+    for module in (login, studies, study, compare, trial, workers, form, vary, actions, reference):
         app.include_router(module.router, include_in_schema=False)
-    app.mount(f"/assets/{assets.digest()}", assets.Assets(), name="assets")
+    app.add_route(assets.PATH, assets.serve, name="assets", include_in_schema=False)
 
     def error_page(request: Request, document: Problem) -> Response:
         return problem_page(request, document)

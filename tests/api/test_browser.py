@@ -117,8 +117,8 @@ def test_sorting_brushing_and_comparing(browser: Browser, server: Server, spec: 
 
         # Drag over the best half of the last axis: what stays is what the server filters.
         expect(page.locator("#history figcaption")).to_contain_text("6 finished trials")
-        page.locator("#parallel canvas").scroll_into_view_if_needed()
-        box = page.locator("#parallel canvas").bounding_box()
+        page.locator("#parallel .top-layer").scroll_into_view_if_needed()
+        box = page.locator("#parallel .top-layer").bounding_box()
         assert box is not None
         x = box["x"] + box["width"] - 46
         page.mouse.move(x, box["y"] + box["height"] - 16)
@@ -183,7 +183,7 @@ def test_nothing_that_users_write_runs(browser: Browser, server: Server, spec: S
             expect(page.locator("body")).to_contain_text("window.hit") if "/new" not in path else (
                 expect(page.get_by_label("Description")).to_have_value(EVIL)
             )
-            chart = page.locator("#curves canvas")
+            chart = page.locator("#curves .top-layer")
             if chart.count():
                 chart.hover(position={"x": 80, "y": 60})
             assert page.evaluate("window.hit") is None

@@ -2,8 +2,7 @@
 
 import { number } from "./numbers.js";
 import { parameterRow, readParameter } from "./parameter.js";
-import { throttled, toast } from "./pieces.js";
-import { forms } from "./snippets.js";
+import { copies, throttled } from "./pieces.js";
 
 const root = document.body.dataset.root;
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
@@ -252,11 +251,6 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-for (const button of form.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(forms[button.dataset.copy](spec()));
-    toast("Copied.");
-  });
-}
+copies(form, spec);
 
 preview();

@@ -1,0 +1,154 @@
+"""One study: its progress, its best trial, charts, and the table of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import yaml
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from api.dashboard.render import Viewer, render, render_pieces, root_of
+from api.dashboard.table import Asked, TrialsTable
+from api.dashboard.views import Shown, StudySummary
+from api.routers.parameters import Cursor, Filters, StudyId, filters_of
+from api.security import Ctx
+from tuner import service
+from tuner.errors import InvalidInput
+from tuner.service import METHODS, Context, StudyView, TrialView
+
+router = APIRouter()
+
+ROWS = 50
+MOST_ON_FRONT = 100
+TRIAL_STATES = ("waiting", "running", "paused", "complete", "pruned", "fail")
+LEAST, GREATEST = "-1e308", "1e308"
+
+Text = Annotated[str, Query(max_length=255)]
+
+
+@dataclass(frozen=True)
+class StudyPage(Shown):
+    """One study."""
+
+    study: StudySummary
+    best: TrialView | None
+    front: Sequence[TrialView]
+    """The Pareto front, where there are several objectives."""
+    table: TrialsTable
+    metrics: Sequence[str]
+    """Curves that can be drawn."""
+    objectives: Sequence[str]
+    evaluators: Sequence[tuple[str, str]]
+    """How importances can be computed: key and words."""
+    first: str
+    """The address of the first picture's data, below the root."""
+    last_event: int
+    """Events up to here are in the page; the stream goes on from here."""
+    spec_yaml: str
+
+
+def asked(
+    state: Text = "",
+    sort: Annotated[str, Query(max_length=255)] = "number",
+    order: Text = "desc",
+    filter: Filters = None,
+    columns: Annotated[str | None, Query(max_length=4000)] = None,
+    cursor: Cursor = None,
+    where: Text = "",
+    low: Text = "",
+    high: Text = "",
+    exactly: Text = "",
+) -> Asked:
+    """What the address asks of the table; ``where`` and its company add one filter more."""
+    filters = list(filter or [])
+    if state and state not in TRIAL_STATES:
+        raise InvalidInput("state", f"{state!r} is none of {', '.join(TRIAL_STATES)}")
+    if where and (low.strip() or high.strip() or exactly.strip()):
+        kept = exactly.strip() or f"{low.strip() or LEAST}..{high.strip() or GREATEST}"
+        filters = [one for one in filters if not one.startswith(f"{where}:")] + [f"{where}:{kept}"]
+    return Asked(
+        state=state,
+        sort=sort,
+        order=order,
+        filters=filters,
+        columns=None if columns is None else [key for key in columns.split(",") if key],
+        cursor=cursor or None,
+    )
+
+
+@router.get("/studies/{study_id}")
+def show_study(
+    request: Request,
+    context: Ctx,
+    who: Viewer,
+    study_id: StudyId,
+    table: Annotated[Asked, Depends(asked)],
+    fragment: Annotated[str, Query(max_length=100)] = "",
+) -> Response:
+    """One study."""
+    # First, so that what happens while the page is put together is told again, not lost.
+    last_event = service.newest_event(context, study_id=study_id)
+    study = service.show_study(context, study_id)
+    several = len(study.directions) > 1
+    front = service.best(context, study_id, k=MOST_ON_FRONT) if several else []
+    rows = _table(request, context, study, table, empty=fragment == "head")
+    page = StudyPage(
+        title=study.name,
+        section="/",
+        who=who,
+        study=StudySummary.of(study),
+        best=study.best,
+        front=front,
+        table=rows,
+        metrics=_metrics(study, rows.trials),
+        objectives=[one.metric for one in study.objective],
+        evaluators=[(key, method.title) for key, method in METHODS.items()],
+        first=_first(study),
+        last_event=last_event,
+        spec_yaml=yaml.safe_dump(study.spec, sort_keys=False, allow_unicode=True),
+    )
+    if fragment:
+        pieces = {"head": "study_head.html", "table": "trials_table.html"}
+        return render_pieces(request, page, pieces, fragment)
+    return render(request, "study.html", page)
+
+
+def _first(study: StudyView) -> str:
+    """What the first chart asks for; the page begins to load it before any script runs."""
+    metric = study.objective[0].metric if study.objective else "value"
+    return f"/api/v1/studies/{study.id}/curves?" + urlencode({"metric": metric, "x": "step"})
+
+
+def _table(
+    request: Request, context: Context, study: StudyView, asked: Asked, *, empty: bool
+) -> TrialsTable:
+    trials: Sequence[TrialView] = ()
+    following = None
+    if not empty:
+        found = service.list_trials(
+            context,
+            study.id,
+            state=asked.state or None,
+            sort=asked.sort,
+            order=asked.order,
+            filters=filters_of(asked.filters),
+            cursor=asked.cursor,
+            limit=ROWS,
+        )
+        trials, following = found.items, found.next_cursor
+    workers: dict[int, str] = {}
+    if asked.columns is not None and "worker" in asked.columns:
+        workers = {worker.id: worker.name for worker in service.list_workers(context)}
+    base = f"{root_of(request)}/studies/{study.id}"
+    return TrialsTable.of(study, trials, following, asked, base=base, workers=workers)
+
+
+def _metrics(study: StudyView, trials: Sequence[TrialView]) -> list[str]:
+    """Curves there are: the objectives, then whatever was measured last."""
+    seen: list[Any] = [*trials, *([study.best] if study.best else [])]
+    names = [objective.metric for objective in study.objective] or ["value"]
+    return list(dict.fromkeys([*names, *(name for trial in seen for name in trial.last_metrics)]))
