@@ -8,6 +8,7 @@ from starlette.responses import Response
 from api.dashboard import (
     actions,
     assets,
+    catalogue,
     compare,
     form,
     login,
@@ -24,7 +25,20 @@ from api.problems import Problem
 
 def install(app: FastAPI) -> None:
     """Adds the pages, their assets, and the form that errors take for people."""
-    for module in (login, studies, study, compare, trial, workers, form, vary, actions, reference):
+    own = (
+        login,
+        studies,
+        study,
+        compare,
+        trial,
+        workers,
+        form,
+        vary,
+        actions,
+        catalogue,
+        reference,
+    )
+    for module in own:
         app.include_router(module.router, include_in_schema=False)
     app.add_route(assets.PATH, assets.serve, name="assets", include_in_schema=False)
 

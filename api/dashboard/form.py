@@ -28,8 +28,8 @@ START: dict[str, Any] = {
         "weight_decay": {"type": "float", "low": 1e-6, "high": 1e-1, "log": True},
         "schedule": {"type": "categorical", "choices": ["constant", "cosine", "linear"]},
     },
-    "sampler": {"name": "tpe"},
-    "pruner": {"name": "asha"},
+    "sampler": {"name": "auto"},
+    "pruner": {"name": "auto"},
     "budget": {"trials": 64, "epochs": 20},
 }
 

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -14,6 +15,9 @@ from pydantic import BaseModel, Field
 from api.problems import documented, finite
 from api.security import require
 from tuner import optimizers, pruners, samplers, schedules, spaces, tasks
+from tuner.schedules.catalogue import describe
+
+SCHEDULE_POINTS = 61
 
 router = APIRouter(
     tags=["catalogue"], dependencies=[Depends(require("read"))], responses=documented()
@@ -62,6 +66,15 @@ class RuleEntry(Entry):
     when: str = Field(default="", description="When to use it.")
 
 
+class ScheduleEntry(RuleEntry):
+    """A schedule, with the course of its multiplier at its default settings."""
+
+    points: list[tuple[float, float]] = Field(
+        description="Fraction of the training, multiplier; none where it follows measurements.",
+        examples=[[[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]],
+    )
+
+
 @router.get("/tasks", summary="Tasks that workers can train")
 def list_tasks() -> list[TaskEntry]:
     """Every task of the registry, with its parameters and metrics."""
@@ -85,14 +98,15 @@ def list_optimizers() -> list[RuleEntry]:
 
 
 @router.get("/schedules", summary="Learning-rate schedules")
-def list_schedules() -> list[RuleEntry]:
+def list_schedules() -> list[ScheduleEntry]:
     """Every schedule of the registry; its settings are written ``schedule.NAME`` in a space."""
     return [
-        RuleEntry(
+        ScheduleEntry(
             name=name,
             summary=schedule.summary,
             formula=schedule.formula,
             reference=schedule.reference,
+            points=list(_course(name)),
             settings=[
                 *(_hyper(key, hyper) for key, hyper in schedule.hyper.items()),
                 *(
@@ -151,6 +165,11 @@ def _task(name: str, task: type[tasks.Task]) -> TaskEntry:
             for key, setting in task.settings.items()
         ],
     )
+
+
+@cache
+def _course(name: str) -> tuple[tuple[float, float], ...]:
+    return describe(name, count=SCHEDULE_POINTS).points
 
 
 def _params(task: type[tasks.Task]) -> list[Setting]:

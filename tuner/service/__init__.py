@@ -11,6 +11,7 @@ from tuner.service.importances import METHODS, Evaluator, Importances, importanc
 from tuner.service.landscape import Landscape, landscape
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
+from tuner.service.preview import Preview, preview
 from tuner.service.results import (
     FIGURES,
     FORMATS,
@@ -21,7 +22,6 @@ from tuner.service.results import (
 )
 from tuner.service.sketches import Sketch, sketches
 from tuner.service.studies import (
-    Preview,
     StudyPatch,
     best,
     cancel_study,
@@ -29,7 +29,6 @@ from tuner.service.studies import (
     find_study,
     list_studies,
     pause_study,
-    preview,
     resume_study,
     show_study,
     stop_study,

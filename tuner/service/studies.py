@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
@@ -25,20 +23,7 @@ from tuner.storage.events import NewEvent
 from tuner.storage.models import FINISHED_STUDY_STATES, STUDY_STATES, Study
 from tuner.storage.studies import OPEN_STATES
 
-SAMPLES = 10
 LARGEST_LIST = 1000
-
-
-class Preview(BaseModel):
-    """What a study would do, without storing anything."""
-
-    model_config = ConfigDict(frozen=True)
-
-    spec: dict[str, Any] = Field(description="The study file with its defaults filled in.")
-    grid_size: int | None = Field(description="Points of the space; null: a continuum.")
-    samples: list[dict[str, Any]] = Field(description="Ten configurations it might try.")
-    trials: int | None = Field(description="The most trials it runs; null: as many as fit.")
-    total_epochs: float | None = Field(description="The most epochs; null: until another bound.")
 
 
 class StudyPatch(BaseModel):
@@ -91,41 +76,6 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         told = {"name": spec.name}
         events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
     return show_study(ctx, study_id)
-
-
-def preview(ctx: Context, spec: StudySpec) -> Preview:
-    """Checks a study and says what it would do; stores nothing.
-
-    Raises:
-        InvalidInput: A value is wrong.
-    """
-    check_files(ctx, spec)
-    checked = check(spec)
-    size = checked.space.grid_size
-    search = checked.search()
-    suggested = [s.params for s in search.suggest(SAMPLES)]
-    if len(suggested) < SAMPLES and checked.spec.sampler and checked.spec.sampler.name != "grid":
-        rng = np.random.default_rng(checked.spec.seed)
-        axes = len(checked.space.searched)
-        more = (checked.space.from_unit(rng.random(axes)) for _ in range(SAMPLES))
-        suggested += islice(more, SAMPLES - len(suggested))
-    bounds = [b for b in (checked.budget.trials, _grid(checked)) if b is not None]
-    count = min(bounds, default=None)
-    epochs = [float(checked.spec.budget.total_epochs or 0)] if checked.spec.budget else []
-    if count is not None:
-        epochs.append(count * checked.max_step * checked.spec.eval_every)
-    return Preview(
-        spec=checked.spec.to_dict(),
-        grid_size=size,
-        samples=[checked.space.fill(params) for params in suggested],
-        trials=count,
-        total_epochs=min((e for e in epochs if e), default=None),
-    )
-
-
-def _grid(checked: Checked) -> int | None:
-    grid = checked.spec.sampler is not None and checked.spec.sampler.name == "grid"
-    return checked.space.grid_size if grid else None
 
 
 def list_studies(

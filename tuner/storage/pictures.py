@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any, cast
 
 from optuna.trial import FrozenTrial
-from sqlalchemy import Table, and_, case, select
+from sqlalchemy import Table, and_, case, func, select
 from sqlalchemy.orm import Session
 
 from tuner.storage import frozen
 from tuner.storage.measurements import number
-from tuner.storage.models import FINISHED_TRIAL_STATES, Event, Trial, Worker
+from tuner.storage.models import FINISHED_TRIAL_STATES, Event, Study, Trial, Worker
 
 _trials = cast("Table", Trial.__table__)
 _events = cast("Table", Event.__table__)
@@ -168,3 +168,24 @@ def devices(session: Session, study_id: int) -> list[dict[str, Any]]:
         Trial.study_id == study_id, Trial.worker_id.is_not(None)
     )
     return list(session.scalars(select(Worker.device).where(Worker.id.in_(workers))))
+
+
+def seconds_per_epoch(session: Session, task: str, most: int = 500) -> float | None:
+    """Device seconds of an epoch in the newest trials of a task; None where there are none."""
+    every = Study.spec["eval_every"].as_float()
+    newest = (
+        select(Trial.device_seconds, (Trial.step * every).label("epochs"))
+        .join(Study, Study.id == Trial.study_id)
+        .where(
+            Study.spec[("task", "name")].as_string() == task,
+            Trial.step > 0,
+            Trial.device_seconds > 0,
+        )
+        .order_by(Trial.id.desc())
+        .limit(most)
+        .subquery()
+    )
+    seconds, epochs = session.execute(
+        select(func.sum(newest.c.device_seconds), func.sum(newest.c.epochs))
+    ).one()
+    return float(seconds) / float(epochs) if epochs else None

@@ -49,6 +49,14 @@ export class Chart extends Surface {
     this.redraw();
   }
 
+  // After new data has been drawn, the tip tells of that.
+  draw() {
+    super.draw();
+    if (!this.focus || !this.box) return;
+    const { series, index } = this.focus;
+    this.look(this.focus, ...marks[series.kind].spot(this, series, index));
+  }
+
   // The ends of both axes; how many values lie outside of them.
   measure() {
     const [xs, ys] = [[], []];

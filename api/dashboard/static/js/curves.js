@@ -28,6 +28,7 @@ export class Curves {
     this.grown = new Set(); // trial ids whose curves have grown
     this.whole = true;
     this.trials = 0;
+    this.shown = null; // what the curves at hand are of
     this.fetch = throttled(() => this.read(), 1000);
   }
 
@@ -76,6 +77,7 @@ export class Curves {
       const found = await json(first ?? `/api/v1/studies/${this.study}/curves?${query}`);
       if (metric !== this.options.metric || x !== this.options.x) return; // chosen anew meanwhile
       if (all) this.known.clear();
+      this.shown = { metric, x };
       this.trials = found.trials;
       for (const curve of found.curves) {
         this.numbers.set(curve.trial_id, curve.number);
@@ -89,7 +91,9 @@ export class Curves {
   }
 
   draw() {
-    const { metric, x, log, look } = this.options;
+    if (!this.shown) return;
+    const { metric, x } = this.shown; // not those just chosen, whose numbers are still on their way
+    const { log, look } = this.options;
     const series = [...this.known.values()].filter((curve) => curve.x.length).map((curve) => ({
       kind: "line",
       key: curve.trial_id,

@@ -85,7 +85,9 @@ function update(node, wanted) {
   }
   if (node.isEqualNode(wanted)) return;
   for (const { name } of [...node.attributes]) {
-    if (!wanted.hasAttribute(name)) node.removeAttribute(name);
+    // What somebody opened stays open.
+    const kept = name === "open" && node.nodeName === "DETAILS";
+    if (!kept && !wanted.hasAttribute(name)) node.removeAttribute(name);
   }
   for (const { name, value } of [...wanted.attributes]) {
     if (node.getAttribute(name) !== value) node.setAttribute(name, value);

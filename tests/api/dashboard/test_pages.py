@@ -18,7 +18,7 @@ from tuner.service import StudyView
 
 Spec = dict[str, Any]
 EVIL = """<script>alert(1)</script>'"><img src=x onerror=alert(2)>"""
-PAGES = ("/", "/studies/1", "/trials/1", "/workers", "/new?clone=1", "/docs")
+PAGES = ("/", "/studies/1", "/trials/1", "/workers", "/new?clone=1", "/catalogue", "/docs")
 
 
 class Reader(HTMLParser):
@@ -171,6 +171,25 @@ def test_the_table_sorts_filters_and_pages(server: Server, spec: Spec) -> None:
         assert numbers(client, "&filter=batch_size:16")
         assert len(numbers(client, "&filter=batch_size:16")) < 50
         assert numbers(client, "&state=fail") == []
+
+
+def test_the_catalogue_draws_every_schedule(client: httpx.Client) -> None:
+    html = client.get("/catalogue").text
+    entries = client.get("/api/v1/schedules").json()
+    drawn = dict(
+        re.findall(r'id="schedule-(\w+)">.*?(?:<polyline points="([^"]*)"|</article>)', html, re.S)
+    )
+    assert set(drawn) == {entry["name"] for entry in entries}
+    for entry in entries:
+        points = [tuple(map(float, pair.split(","))) for pair in drawn[entry["name"]].split()]
+        assert len(points) == len(entry["points"])
+        assert all(0 <= x <= 100 and 0 <= y <= 40 for x, y in points)
+    cosine = next(entry for entry in entries if entry["name"] == "cosine")
+    assert cosine["points"][0] == [0.0, 1.0]
+    assert cosine["points"][30][1] == pytest.approx(0.5, abs=0.02)
+    for kind in ("optimizers", "samplers", "pruners", "tasks"):
+        for entry in client.get(f"/api/v1/{kind}").json():
+            assert f"<code>{entry['name']}</code>" in html
 
 
 def test_columns_are_chosen_by_the_address(server: Server, spec: Spec) -> None:
