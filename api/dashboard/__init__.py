@@ -21,6 +21,8 @@ from api.dashboard import (
 )
 from api.dashboard.render import problem_page
 from api.problems import Problem
+from tuner.service import utc_now
+from tuner.service.memo import Memo
 
 
 def install(app: FastAPI) -> None:
@@ -41,6 +43,8 @@ def install(app: FastAPI) -> None:
     for module in own:
         app.include_router(module.router, include_in_schema=False)
     app.add_route(assets.PATH, assets.serve, name="assets", include_in_schema=False)
+
+    app.state.pieces = Memo(utc_now, size=100)
 
     def error_page(request: Request, document: Problem) -> Response:
         return problem_page(request, document)

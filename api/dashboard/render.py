@@ -44,6 +44,11 @@ def render(request: Request, template: str, page: Shown, status: int = 200) -> H
 def render_pieces(
     request: Request, page: Shown, templates: Mapping[str, str], wanted: str
 ) -> HTMLResponse:
+    """Pieces of a page as HTML; see :func:`pieces_of`."""
+    return HTMLResponse(pieces_of(request, page, templates, wanted))
+
+
+def pieces_of(request: Request, page: Shown, templates: Mapping[str, str], wanted: str) -> str:
     """Pieces of a page, each in an element that carries its name as the whole page does.
 
     Args:
@@ -60,7 +65,7 @@ def render_pieces(
         if name not in templates:
             raise InvalidInput("fragment", f"{name!r} is none of {', '.join(templates)}")
         parts.append(f'<div data-live="{name}">{_html(request, templates[name], page)}</div>')
-    return HTMLResponse("\n".join(parts))
+    return "\n".join(parts)
 
 
 def _html(request: Request, template: str, page: Shown) -> str:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import yaml
 from fastapi import APIRouter, Depends, Query, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
-from api.dashboard.render import Viewer, render, render_pieces, root_of
+from api.dashboard.render import Viewer, pieces_of, render, root_of
 from api.dashboard.table import Asked, TrialsTable
-from api.dashboard.views import Shown, StudySummary
+from api.dashboard.views import Shown, StudySummary, Who
 from api.routers.parameters import Cursor, Filters, StudyId, filters_of
 from api.security import Ctx
 from tuner import service
 from tuner.errors import InvalidInput
 from tuner.service import METHODS, Context, StudyView, TrialView
+from tuner.service.memo import Memo
 
 router = APIRouter()
 
 ROWS = 50
 MOST_ON_FRONT = 100
+PIECES = {"head": "study_head.html", "table": "trials_table.html"}
 TRIAL_STATES = ("waiting", "running", "paused", "complete", "pruned", "fail")
 LEAST, GREATEST = "-1e308", "1e308"
 
@@ -48,7 +50,14 @@ class StudyPage(Shown):
     """The address of the first picture's data, below the root."""
     last_event: int
     """Events up to here are in the page; the stream goes on from here."""
-    spec_yaml: str
+    spec: Mapping[str, Any]
+
+    @property
+    def spec_yaml(self) -> str:
+        """The study file; empty for a study that Optuna made."""
+        if not self.spec:
+            return ""
+        return yaml.safe_dump(dict(self.spec), sort_keys=False, allow_unicode=True)
 
 
 def asked(
@@ -74,8 +83,8 @@ def asked(
         state=state,
         sort=sort,
         order=order,
-        filters=filters,
-        columns=None if columns is None else [key for key in columns.split(",") if key],
+        filters=tuple(filters),
+        columns=None if columns is None else tuple(key for key in columns.split(",") if key),
         cursor=cursor or None,
     )
 
@@ -92,11 +101,36 @@ def show_study(
     """One study."""
     # First, so that what happens while the page is put together is told again, not lost.
     last_event = service.newest_event(context, study_id=study_id)
+
+    def page() -> StudyPage:
+        return _page(request, context, who, study_id, table, last_event, fragment)
+
+    if not fragment:
+        return render(request, "study.html", page())
+    # All that look at the study hear of a change at once, and ask for the same pieces.
+    shared: Memo = request.app.state.pieces
+    key = (study_id, fragment, table, who.may("submit"), root_of(request))
+    moment = int(context.now().timestamp())  # ages in words are true for about as long
+    html = shared.get(
+        key, (last_event, moment), lambda: pieces_of(request, page(), PIECES, fragment)
+    )
+    return HTMLResponse(html)
+
+
+def _page(
+    request: Request,
+    context: Context,
+    who: Who,
+    study_id: int,
+    table: Asked,
+    last_event: int,
+    fragment: str,
+) -> StudyPage:
     study = service.show_study(context, study_id)
     several = len(study.directions) > 1
     front = service.best(context, study_id, k=MOST_ON_FRONT) if several else []
     rows = _table(request, context, study, table, empty=fragment == "head")
-    page = StudyPage(
+    return StudyPage(
         title=study.name,
         section="/",
         who=who,
@@ -109,12 +143,8 @@ def show_study(
         evaluators=[(key, method.title) for key, method in METHODS.items()],
         first=_first(study),
         last_event=last_event,
-        spec_yaml=yaml.safe_dump(study.spec, sort_keys=False, allow_unicode=True),
+        spec=study.spec,
     )
-    if fragment:
-        pieces = {"head": "study_head.html", "table": "trials_table.html"}
-        return render_pieces(request, page, pieces, fragment)
-    return render(request, "study.html", page)
 
 
 def _first(study: StudyView) -> str:

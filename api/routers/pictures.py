@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel
 
 from api.problems import documented
 from api.routers.parameters import StudyId
@@ -18,7 +19,12 @@ router = APIRouter(prefix="/studies/{study_id}", tags=["results"])
 Parameter = Annotated[str, Query(max_length=255, description="A searched hyperparameter.")]
 
 
-@router.get("/curves", summary="Learning curves", responses=documented(NotFound))
+@router.get(
+    "/curves",
+    summary="Learning curves",
+    response_model=Curves,
+    responses=documented(NotFound),
+)
 def curves(
     context: Ctx,
     _principal: Reader,
@@ -33,20 +39,27 @@ def curves(
     ] = None,
     max_points: Annotated[int, Query(ge=2, le=10_000)] = 200,
     max_trials: Annotated[int, Query(ge=1, le=10_000)] = 300,
-) -> Curves:
+) -> Response:
     """One metric of many trials at once: of each stretch of a curve its least and greatest."""
-    return service.curves(
-        context,
-        study_id,
-        metric=metric,
-        x=x,
-        numbers=numbers,
-        max_points=max_points,
-        max_trials=max_trials,
+    return _written(
+        service.curves(
+            context,
+            study_id,
+            metric=metric,
+            x=x,
+            numbers=numbers,
+            max_points=max_points,
+            max_trials=max_trials,
+        )
     )
 
 
-@router.get("/overview", summary="All trials in columns", responses=documented(NotFound))
+@router.get(
+    "/overview",
+    summary="All trials in columns",
+    response_model=Overview,
+    responses=documented(NotFound),
+)
 def overview(
     context: Ctx,
     _principal: Reader,
@@ -56,9 +69,9 @@ def overview(
         Query(ge=0, lt=2**63, description="Only what ended after this ``revision``."),
     ] = None,
     max_trials: Annotated[int, Query(ge=1, le=100_000)] = 2000,
-) -> Overview:
+) -> Response:
     """Finished trials with values and hyperparameters: the best, and a fair part of the others."""
-    return service.overview(context, study_id, since=since, max_trials=max_trials)
+    return _written(service.overview(context, study_id, since=since, max_trials=max_trials))
 
 
 @router.get("/landscape", summary="Two hyperparameters", responses=documented(NotFound))
@@ -78,3 +91,8 @@ def timeline(
 ) -> Timeline:
     """Stretches of time in which workers had trials, the newest."""
     return service.timeline(context, study_id, most=most)
+
+
+def _written(view: BaseModel) -> Response:
+    """A large answer, written by Pydantic alone: FastAPI would make Python objects of it first."""
+    return Response(view.model_dump_json(), media_type="application/json")

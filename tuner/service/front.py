@@ -1,4 +1,4 @@
-"""The Pareto front: trials that no other one beats in every objective."""
+"""Which trials count, and the Pareto front: those that no other one beats in every objective."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
+
+from tuner.storage.measurements import finite
+from tuner.storage.pictures import Outcome
 
 
 class Valued(Protocol):
@@ -17,6 +20,12 @@ class Valued(Protocol):
 
 
 T = TypeVar("T", bound=Valued)
+
+
+def comparable(row: Outcome) -> bool:
+    """Whether it is complete, with finite values, and keeps the constraint."""
+    values = [finite(value) for value in row.values]
+    return row.state == "complete" and None not in values and (row.constraint or 0.0) <= 0
 
 
 def front_of(rows: Sequence[T], directions: Sequence[str]) -> list[T]:

@@ -27,7 +27,7 @@ UNIFORM_SPREAD = 0.29
 """The standard deviation of a uniform on [0, 1]: searched values are spread about like that."""
 WORST = 0.9
 """Trials beyond this quantile share the worst colour, or one that diverged would take them all."""
-GOOD_SECONDS = 5.0
+GOOD_SECONDS = 15.0
 
 Cell = list[float] | str | float | bool | None
 

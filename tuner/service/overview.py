@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
-from tuner.service.front import front_of
+from tuner.service.front import comparable, front_of
 from tuner.service.studies import plan_of
 from tuner.service.thinning import crowds, short
 from tuner.service.views import View
@@ -106,12 +106,6 @@ def overview(
         best=improvements(usable, study.directions[0]),
         front=[row.id for row in front],
     )
-
-
-def comparable(row: Outcome) -> bool:
-    """Whether it is complete, with finite values, and keeps the constraint."""
-    values = [finite(value) for value in row.values]
-    return row.state == "complete" and None not in values and (row.constraint or 0.0) <= 0
 
 
 def _finite(value: float | None) -> float | None:

@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from tuner.service.context import Context
-from tuner.service.overview import comparable, improvements
+from tuner.service.front import comparable
+from tuner.service.overview import improvements
 from tuner.service.thinning import extremes
 from tuner.service.views import View
 from tuner.storage import pictures, studies

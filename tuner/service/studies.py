@@ -13,12 +13,12 @@ from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.files import check_files
-from tuner.service.front import front_of
+from tuner.service.front import comparable, front_of
 from tuner.service.turn import Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spaces import Space, widen
 from tuner.spec import BudgetSpec, Checked, StudySpec, check
-from tuner.storage import events, listing, measurements, studies, trials
+from tuner.storage import events, listing, measurements, pictures, studies, trials
 from tuner.storage.events import NewEvent
 from tuner.storage.models import FINISHED_STUDY_STATES, STUDY_STATES, Study
 from tuner.storage.studies import OPEN_STATES
@@ -209,12 +209,22 @@ def best(ctx: Context, study_id: int, *, k: int = 1) -> list[TrialView]:
         if len(study.directions) == 1:
             rows = listing.best(session, study_id, study.directions[0], k)
         else:
-            rows = trials.of_study(session, study_id, states=("complete",))
-            rows = [r for r in rows if r.values is not None and (r.constraint or 0.0) <= 0]
-            rows = front_of(rows, study.directions)
+            ids = _front(ctx, session, study)
+            known = trials.by_ids(session, ids)
+            rows = [known[trial_id] for trial_id in ids if trial_id in known]
         last = measurements.last(session, [row.id for row in rows])
     now = ctx.now()
     return [trial_view(row, checked, last.get(row.id), now) for row in rows]
+
+
+def _front(ctx: Context, session: Session, study: Study) -> list[int]:
+    """The ids on the Pareto front, found once a revision."""
+
+    def found() -> list[int]:
+        rows = pictures.outcomes(session, study.id, len(study.directions))
+        return [row.id for row in front_of(list(filter(comparable, rows)), study.directions)]
+
+    return ctx.memo.get(("front", study.id), study.revision, found)
 
 
 def update_study(

@@ -136,7 +136,7 @@ def lines(
     out: dict[int, Line] = {}
     holder = (0, 0)
     offset = 0.0
-    for trial_id, attempt, step, place, number_ in rows:
+    for trial_id, attempt, step, place, number_ in rows.all():
         if number_ is None or place is None:
             continue
         line = out.setdefault(trial_id, Line([], [], []))

@@ -78,11 +78,10 @@ def outcomes(
     ).where(_trials.c.study_id == study_id, _trials.c.state.in_(FINISHED_TRIAL_STATES))
     if after is not None:
         query = query.where(_trials.c.revision > after)
+    rows = session.connection().execute(query.order_by(_trials.c.number)).all()
     return [
         Outcome(i, n, state, constraint, tuple(map(number, told)))
-        for i, n, state, constraint, *told in session.connection().execute(
-            query.order_by(_trials.c.number)
-        )
+        for i, n, state, constraint, *told in rows
     ]
 
 
