@@ -97,8 +97,8 @@ def drawn(n: int) -> list[dict[str, float]]:
 # --- studies with a history ---------------------------------------------------------------------
 
 
-def fill_optuna(url: str, n: int) -> None:
-    """A study in Optuna's tables, with ``n`` finished trials."""
+def fill_optuna(url: str, n: int, steps: int = STEPS) -> None:
+    """A study in Optuna's tables, with ``n`` finished trials of so many reports."""
     storage = optuna.storages.RDBStorage(url)
     study = optuna.create_study(storage=storage, study_name="bench")
     params = drawn(n)
@@ -144,7 +144,7 @@ def fill_optuna(url: str, n: int) -> None:
                 ),
             }
             for i in ids
-            for step in range(1, STEPS + 1)
+            for step in range(1, steps + 1)
         ],
     }
     with storage.engine.begin() as connection:
@@ -160,8 +160,8 @@ def fill_optuna(url: str, n: int) -> None:
     storage.engine.dispose()
 
 
-def fill_ours(url: str, n: int, sampler: str) -> tuple[Context, int]:
-    """A study in our tables, with ``n`` finished trials."""
+def fill_ours(url: str, n: int, sampler: str, steps: int = STEPS) -> tuple[Context, int]:
+    """A study in our tables, with ``n`` finished trials of so many reports."""
     migrate.upgrade(url)
     ctx = Context.open(url)
     spec = StudySpec.parse(
@@ -172,7 +172,7 @@ def fill_ours(url: str, n: int, sampler: str) -> tuple[Context, int]:
             "sampler": {"name": sampler},
             "pruner": "none",
             # One more than is reported: the client ends its trials, as Optuna's does.
-            "budget": {"trials": 10**8, "epochs": STEPS + 1},
+            "budget": {"trials": 10**8, "epochs": steps + 1},
         }
     )
     study_id = service.submit(ctx, spec).id
@@ -194,8 +194,8 @@ def fill_ours(url: str, n: int, sampler: str) -> tuple[Context, int]:
                         "params": params[i],
                         "distributions": written,
                         "values": [loss(params[i])],
-                        "step": STEPS,
-                        "until": STEPS,
+                        "step": steps,
+                        "until": steps,
                         "revision": study.revision,
                         "created_at": NOW,
                         "started_at": NOW,
@@ -216,7 +216,7 @@ def fill_ours(url: str, n: int, sampler: str) -> tuple[Context, int]:
                         "created_at": NOW,
                     }
                     for i, trial_id in enumerate(ids)
-                    for step in range(1, STEPS + 1)
+                    for step in range(1, steps + 1)
                 ],
             )
     if not ctx.db.embedded:

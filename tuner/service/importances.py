@@ -8,8 +8,8 @@ milliseconds at any size. The second grows with the square of the trials (72 s o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
@@ -38,13 +38,15 @@ class Method:
         title: What the field calls it.
         meaning: What a large share says, for the one who reads it.
         most: Trials it is given; more are sampled evenly over their numbers.
-        make: The evaluator.
+        evaluator: Its class in ``optuna.importance``, looked up late: it loads scikit-learn.
+        options: Its arguments.
     """
 
     title: str
     meaning: str
     most: int
-    make: Callable[[], Any]
+    evaluator: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS: Mapping[Evaluator, Method] = {
@@ -53,7 +55,7 @@ METHODS: Mapping[Evaluator, Method] = {
         "How much a hyperparameter decides whether a trial is among the best tenth. A large share: "
         "search it finely. A small one: any value in the range does about as well.",
         1000,
-        optuna.importance.PedAnovaImportanceEvaluator,
+        "PedAnovaImportanceEvaluator",
     ),
     "fanova": Method(
         "fANOVA",
@@ -61,7 +63,8 @@ METHODS: Mapping[Evaluator, Method] = {
         "included. A large share: it can ruin a training. It says where to look, not which way "
         "to go.",
         200,
-        lambda: optuna.importance.FanovaImportanceEvaluator(seed=0),
+        "FanovaImportanceEvaluator",
+        {"seed": 0},
     ),
 }
 
@@ -150,5 +153,6 @@ def _evaluated(
     finally:
         optuna.logging.set_verbosity(verbosity)
     copy.add_trials(usable)
-    found = optuna.importance.get_param_importances(copy, evaluator=method.make(), params=varied)
+    evaluator = getattr(optuna.importance, method.evaluator)(**method.options)
+    found = optuna.importance.get_param_importances(copy, evaluator=evaluator, params=varied)
     return {name: float(share) for name, share in found.items()}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_no_spread_is_no_importance(ctx: Context) -> None:
 def test_many_trials_are_sampled(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     study = submit(ctx, "many", budget={"trials": 30, "epochs": 1})
     Trainer(ctx, slots=10).work()
-    fewer = {name: m.__class__(m.title, m.meaning, 10, m.make) for name, m in METHODS.items()}
+    fewer = {name: replace(method, most=10) for name, method in METHODS.items()}
     monkeypatch.setattr(room, "METHODS", fewer)
     found = service.importances(ctx, study.id)
     assert (found.trials, found.complete) == (10, 30)

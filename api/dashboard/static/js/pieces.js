@@ -104,7 +104,7 @@ export async function json(path) {
   return body;
 }
 
-const SHARE = 8; // a page keeps a server busy for an eighth of the time at most
+const SHARE = 4; // a page keeps a server busy for a quarter of the time at most
 
 // Runs `work` at once, then at most every `pause` milliseconds, later where it takes long; calls in
 // between become one.

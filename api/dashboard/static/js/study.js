@@ -49,7 +49,7 @@ const fetchFinished = throttled(async () => {
     page.querySelector("#history figcaption").textContent = `Cannot be read: ${error.message}. `
       + "Reload the page to try again.";
   }
-}, 2000);
+}, 1000);
 
 // Adds a picture once its card comes near; it is drawn with what is known by then.
 function later(card, make) {
