@@ -74,6 +74,7 @@ class StudySummary:
     total: int
     """What the bar's full width stands for: the budget where trials are budgeted."""
     running: int
+    workers: int
     progress: float
     progress_text: str
     eta_seconds: float | None
@@ -126,6 +127,7 @@ class StudySummary:
             parts=parts,
             total=max(budget or 0, sum(count for _, count in parts)),
             running=counts.running,
+            workers=study.workers or 0,
             progress=study.progress,
             progress_text=f"{ended} of {budget} trials" if budget else f"{ended} trials",
             eta_seconds=None if study.state in FINISHED_STUDY else study.eta_seconds,

@@ -139,7 +139,11 @@ def show_study(ctx: Context, study_id: int) -> StudyView:
         view = _views(ctx, session, [study])[0]
         if study.state not in ("running", "stopping"):
             return view
-        return view.model_copy(update={"throughput": _throughput(session, study_id)})
+        now = {
+            "throughput": _throughput(session, study_id),
+            "workers": pictures.holders(session, study_id),
+        }
+        return view.model_copy(update=now)
 
 
 def find_study(ctx: Context, name: str) -> StudyView | None:

@@ -117,6 +117,7 @@ class StudyView(View):
     progress: float = Field(ge=0.0, le=1.0)
     eta_seconds: float | None
     throughput: float | None = Field(description="Training samples a second, now.")
+    workers: int | None = Field(None, description="Workers that hold its trials, now.")
     spec: dict[str, Any]
 
 

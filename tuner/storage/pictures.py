@@ -188,3 +188,11 @@ def seconds_per_epoch(session: Session, task: str, most: int = 500) -> float | N
         select(func.sum(newest.c.device_seconds), func.sum(newest.c.epochs))
     ).one()
     return float(seconds) / float(epochs) if epochs else None
+
+
+def holders(session: Session, study_id: int) -> int:
+    """How many workers hold trials of a study now; a user's own loop is none."""
+    held = select(func.count(Trial.worker_id.distinct())).where(
+        Trial.study_id == study_id, Trial.state == "running", Trial.lease_token.is_not(None)
+    )
+    return session.scalar(held) or 0
