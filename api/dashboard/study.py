@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import HTMLResponse, Response
 
 from api.dashboard.render import Viewer, pieces_of, render, root_of
-from api.dashboard.table import Asked, TrialsTable
+from api.dashboard.table import Asked, TrialsTable, searched
 from api.dashboard.views import Shown, StudySummary, Who
 from api.routers.parameters import Cursor, Filters, StudyId, filters_of
 from api.security import Ctx
@@ -44,6 +44,8 @@ class StudyPage(Shown):
     metrics: Sequence[str]
     """Curves that can be drawn."""
     objectives: Sequence[str]
+    searched: Sequence[str]
+    """Hyperparameters that differ from trial to trial."""
     evaluators: Sequence[tuple[str, str]]
     """How importances can be computed: key and words."""
     first: str
@@ -140,6 +142,7 @@ def _page(
         table=rows,
         metrics=_metrics(study, rows.trials),
         objectives=[one.metric for one in study.objective],
+        searched=searched(study.spec, rows.trials),
         evaluators=[(key, method.title) for key, method in METHODS.items()],
         first=_first(study),
         last_event=last_event,

@@ -28,12 +28,10 @@ LOOKS = [
 
 def settled(page: Page) -> None:
     """All charts have come near once and are drawn, so far as they have anything to show."""
-    for figure in page.locator("figure.chart").all():
-        figure.scroll_into_view_if_needed()
-    page.wait_for_load_state("networkidle") if not page.locator("#live").count() else None
     for place in page.evaluate(
         "[...document.querySelectorAll('figure.chart[id]')].map((figure) => figure.id)"
     ):
+        page.locator(f"#{place}").scroll_into_view_if_needed()
         until(page, lambda place=place: inked(page, f"#{place}") > 50, f"{place} is drawn")  # type: ignore[misc]  # place is bound
     page.evaluate("window.scrollTo(0, 0)")
 

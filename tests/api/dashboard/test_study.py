@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
@@ -18,6 +19,7 @@ from tests.api.loops import submitted, train
 from tests.api.workers import work
 from tuner import service
 from tuner.service import StudyView
+from tuner.storage import SqlStorage
 
 Spec = dict[str, Any]
 Trained = Callable[..., StudyView]
@@ -284,6 +286,32 @@ def test_live_updates_move_nothing_and_take_nothing_away(
         assert page.evaluate(places) == before
         expect(page.get_by_label("at most")).to_have_value("0.5")
         expect(page.locator("input.pick:checked")).to_have_count(1)
+
+
+def test_a_study_that_optuna_runs_is_followed_too(browser: Browser, server: Server) -> None:
+    storage = SqlStorage(server.context.db)
+    study = optuna.create_study(storage=storage, study_name="optuna's own")
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -5.0, 5.0)
+        for step in range(3):
+            trial.report(x * x + 1 / (step + 1), step)
+        return x * x
+
+    study.optimize(objective, n_trials=6)
+    with window(browser) as page:
+        opened(page, server, study._study_id)
+        expect(page.locator("#live")).to_have_count(0)
+        expect(page.locator("#curves figcaption")).to_have_text("6 curves.")
+        scrolled(page, "#parallel")
+        page.locator("#importance-card").scroll_into_view_if_needed()
+        expect(page.locator("#importance .bars")).to_be_visible()
+        study.optimize(objective, n_trials=1)
+        expect(page.locator("#trials tbody tr")).to_have_count(7)
+        expect(page.locator("#history figcaption")).to_contain_text("7 finished trials")
+        page.locator("#trials tbody a").first.click()
+        expect(page.locator("[data-live=events]")).to_contain_text("made through Optuna")
+        expect(page.locator("#charts h3")).to_have_text(["value"])
 
 
 def test_actions_ask_before_they_act(browser: Browser, server: Server, spec: Spec) -> None:

@@ -120,4 +120,12 @@ function heard(event) {
 learning.fetch();
 fetchFinished();
 near(at("rates"), () => rates.fetch());
-if (page.dataset.finished !== "yes") listen(id, Number(page.dataset.event), heard);
+if (page.dataset.events !== "yes") {
+  // Optuna writes no events: the page asks now and then.
+  setInterval(() => {
+    if (document.hidden) return;
+    refresh();
+    learning.again();
+    fetchFinished();
+  }, 5000);
+} else if (page.dataset.finished !== "yes") listen(id, Number(page.dataset.event), heard);

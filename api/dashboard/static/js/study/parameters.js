@@ -12,17 +12,26 @@ export function axis({ name, choices, log, low, high }) {
   return { label: name, kind: log ? "log" : "linear", domain };
 }
 
+// The figures are in the page, so that nothing moves when they are drawn, but for what no study file
+// told of.
 export function slices(place) {
   const template = place.querySelector("template");
+  const figures = new Map([...place.querySelectorAll("figure")].map((one) => [one.dataset.name, one]));
   const charts = new Map();
+
+  function added(name, metric) {
+    const figure = template.content.firstElementChild.cloneNode(true);
+    figure.dataset.label = `${metric} over ${name}`;
+    place.append(figure);
+    return figure;
+  }
+
   return (finished) => {
     const complete = finished.complete;
     const [first, last] = [complete[0]?.number ?? 0, complete.at(-1)?.number ?? 1];
     for (const one of finished.axes) {
       if (!charts.has(one.name)) {
-        const figure = template.content.firstElementChild.cloneNode(true);
-        figure.dataset.label = `${finished.metric} over ${one.name}`;
-        place.append(figure);
+        const figure = figures.get(one.name) ?? added(one.name, finished.metric);
         charts.set(one.name, new Chart(figure, { x: axis(one) }));
       }
       const rows = complete.filter((row) => row.params[one.name] !== null);
@@ -74,11 +83,13 @@ export function pair(card, study) {
           shades: found.shades });
         chart.say(found.trials ? `Colours: the mean of ${known.metric} around each place, from `
           + `${number(found.worst)} or worse to ${number(found.best)}, over ${found.trials} complete `
-          + "trials; blank where none is near. Dots: trials; the large one is the best." : "");
+          + "trials; blank where none is near. Dots: trials; the large one is the best."
+          : "No trial is complete yet.");
       } catch (error) {
         chart.say(`The contour cannot be read: ${error.message}.`);
       }
-    } else {
+    } else if (!rows.length) chart.say("No trial is complete yet.");
+    else {
       chart.say(`Each dot is a trial, coloured by its rank among ${rows.length}; the large one is the best.`);
     }
     chart.set({ series, x: axis(axes.get(across)), y: axis(axes.get(up)) });
