@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,9 +10,18 @@ from fastapi.routing import APIRoute
 from starlette.middleware.gzip import GZipMiddleware
 
 from api import dashboard, problems
+from api.background import Repeated, running
 from api.live import Feed
 from api.metrics import Metrics
-from api.middleware import BodyLimit, HostGuard, PathPrefix, SecurityHeaders, Timing
+from api.middleware import (
+    BodyLimit,
+    Forwarded,
+    HostGuard,
+    Mistakes,
+    PathPrefix,
+    SecurityHeaders,
+    Timing,
+)
 from api.routers import (
     advisor,
     catalogue,
@@ -22,19 +29,19 @@ from api.routers import (
     events,
     meta,
     pictures,
+    pools,
     results,
     studies,
     trials,
+    webhooks,
     workers,
 )
 from api.security import FailureLimit
 from api.text import require_text
 from tuner import __version__, service
-from tuner.errors import TunerError
-from tuner.service import Context
+from tuner.service import Context, outbox
 from tuner.settings import Settings
-
-logger = logging.getLogger(__name__)
+from tuner.webhooks import Sender
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
@@ -53,6 +60,7 @@ TAGS = [
     {"name": "workers", "description": "Who trains. Writes carry the lease token of their trial."},
     {"name": "catalogue", "description": "What a study can name."},
     {"name": "advisor", "description": "How to move a good configuration; nothing is stored."},
+    {"name": "webhooks", "description": "Who is told when a study ends."},
     {"name": "meta", "description": "For those who run the service."},
 ]
 
@@ -70,13 +78,15 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        housekeeping = Housekeeping(context)
-        housekeeping.start()
-        try:
-            yield
-        finally:
-            await app.state.feed.close()
-            housekeeping.stop()
+        send = Sender(context.settings.webhook_hosts)
+        with running(
+            Repeated("housekeeping", lambda: service.tick(context)),
+            Repeated("webhooks", lambda: outbox.deliver(context, send)),
+        ):
+            try:
+                yield
+            finally:
+                await app.state.feed.close()
 
     app = FastAPI(
         title="tuner",
@@ -107,65 +117,29 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
         pictures,
         events,
         workers,
+        pools,
         catalogue,
         datasets,
         advisor,
+        webhooks,
     ):
         app.include_router(module.router, prefix="/api/v1", dependencies=[Depends(require_text)])
     app.include_router(meta.router)
     dashboard.install(app)
 
     # The last one added is the first to see a request.
+    app.add_middleware(Mistakes)
     app.add_middleware(BodyLimit, limit_bytes=chosen.max_body_bytes)
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     if not auth:
         app.add_middleware(HostGuard, hosts=LOOPBACK)
     app.add_middleware(SecurityHeaders, https=chosen.behind_proxy)
     app.add_middleware(Timing, histogram=app.state.metrics.latency)
+    if chosen.behind_proxy:
+        app.add_middleware(Forwarded)
     if chosen.root_path:
         app.add_middleware(PathPrefix, prefix=chosen.root_path)
     return app
-
-
-class Housekeeping:
-    """Calls ``service.tick`` every second in a thread of its own, until stopped.
-
-    Several replicas may do so on one database; a tick that fails is logged and the next one tries
-    again, later and later while the database is away.
-    """
-
-    INTERVAL_SECONDS = 1.0
-    MOST_SECONDS = 30.0
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
-
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
-
-    def stop(self, timeout_seconds: float = 10.0) -> None:
-        """Lets the present tick end, and waits for it."""
-        self._stopping.set()
-        self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            logger.warning("housekeeping did not end within %s s", timeout_seconds)
-
-    def _run(self) -> None:
-        pause = self.INTERVAL_SECONDS
-        while not self._stopping.wait(pause):
-            try:
-                service.tick(self._context)
-                pause = self.INTERVAL_SECONDS
-            except TunerError as error:
-                pause = min(2 * pause, self.MOST_SECONDS)
-                logger.warning("housekeeping failed, again in %.0f s: %s", pause, error)
-            except Exception:
-                # A bug in one tick must not end them all: leases would never expire again.
-                pause = min(2 * pause, self.MOST_SECONDS)
-                logger.exception("housekeeping failed, again in %.0f s", pause)
 
 
 def _operation_id(route: APIRoute) -> str:

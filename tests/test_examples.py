@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tuner import service
 from tuner.cli.serving import serving
 from tuner.client import Client
+from tuner.service import Context
 from tuner.settings import Settings
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -58,3 +60,21 @@ def test_a_loop_of_ones_own_is_tuned(tmp_path: Path) -> None:
     assert study.best.value == pytest.approx(
         min(t.value for t in trials if t.state == "complete" and t.value is not None)
     )
+
+
+def test_a_grid_tells_how_the_best_rate_goes_with_the_batch_size(tmp_path: Path) -> None:
+    done = python(tmp_path, "-m", "tuner", "run", "scaling.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    study = json.loads(done.stdout)["study"]
+    assert (study["state"], study["counts"]["complete"]) == ("completed", 102)
+    context = Context.open(f"sqlite:///{tmp_path}/tuner.sqlite")
+    try:
+        found = service.fit_studies(context, [study["id"]])
+        advice = service.advise_study(context, study["id"], 1024)
+    finally:
+        context.close()
+    assert [o.batch_size for o in found.optima] == [16, 32, 64, 128, 256, 512]
+    assert found.identified, found.why
+    assert found.exponent is not None
+    assert found.exponent.high - found.exponent.low < 1.5
+    assert advice.rule == "trials"

@@ -69,6 +69,40 @@ class Leased(Message):
     metrics: list[str] = Field(description="What reports must carry.")
 
 
+class Probe(Message):
+    """A study's range test, handed to a worker before the study's first trial.
+
+    The rate rises by a constant factor from ``low`` to ``high``, one optimizer step a rate, in one
+    population of which each slot has a seed of its own.
+    """
+
+    study_id: int
+    token: str = Field(description="Every later word about this probe carries it.")
+    task: str
+    task_params: dict[str, Any] = Field(default_factory=dict)
+    config: Config = Field(description="What is trained; it has no learning rate.")
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    seeds: int = Field(ge=1)
+
+
+class ProbeReport(Message):
+    """What became of a probe: the worker measures, the service judges."""
+
+    study_id: Id
+    token: str
+    outcome: Literal["measured", "failed", "returned"]
+    """``returned`` hands it back (shutdown); it waits for another worker."""
+    losses: list[Annotated[list[float | None], Field(max_length=10_000)]] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Loss after each step, a row a seed; null where it was not finite.",
+    )
+    reason: str | None = Field(default=None, description="oom, or an error's text.")
+    seconds: float = Field(default=0.0, ge=0, le=1e9, description="That the device was busy.")
+
+
 class LeaseRequest(Message):
     """Asks for up to ``k`` trials; ``prefer`` names the study whose population has room."""
 
@@ -103,6 +137,7 @@ class Report(Message):
     """One request a round: every slot's news, and how many trials to send back."""
 
     slots: list[SlotReport]
+    probe: ProbeReport | None = None
     refill: int = Field(
         default=0,
         ge=-65536,
@@ -129,15 +164,17 @@ class ReportAnswer(Message):
 
     verdicts: list[SlotVerdict]
     leased: list[Leased]
+    probe: Probe | None = None
     drain: bool = Field(
         default=False, description="Take no more trials: someone drains this worker."
     )
 
 
 class LeaseAnswer(Message):
-    """Trials now held by the worker; none when nothing waits."""
+    """Trials now held by the worker, or a probe that comes before them; neither: nothing waits."""
 
     leased: list[Leased]
+    probe: Probe | None = None
     drain: bool = False
 
 
@@ -145,14 +182,36 @@ class Heartbeat(Message):
     """A sign of life that renews the leases it names."""
 
     held: dict[Id, str] = Field(default_factory=dict, description="Trial id to lease token.")
+    probes: dict[Id, str] = Field(default_factory=dict, description="Study id to lease token.")
     status: dict[str, Any] = Field(default_factory=dict)
 
 
 class HeartbeatAnswer(Message):
-    """Trials to drop: their lease is lost, or their study was cancelled or stopped them."""
+    """What to drop: its lease is lost, or its study was cancelled or stopped it."""
 
-    drop: list[int] = Field(default_factory=list)
+    drop: list[int] = Field(default_factory=list, description="Trials.")
+    drop_probes: list[int] = Field(default_factory=list, description="Studies.")
     drain: bool = False
+
+
+class PoolBeat(Message):
+    """How a pool of workers stands that something else places."""
+
+    name: str = Field(
+        min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["ray"]
+    )
+    driver: str = Field(max_length=64, description="Chosen anew by each start of the driver.")
+    first: bool = Field(default=False, description="It has just started and takes the pool over.")
+    last: bool = Field(default=False, description="It ends, and its workers with it.")
+    running: int = Field(ge=0, le=65536, description="Workers that it has.")
+    fits: int = Field(ge=0, le=65536, description="Workers that there is room for.")
+
+
+class PoolAnswer(Message):
+    """How many workers are wanted, and how often to ask."""
+
+    wanted: int | None = Field(description="null: as many as fit.")
+    heartbeat_seconds: float
 
 
 class Gateway(Protocol):

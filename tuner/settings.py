@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         "files; the working directory and TUNER_HOME unless given.",
     )
 
+    webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts (with commas between them) that webhooks may reach although their "
+        "address is private, and without TLS.",
+    )
+
     lease_seconds: float = Field(30.0, gt=0, description="A lease's life without a heartbeat.")
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker shows life.")
     max_attempts: int = Field(3, ge=1, description="Attempts of a trial whose workers die.")
@@ -64,6 +70,13 @@ class Settings(BaseSettings):
     @classmethod
     def _folders(cls, value: object) -> object:
         return value.split(os.pathsep) if isinstance(value, str) else value
+
+    @field_validator("webhook_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(host for part in value.split(",") if (host := part.strip()))
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -84,6 +97,11 @@ class Settings(BaseSettings):
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def secret(self) -> str | None:
+        """The token as it is sent."""
+        return self.token.get_secret_value() if self.token else None
 
     @property
     def in_ci(self) -> bool:

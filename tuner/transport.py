@@ -30,6 +30,7 @@ from tuner.errors import (
     TunerError,
     Unauthorized,
     Unavailable,
+    remade,
 )
 
 API = "/api/v1"
@@ -203,12 +204,7 @@ def error_of(answer: httpx.Response) -> TunerError:
     kind = _classes().get(str(problem.get("code"))) or (
         Unavailable if status in _PASSING else _BY_STATUS.get(status, TunerError)
     )
-    error = kind.__new__(kind)
-    # Each class words its own message; this one is worded already.
-    TunerError.__init__(error, str(message), **facts)
-    if isinstance(error, InvalidInput):
-        error.field = str(facts.get("field", ""))
-    return error
+    return remade(kind, str(message), facts)
 
 
 def _classes() -> dict[str, type[TunerError]]:

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from api.dashboard import (
     actions,
+    advisor,
     assets,
     catalogue,
     compare,
@@ -36,6 +37,7 @@ def install(app: FastAPI) -> None:
         workers,
         form,
         vary,
+        advisor,
         actions,
         catalogue,
         reference,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,14 +19,14 @@ from api.routers.parameters import Cursor, Filters, StudyId, filters_of
 from api.security import Ctx
 from tuner import service
 from tuner.errors import InvalidInput
-from tuner.service import METHODS, Context, StudyView, TrialView
+from tuner.service import METHODS, Context, RangeEvidence, StudyView, TrialView
 from tuner.service.memo import Memo
 
 router = APIRouter()
 
 ROWS = 50
 MOST_ON_FRONT = 100
-PIECES = {"head": "study_head.html", "table": "trials_table.html"}
+PIECES = {"head": "study_head.html", "table": "trials_table.html", "range": "study_range.html"}
 TRIAL_STATES = ("waiting", "running", "paused", "complete", "pruned", "fail")
 LEAST, GREATEST = "-1e308", "1e308"
 
@@ -53,6 +54,10 @@ class StudyPage(Shown):
     last_event: int
     """Events up to here are in the page; the stream goes on from here."""
     spec: Mapping[str, Any]
+    range: RangeEvidence | None
+    """The range test before its first trial, if there is one."""
+    range_curve: RangeCurve | None
+    """Its picture, once it was measured."""
 
     @property
     def spec_yaml(self) -> str:
@@ -60,6 +65,36 @@ class StudyPage(Shown):
         if not self.spec:
             return ""
         return yaml.safe_dump(dict(self.spec), sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class RangeCurve:
+    """The loss of a range test against the logarithm of its rates, 300 wide and 90 high."""
+
+    path: str
+    left: float
+    width: float
+    """The range that is searched."""
+
+    @classmethod
+    def of(cls, test: RangeEvidence) -> RangeCurve | None:
+        """The curve, where anything was measured."""
+        known = [(lr, y) for lr, y in zip(test.lr, test.loss, strict=True) if y is not None]
+        if len(known) < 2 or test.low is None or test.high is None:
+            return None
+        first, last = math.log(test.lr[0]), math.log(test.lr[-1])
+        low, start = min(y for _, y in known), known[0][1]
+        # What diverges may leave the picture, or it would press all else to the floor.
+        high = min(max(y for _, y in known), start + 0.5 * (start - low))
+
+        def across(lr: float) -> float:
+            return min(max(300 * (math.log(lr) - first) / (last - first), 0.0), 300.0)
+
+        def down(y: float) -> float:
+            return 85 - 80 * (min(y, high) - low) / ((high - low) or 1.0)
+
+        path = " ".join(f"{across(lr):.1f},{down(y):.1f}" for lr, y in known)
+        return cls(path, across(test.low), across(test.high) - across(test.low))
 
 
 def asked(
@@ -131,7 +166,10 @@ def _page(
     study = service.show_study(context, study_id)
     several = len(study.directions) > 1
     front = service.best(context, study_id, k=MOST_ON_FRONT) if several else []
-    rows = _table(request, context, study, table, empty=fragment == "head")
+    rows = _table(request, context, study, table, empty=fragment in ("head", "range"))
+    tested = None
+    if study.range_test and fragment in ("", "range"):
+        tested = service.show_range(context, study_id)
     return StudyPage(
         title=study.name,
         section="/",
@@ -147,6 +185,8 @@ def _page(
         first=_first(study),
         last_event=last_event,
         spec=study.spec,
+        range=tested,
+        range_curve=None if tested is None else RangeCurve.of(tested),
     )
 
 

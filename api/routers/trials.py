@@ -178,11 +178,11 @@ def ask(
     responses=documented(NotFound, LeaseLost),
 )
 def report_trial(
-    context: Ctx, _principal: Submitter, trial_id: TrialId, report: OwnReport
+    context: Ctx, principal: Submitter, trial_id: TrialId, report: OwnReport
 ) -> SlotVerdict:
     """Stores one evaluation, renews the lease, and says whether to go on."""
     measured = Measured(**report.model_dump(exclude={"token"}))
-    return service.report_trial(context, trial_id, report.token, measured)
+    return service.report_trial(context, trial_id, report.token, measured, actor=principal.name)
 
 
 @router.post(
@@ -198,7 +198,7 @@ def renew_trial(context: Ctx, _principal: Submitter, trial_id: TrialId, renew: R
 @router.post(
     "/trials/{trial_id}/tell", summary="End a trial", responses=documented(NotFound, LeaseLost)
 )
-def tell(context: Ctx, _principal: Submitter, trial_id: TrialId, told: Tell) -> TrialView:
+def tell(context: Ctx, principal: Submitter, trial_id: TrialId, told: Tell) -> TrialView:
     """Ends a trial of one's own loop."""
     arguments: dict[str, Any] = told.model_dump(exclude={"token"}, exclude_none=True)
-    return service.tell(context, trial_id, told.token, **arguments)
+    return service.tell(context, trial_id, told.token, actor=principal.name, **arguments)

@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from tuner import __version__
-from tuner.cli import advise, database, demo, run, server, studies, task, tokens
+from tuner.cli import (
+    advise,
+    audit,
+    database,
+    demo,
+    run,
+    server,
+    studies,
+    task,
+    tokens,
+    webhooks,
+    worker,
+    workers,
+)
 from tuner.cli.output import complain
 from tuner.errors import InvalidInput, TunerError
 
@@ -43,7 +56,7 @@ def root(
 
 app.command()(demo.demo)
 app.command()(server.serve)
-app.command()(server.worker)
+app.command()(worker.worker)
 app.command()(run.run)
 app.command()(studies.submit)
 app.command("studies")(studies.list_)
@@ -53,9 +66,12 @@ app.command()(studies.resume)
 app.command()(studies.stop)
 app.command()(studies.cancel)
 app.command()(studies.export)
+app.command()(audit.audit)
 app.add_typer(advise.app, name="advise")
 app.add_typer(task.app, name="task")
+app.add_typer(workers.app, name="workers")
 app.add_typer(tokens.app, name="token")
+app.add_typer(webhooks.app, name="webhook")
 app.add_typer(database.app, name="db")
 
 

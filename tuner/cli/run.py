@@ -46,8 +46,10 @@ def run(
     """
     from tuner import service
     from tuner.cli.task import load
+    from tuner.service import outbox
     from tuner.spec import StudySpec
     from tuner.storage import migrate
+    from tuner.webhooks import Sender
 
     for path in task or []:
         load(path)
@@ -63,6 +65,8 @@ def run(
         stop = stopping()
         if study.state not in FINISHED:
             study = trained(context, study.id, stop, device, slots, task or [], settings, json)
+            # What fails now waits for a server on this database.
+            outbox.deliver(context, Sender(settings.webhook_hosts))
         best = service.best(context, study.id, k=5)
     finally:
         context.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tuner.cli.children import Children, worker_command
 from tuner.cli.machine import cores, default_workers, gpus
 from tuner.cli.output import err
-from tuner.errors import InvalidInput, Unavailable
+from tuner.errors import Conflict, InvalidInput, Unavailable
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def serving(
                 max_attempts=settings.max_attempts,
                 home=settings.home,
                 data_roots=settings.data_roots,
+                webhook_hosts=settings.webhook_hosts,
             ),
         )
         stack.callback(context.close)
@@ -79,8 +80,7 @@ def serving(
             import_from_string(settings.app)(context, settings, auth=auth),
             log_config=None,
             access_log=settings.log_level == "debug",
-            proxy_headers=settings.behind_proxy,
-            forwarded_allow_ips="*" if settings.behind_proxy else None,
+            proxy_headers=False,  # the application reads them itself, and only the proxy's own
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
@@ -126,8 +126,12 @@ def check_exposure(settings: Settings, *, auth: bool) -> None:
     """Refuses to show the server to a network that could read its tokens, or needs none.
 
     Raises:
-        InvalidInput: The address is not loopback, and auth is off or nothing ends TLS.
+        InvalidInput: Others reach the server, and auth is off or nothing ends TLS.
     """
+    if settings.behind_proxy and not auth:
+        raise InvalidInput(
+            "no_auth", "a proxy would show the server to others, and they could do everything"
+        )
     if settings.loopback:
         return
     if not auth:
@@ -174,7 +178,12 @@ def greet(context: Context, url: str) -> None:
 
     if any("admin" in token.scopes for token in tokens.list_tokens(context)):
         return
-    made = tokens.create_token(context, "admin", ["admin"], actor="first start")
+    try:
+        made = tokens.create_token(context, "admin", ["admin"], actor="first start")
+    except Conflict:
+        # Another server starts at the same time, or the name is in use for something else.
+        err.print("to make an admin's token: tuner token create --name NAME --scope admin")
+        return
     err.print(
         f"\nThis is the first start. The admin's token, shown only now:\n\n    {made.secret}\n\n"
         f"    export TUNER_TOKEN={made.secret}\n    {url}/login\n",

@@ -18,7 +18,7 @@ from tuner.errors import InvalidInput
 
 if TYPE_CHECKING:
     from tuner.client import Client
-    from tuner.service import StudyView, TrialView
+    from tuner.service import RangeTestView, StudyView, TrialView
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Its id, or its name.")]
 
@@ -154,8 +154,18 @@ def describe(study: StudyView, best: list[TrialView]) -> None:
         f"{counts.pruned} pruned, {counts.fail} failed, {counts.running} running, "
         f"{counts.waiting} waiting, {duration(study.device_seconds)} of device time"
     )
+    if study.range_test is not None:
+        say(f"  {ranged(study.range_test)}")
     if best:
         print_best(best)
+
+
+def ranged(test: RangeTestView) -> str:
+    """A study's range test in one line: how far it is, or what it found and why."""
+    if test.low is None:
+        return f"range test: {test.state}; trials start when it has ended"
+    why = "; ".join(test.why)
+    return f"range test: {test.state}, lr from {shown(test.low)} to {shown(test.high)}: {why}"
 
 
 def print_best(best: list[TrialView]) -> None:

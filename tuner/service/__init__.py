@@ -3,15 +3,26 @@
 Everything outside (the API, the commands, a worker in the same process) goes through these.
 """
 
-from tuner.service.advice import advise_config, advise_study, fit_studies, plan_study
+from tuner.service.advice import (
+    advise_config,
+    advise_study,
+    fit_studies,
+    noise_beside,
+    observed,
+    plan_study,
+)
 from tuner.service.context import Context, ServiceSettings, utc_now
+from tuner.service.critical import critical_batch
 from tuner.service.curves import Curve, Curves, Progress, curves
-from tuner.service.events import events, newest_event
+from tuner.service.events import audit, events, newest_event
+from tuner.service.gauges import gauges
 from tuner.service.importances import METHODS, Evaluator, Importances, importances
 from tuner.service.landscape import Landscape, landscape
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
+from tuner.service.picture import fitted, picture
 from tuner.service.preview import Preview, preview
+from tuner.service.probes import show_range
 from tuner.service.results import (
     FIGURES,
     FORMATS,
@@ -51,6 +62,8 @@ from tuner.service.views import (
     MeasurementView,
     ObjectiveView,
     Page,
+    RangeEvidence,
+    RangeTestView,
     StudyView,
     TrialView,
     WorkerView,
@@ -85,6 +98,8 @@ __all__ = [
     "Page",
     "Preview",
     "Progress",
+    "RangeEvidence",
+    "RangeTestView",
     "ServiceSettings",
     "Sketch",
     "Span",
@@ -97,8 +112,10 @@ __all__ = [
     "advise_config",
     "advise_study",
     "ask",
+    "audit",
     "best",
     "cancel_study",
+    "critical_batch",
     "curves",
     "delete_study",
     "drain_worker",
@@ -108,7 +125,9 @@ __all__ = [
     "figure",
     "find_study",
     "fit_studies",
+    "fitted",
     "frozen_trials",
+    "gauges",
     "heartbeat",
     "importances",
     "landscape",
@@ -119,8 +138,11 @@ __all__ = [
     "list_workers",
     "measurements",
     "newest_event",
+    "noise_beside",
+    "observed",
     "overview",
     "pause_study",
+    "picture",
     "plan_study",
     "preview",
     "register_worker",
@@ -129,6 +151,7 @@ __all__ = [
     "report_trial",
     "resume_study",
     "retry_trial",
+    "show_range",
     "show_study",
     "show_trial",
     "sketches",

@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tuner.errors import Conflict, InvalidInput, TooLarge, UnknownName
+from tuner.service.names import check_name
 from tuner.storage import datasets, events
 from tuner.storage.models import Dataset
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "parquet")
 CHUNK_BYTES = 1 << 20
-MAX_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def add_dataset(
         TooLarge: It is larger than ``max_bytes``.
         Conflict: Another dataset has this name.
     """
-    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
-        raise InvalidInput("name", f"expected 1 to {MAX_NAME} printable characters")
+    check_name("name", name)
     if format not in FORMATS:
         raise UnknownName("format", format, list(FORMATS), "format")
     now = ctx.now()

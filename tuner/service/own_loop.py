@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuner.errors import InvalidInput, LeaseLost
 from tuner.protocol import Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
+from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.reporting import DIVERGED, take_in
 from tuner.service.supply import from_study
@@ -50,7 +51,10 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
         study = studies.get(session, study_id)
         if not study.spec:
             raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
-        checked = ctx.searches.plans.of(study)
+        probing, checked = study.probing, ctx.searches.plans.of(study)
+    if probing:
+        with turn(ctx, study_id, actor=actor) as this:
+            probes.skip(this, "a loop of the user's own asked for trials")
     handed = from_study(
         ctx, study_id, k, None, seconds=ctx.settings.ask_seconds, origin="asked", actor=actor
     )
@@ -71,7 +75,9 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
     return out
 
 
-def report_trial(ctx: Context, trial_id: int, token: str, measured: Measured) -> SlotVerdict:
+def report_trial(
+    ctx: Context, trial_id: int, token: str, measured: Measured, *, actor: str | None = None
+) -> SlotVerdict:
     """One evaluation of a trial; what it is to do next.
 
     Raises:
@@ -80,7 +86,7 @@ def report_trial(ctx: Context, trial_id: int, token: str, measured: Measured) ->
         InvalidInput: A metric is missing, or the step is beyond the training.
     """
     slot = SlotReport(trial_id=trial_id, token=token, measurements=[measured])
-    return _deliver(ctx, slot)
+    return _deliver(ctx, slot, actor)
 
 
 def renew_trial(ctx: Context, trial_id: int, token: str) -> datetime:
@@ -107,6 +113,7 @@ def tell(
     values: Sequence[float | None] | float | None = None,
     state: str = "complete",
     reason: str | None = None,
+    actor: str | None = None,
 ) -> TrialView:
     """Ends a trial, with its objectives' values or with what became of it.
 
@@ -126,7 +133,7 @@ def tell(
         given = [math.nan if v is None else float(v) for v in listed]
     with ctx.db.session() as session:
         study_id = trials.study_of(session, trial_id)
-    with turn(ctx, study_id) as this:
+    with turn(ctx, study_id, actor=actor) as this:
         this.join()
         row = trials.lock(this.session, [trial_id]).get(trial_id)
         if row is None or not leases.owns(row, token):
@@ -147,10 +154,10 @@ def tell(
     return show_trial(ctx, trial_id)
 
 
-def _deliver(ctx: Context, slot: SlotReport) -> SlotVerdict:
+def _deliver(ctx: Context, slot: SlotReport, actor: str | None) -> SlotVerdict:
     with ctx.db.session() as session:
         study_id = trials.study_of(session, slot.trial_id)
-    with turn(ctx, study_id) as this:
+    with turn(ctx, study_id, actor=actor) as this:
         verdict = take_in(ctx, this, [slot], [slot.trial_id], ctx.settings.ask_seconds)[
             slot.trial_id
         ]

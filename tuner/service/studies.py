@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
+from tuner.queue import probes
 from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.files import check_files
 from tuner.service.front import comparable, front_of
+from tuner.service.probes import skip as skip_probe
 from tuner.service.turn import Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spaces import Space, widen
@@ -49,6 +51,7 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
     """
     check_files(ctx, spec)
     checked = check(spec)
+    written = spec.space != "auto"
     spec = checked.spec
     now = ctx.now()
     study = Study(
@@ -73,6 +76,8 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         if studies.by_name(session, spec.name) is not None:
             raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
         study_id = studies.add(session, study)
+        if spec.range_test:
+            probes.add(session, study_id, within=written)
         told = {"name": spec.name}
         events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
     return show_study(ctx, study_id)
@@ -181,6 +186,7 @@ def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyV
     standings = ctx.standings.of(session, rows)
     best_rows = trials.by_ids(session, [s.best_id for s in standings.values() if s.best_id])
     last = measurements.last(session, list(best_rows))
+    probed = probes.of(session, [study.id for study in rows if study.spec.get("range_test")])
     out = []
     for study in rows:
         checked = plan_of(ctx, study)
@@ -196,6 +202,7 @@ def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyV
                 shown,
                 active_seconds=seconds,
                 progress=progress(checked, standing.counts, standing.steps, seconds),
+                probe=probed.get(study.id),
             )
         )
     return out
@@ -254,6 +261,8 @@ def update_study(
         if patch.space is not None:
             wider = widen(before.space, Space.parse(patch.space))
             merged["space"] = wider.to_dict()
+            # From here on the range is the one that somebody wrote.
+            merged.pop("range_test", None)
         after = check(StudySpec.parse(merged))
         if after.max_step != before.max_step and study.next_number:
             raise InvalidInput("budget.epochs", "cannot change once there are trials")
@@ -261,6 +270,9 @@ def update_study(
             if studies.by_name(this.session, given["name"]) is not None:
                 raise Conflict(f"there is a study named {given['name']!r} already")
             study.name = given["name"]
+        if patch.space is not None:
+            skip_probe(this, "the space was changed")
+            study.lr_range = None
         study.spec = after.spec.to_dict()
         study.priority = after.spec.priority
         study.max_concurrent = after.spec.max_concurrent

@@ -10,21 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from tuner.protocol import Probe
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.queue.order import order
 from tuner.search import Suggestion
+from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.searches import Live
 from tuner.service.turn import STOPS_ALL, Turn, elapsed, turn
 from tuner.storage import studies
 from tuner.storage.events import NewEvent
-from tuner.storage.models import Study, Worker
+from tuner.storage.models import OPEN_PROBE_STATES, Study, Worker
 from tuner.storage.studies import OPEN_STATES
 from tuner.storage.trials import TrialRow
 
@@ -32,27 +34,42 @@ HURRIED_TRIES = 2
 """Tries to suggest outside the transaction before the study is locked for it."""
 
 
+@dataclass
+class Handed:
+    """What a worker is given: trials, each with its study; or a probe, which keeps it busy."""
+
+    trials: list[tuple[Study, TrialRow]] = field(default_factory=list)
+    probe: Probe | None = None
+
+
 def hand_out(
-    ctx: Context, worker: Worker, k: int, prefer: int | None
-) -> list[tuple[Study, TrialRow]]:
+    ctx: Context, worker: Worker, k: int, prefer: int | None, *, actor: str | None = None
+) -> Handed:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
 
-    A study that somebody else is busy with comes last, and is waited for only when there is nothing
-    else to hand out.
+    A study whose range test waits gives that instead, and nothing while it runs. One that somebody
+    else is busy with comes last, and is waited for only when there is nothing else to hand out.
     """
-    out: list[tuple[Study, TrialRow]] = []
+    handed = Handed()
+    out = handed.trials
     if k < 1:
-        return out
+        return handed
     with ctx.db.session() as session:
         wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
     late: list[int] = []
     for queued in wanted:
         if len(out) >= k:
             break
+        if queued.probe in OPEN_PROBE_STATES:
+            if queued.probe == "waiting" and not out:
+                handed.probe = probes.offer(ctx, queued.id, worker.id)
+                if handed.probe is not None:
+                    return handed
+            continue
         live = ctx.searches.of(queued.id)
         if not queued.ready and live.idle_at == queued.revision:
             continue
-        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False)
+        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False, actor=actor)
         if got is None:
             late.append(queued.id)
         else:
@@ -60,8 +77,8 @@ def hand_out(
     for study_id in late:
         if out:
             break
-        out += from_study(ctx, study_id, k, worker.id) or []
-    return out
+        out += from_study(ctx, study_id, k, worker.id, actor=actor) or []
+    return handed
 
 
 def from_study(
@@ -136,7 +153,7 @@ def _lease_end(ctx: Context, this: Turn, seconds: float | None) -> datetime:
 def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | None:
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
-        if study.state not in OPEN_STATES:
+        if study.state not in OPEN_STATES or study.probing:
             return None
         try:
             search = live.synced(session, study)
@@ -162,7 +179,7 @@ def _missing(session: Session, study: Study, k: int) -> int:
 
 def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -> list[TrialRow]:
     study = this.study
-    if study.state not in OPEN_STATES or this.exhausted() in STOPS_ALL:
+    if study.state not in OPEN_STATES or study.probing or this.exhausted() in STOPS_ALL:
         if ahead is not None and ahead.suggestions:
             this.live.drop()  # it believes that these will run
         return []
@@ -203,7 +220,7 @@ def prepare(ctx: Context, study_id: int, ready: int) -> int:
             return 0
         with turn(ctx, study_id) as this:
             stale = ahead is not None and ahead.revision != this.study.revision
-            if stale or this.study.state not in OPEN_STATES:
+            if stale or this.study.state not in OPEN_STATES or this.study.probing:
                 live.drop()
                 return 0
             if ctx.db.embedded and ahead is None:

@@ -9,7 +9,8 @@ from datetime import timedelta
 
 from tuner.errors import Unavailable
 from tuner.queue import leases
-from tuner.service import checkpoints
+from tuner.queue import probes as queue_probes
+from tuner.service import checkpoints, probes
 from tuner.service.context import Context
 from tuner.service.supply import prepare
 from tuner.service.turn import turn
@@ -44,7 +45,7 @@ def tick(ctx: Context) -> None:
 
 
 def _reclaim(ctx: Context) -> None:
-    """Trials whose holder fell silent wait for another, or fail after too many attempts."""
+    """What a holder fell silent over waits for another, or fails after too many attempts."""
     with ctx.db.session() as session:
         late = leases.expired(session, ctx.now())
     for study_id, ids in late.items():
@@ -60,6 +61,11 @@ def _reclaim(ctx: Context) -> None:
                 else:
                     this.moved(row, cause=leases.LEASE_EXPIRED)
             this.settle()
+    with ctx.db.session() as session:
+        silent = queue_probes.expired(session, ctx.now())
+    for study_id in silent:
+        with _guarded(study_id), turn(ctx, study_id) as this:
+            probes.reclaim(ctx, this)
 
 
 def _miss_workers(ctx: Context) -> None:
@@ -133,4 +139,4 @@ def _guarded(study_id: int) -> Iterator[None]:
     except Unavailable:
         raise
     except Exception:
-        log.exception("upkeep failed", extra={"study_id": study_id})
+        log.exception("upkeep failed", extra={"study": study_id})

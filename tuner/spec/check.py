@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from tuner import optimizers, pruners, samplers, tasks
 from tuner.errors import InvalidInput
 from tuner.search import Budget, Objective, Record, Search
 from tuner.spaces import Prior, Space
-from tuner.spec import names
+from tuner.spec import names, range_test
 from tuner.spec.defaults import auto_space
 from tuner.spec.study import BudgetSpec, ObjectiveSpec, PrunerSpec, SamplerSpec, StudySpec
 from tuner.tasks import Task
@@ -65,6 +65,10 @@ class Checked:
         if "epochs" not in self.space.parameters:
             return self.max_step
         return self.max_step_of(self.space.fill(params))
+
+    def ranged(self, low: float, high: float) -> Checked:
+        """The study with the range of lr that its range test ended with; the spec stays."""
+        return replace(self, space=range_test.ranged(self.space, low, high))
 
     def search(self, warm_start: Iterable[Record] = ()) -> Search:
         """A fresh search.
@@ -122,6 +126,7 @@ def resolve(spec: StudySpec) -> Checked:
         update={
             "objective": tuple(objective),
             "space": space.to_dict(),
+            "range_test": _range_test(spec, space),
             "budget": budget,
             "sampler": sampler,
             "pruner": pruner,
@@ -133,6 +138,21 @@ def resolve(spec: StudySpec) -> Checked:
         tuple(Objective(o.metric, o.direction) for o in objective),
         *_steps(budget, space, spec.eval_every),
     )
+
+
+def _range_test(spec: StudySpec, space: Space) -> bool | None:
+    """Whether there is one: ``true`` or nothing, so that a resolved study resolves to itself.
+
+    Raises:
+        InvalidInput: It is asked for and makes no sense.
+    """
+    wanted = spec.space == "auto" if spec.range_test is None else spec.range_test
+    if not wanted:
+        return None
+    why = "it needs a task" if spec.task is None else range_test.unfit(space)
+    if why and spec.range_test:
+        raise InvalidInput("range_test", f"cannot be made: {why}")
+    return None if why else True
 
 
 def check(spec: StudySpec) -> Checked:

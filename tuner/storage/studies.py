@@ -14,7 +14,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from tuner.errors import NotFound
 from tuner.storage.measurements import NOT_NUMBERS
-from tuner.storage.models import Study, Trial
+from tuner.storage.models import Probe, Study, Trial
 
 OPEN_STATES = ("queued", "running")
 """In these a study may start trials."""
@@ -54,6 +54,8 @@ class Queued:
     active_seconds: float
     leased: int
     ready: int
+    probe: str | None = None
+    """The state of its range test, if it has one."""
 
 
 def get(session: Session, study_id: int) -> Study:
@@ -164,13 +166,15 @@ def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued
             Study.active_since,
             leased.label("leased"),
             ready.label("ready"),
+            Probe.state.label("probe"),
         )
+        .outerjoin(Probe, Probe.study_id == Study.id)
         .outerjoin(Trial, and_(Trial.study_id == Study.id, Trial.state.in_(("waiting", "running"))))
         .where(
             Study.state.in_(OPEN_STATES),
             Study.spec[("task", "name")].as_string().in_(tuple(tasks)),
         )
-        .group_by(Study.id)
+        .group_by(Study.id, Probe.state)
     )
     return [
         Queued(
@@ -183,6 +187,7 @@ def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued
             + (0.0 if row.active_since is None else (now - row.active_since).total_seconds()),
             row.leased,
             row.ready,
+            row.probe,
         )
         for row in rows
     ]

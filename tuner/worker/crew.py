@@ -16,8 +16,8 @@ import torch
 
 from tuner import tasks
 from tuner.errors import NotFound, OutOfMemory, TunerError
-from tuner.protocol import Checkpoint, Leased, Measured, SlotReport
-from tuner.tasks import Task
+from tuner.protocol import Checkpoint, Leased, Measured, Probe, SlotReport
+from tuner.tasks import Config, Task
 from tuner.training import Population, TrainingData, memory
 from tuner.training.architecture import build, mixing_modules, structure_key
 from tuner.training.checkpoint import CheckpointStore
@@ -125,7 +125,7 @@ class Crew:
         return None
 
     def _take(self, leased: Leased) -> None:
-        task, data = self._task(leased)
+        task, data = self.opened(leased)
         population, key = self._population(leased, task, data)
         if not population.free:
             raise NoRoom
@@ -162,10 +162,11 @@ class Crew:
         if not population.active and len(self.populations) > 1:
             del self.populations[held.key]
 
-    def _task(self, leased: Leased) -> tuple[Task, TrainingData]:
-        name = f"{leased.task} {sorted(leased.task_params.items())!r}"
+    def opened(self, given: Leased | Probe) -> tuple[Task, TrainingData]:
+        """The task of what was handed out, and its samples on the device; opened once."""
+        name = f"{given.task} {sorted(given.task_params.items())!r}"
         if name not in self._tasks:
-            task = tasks.get(leased.task)(**leased.task_params)
+            task = tasks.get(given.task)(**given.task_params)
             self._tasks[name] = (task, TrainingData(task, self.device, self.dtype))
         return self._tasks[name]
 
@@ -179,7 +180,7 @@ class Crew:
             # Statistics over a micro-batch smaller than the batch would be another model.
             key = (*key, leased.config.get("batch_size"))
         if key not in self.populations:
-            slots, micro_batch = self._fitting(task, leased, data)
+            slots, micro_batch = self.fitting(task, leased.config, data, self.slots)
             self.populations[key] = Population(
                 task,
                 leased.config,
@@ -193,20 +194,21 @@ class Crew:
             )
         return self.populations[key], key
 
-    def _fitting(self, task: Task, leased: Leased, data: TrainingData) -> tuple[int, int | None]:
-        """Slots and the largest micro-batch that memory allows a new population."""
-        config = leased.config
+    def fitting(
+        self, task: Task, config: Config, data: TrainingData, most: int
+    ) -> tuple[int, int | None]:
+        """Slots, at most ``most``, and the largest micro-batch that memory allows a population."""
         budget = self.memory or MEMORY_SHARE * devices.free_memory(self.device)
         try:
             slot = memory.measure(task, config, device=self.device, dtype=self.dtype, data=data)
         except torch.OutOfMemoryError:
-            log.warning("even a small batch of trial %s hardly fits", leased.trial_id)
+            log.warning("even a small batch of %s hardly fits", task.name)
             return 1, 1
         wanted = config.get("batch_size")
         batch = int(wanted) if isinstance(wanted, int | float) else DEFAULT_BATCH_SIZE
         batch = min(batch, len(data.train))
-        slots, micro_batch = slot.fit(budget, self.slots, batch)
-        if slots < self.slots or micro_batch < batch:
+        slots, micro_batch = slot.fit(budget, most, batch)
+        if slots < most or micro_batch < batch:
             log.info(
                 "%.3g MB a slot at batch size %d, %.3g MB to use: %d slots, micro-batches up to %d",
                 slot.at(batch) / 1e6,
@@ -242,7 +244,8 @@ class Crew:
             except OutOfMemory as error:
                 self._fail(mine, "oom", error)
             except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-                log.exception("a round failed")
+                study, ids = mine[0].leased.study_id, [held.leased.trial_id for held in mine]
+                log.exception("a round failed", extra={"study": study, "trials": ids})
                 self._fail(mine, "error", error)
         spent = time.perf_counter() - start
         if spent > 0:
@@ -278,7 +281,7 @@ class Crew:
 
     def _target(self, held: Held) -> int:
         """Samples a trial has seen when its next evaluation is due."""
-        epoch = len(self._task(held.leased)[1].train)
+        epoch = len(self.opened(held.leased)[1].train)
         return math.ceil((held.step + 1) * held.leased.epochs_per_step * epoch)
 
     def _evaluate(self, population: Population, mine: list[Held]) -> None:
@@ -318,7 +321,8 @@ class Crew:
         try:
             uri = self.store.save(name, self.populations[held.key].state_dict(held.slot))
         except OSError as error:
-            log.warning("trial %s was not saved: %s", leased.trial_id, error)
+            told = {"study": leased.study_id, "trial": leased.trial_id}
+            log.warning("trial %s was not saved: %s", leased.trial_id, error, extra=told)
             return
         held.checkpoint = Checkpoint(uri=uri, step=held.step)
         held.saved_at = time.monotonic()

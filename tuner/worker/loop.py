@@ -6,18 +6,30 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tuner import tasks
+from tuner import logs, tasks
 from tuner.errors import InvalidInput, TunerError, Unavailable
-from tuner.protocol import Gateway, Heartbeat, Leased, LeaseRequest, Report, SlotReport, WorkerHello
+from tuner.protocol import (
+    Gateway,
+    Heartbeat,
+    Leased,
+    LeaseRequest,
+    Probe,
+    ProbeReport,
+    Report,
+    SlotReport,
+    WorkerHello,
+)
 from tuner.tasks import Task
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import Crew
+from tuner.worker.probe import run_probe
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +89,9 @@ def run_worker(
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
-    _Worker(gateway, name, device, slots, tasks, home, stop, engine, memory).run()
+    worker = _Worker(gateway, name, device, slots, tasks, home, stop, engine, memory)
+    with logs.bound(worker=worker.id):
+        worker.run()
 
 
 class _Worker:
@@ -98,6 +112,7 @@ class _Worker:
         self.gateway = gateway
         self.stop = stop
         self.device = devices.choose(device)
+        devices.prepare(self.device)
         kind = self.device.type
         self.most = slots or devices.MOST_SLOTS[kind]
         self.wanted = slots or devices.FIRST_SLOTS[kind]
@@ -115,19 +130,28 @@ class _Worker:
         self.id = self.registration.worker_id
         self.draining = False
         self._dropped: set[int] = set()
+        self._probe: Probe | None = None
+        """The range test in hand; it is run before anything else."""
+        self._dropped_probes: set[int] = set()
+        self._measured: ProbeReport | None = None
         self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
         self._lock = threading.Lock()
         self._done = threading.Event()
 
     def run(self) -> None:
-        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beats = threading.Thread(
+            target=copy_context().run, args=(self._beat,), name="heartbeat", daemon=True
+        )
         beats.start()
         idle = IDLE_SECONDS[0]
         said = time.monotonic()
         try:
             while not self.stop.is_set():
                 self._forget_dropped()
+                if self._probe is not None:
+                    self._measure(self._probe)
+                    continue
                 if not self.crew.held:
                     if self.draining:
                         break
@@ -161,12 +185,14 @@ class _Worker:
             log.warning("no answer to a request for work: %s", error)
             return False
         self.draining = answer.drain
+        self._probe = answer.probe
         self._take(answer.leased)
-        return bool(answer.leased)
+        return bool(answer.leased or answer.probe)
 
     def _take(self, leased: Sequence[Leased]) -> None:
         for trial in leased:
-            failure = self.crew.take(trial)
+            with logs.bound(study=trial.study_id, trial=trial.trial_id):
+                failure = self.crew.take(trial)
             if failure is not None:
                 self._failures.append(failure)
         self.wanted = min(self.wanted, self.crew.room)
@@ -177,10 +203,12 @@ class _Worker:
         """Says all news, carries out the verdicts, and takes the refills."""
         # The heart beats in a thread of its own, which must not read the crew while it changes.
         self._status = {**self.crew.status(), **devices.memory_status(self.device)}
+        # A trial that could not start frees no slot, yet its verdict counts as one.
+        refill = self.wanted - len(self.crew.held) - len(self._failures)
         report = Report(
             slots=[*self._failures, *self.crew.reports()],
-            # A trial that could not start frees no slot, yet its verdict counts as one.
-            refill=self.wanted - len(self.crew.held) - len(self._failures),
+            probe=self._measured,
+            refill=refill if self._probe is None else -self.most,
             prefer=next((h.leased.study_id for h in self.crew.held.values()), None),
             status=self._status,
         )
@@ -193,6 +221,8 @@ class _Worker:
                 if self.stop.wait(1.0):
                     return
         self._failures.clear()
+        self._measured = None
+        self._probe = self._probe or answer.probe
         self.draining = answer.drain
         for verdict in answer.verdicts:
             held = self.crew.held.get(verdict.trial_id)
@@ -204,6 +234,19 @@ class _Worker:
             else:
                 self.crew.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
         self._take(answer.leased)
+
+    def _measure(self, probe: Probe) -> None:
+        """Runs a study's range test at once; what the worker holds besides waits that long."""
+
+        def interrupted() -> bool:
+            return self.stop.is_set() or probe.study_id in self._dropped_probes
+
+        self._measured = run_probe(self.crew, probe, interrupted)
+        self._probe = None
+        with self._lock:
+            self._dropped_probes.discard(probe.study_id)
+        if not self.stop.is_set():
+            self._report()
 
     def _hand_back(self) -> None:
         """Saves every slot and returns its lease, so that another worker goes on at once."""
@@ -221,10 +264,11 @@ class _Worker:
                     checkpoint=held.checkpoint,
                 )
             )
-        if not slots:
+        if not slots and self._measured is None:
             return
+        report = Report(slots=slots, probe=self._measured, status=self.crew.status())
         try:
-            self.gateway.report(self.id, Report(slots=slots, status=self.crew.status()))
+            self.gateway.report(self.id, report)
         except Unavailable as error:
             log.warning("leases could not be returned; they will expire: %s", error)
 
@@ -232,13 +276,17 @@ class _Worker:
         """Keeps the leases alive while a long round trains."""
         while not self._done.wait(self.registration.heartbeat_seconds):
             held = {i: h.leased.token for i, h in list(self.crew.held.items())}
+            probe = self._probe
+            probes = {} if probe is None else {probe.study_id: probe.token}
+            beat = Heartbeat(held=held, probes=probes, status=self._status)
             try:
-                answer = self.gateway.heartbeat(self.id, Heartbeat(held=held, status=self._status))
+                answer = self.gateway.heartbeat(self.id, beat)
             except TunerError as error:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
             with self._lock:
                 self._dropped |= set(answer.drop)
+                self._dropped_probes |= set(answer.drop_probes)
             self.draining = self.draining or answer.drain
 
     def _interrupted(self) -> bool:

@@ -55,6 +55,7 @@ def test_nothing_that_users_write_runs(browser: Browser, server: Server, spec: S
         f"/trials/{asked.trial_id}/vary",
         "/workers",
         f"/new?clone={study.id}",
+        f"/advisor?study={study.id}&to={EVIL}",
     ]
     for size in SIZES:
         with window(browser, size) as page:

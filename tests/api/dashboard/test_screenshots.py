@@ -12,7 +12,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
 from tests.api.dashboard.browsers import SCHEMES, SIZES, inked, log_in, until, window
+from tests.api.dashboard.test_advisor import scaling
 from tests.api.loops import submitted
+from tests.tuner.service import probing
+from tests.tuner.service.simulation import Trainer
 from tuner import service
 from tuner.service import StudyView
 
@@ -29,7 +32,7 @@ LOOKS = [
 def settled(page: Page) -> None:
     """All charts have come near once and are drawn, so far as they have anything to show."""
     for place in page.evaluate(
-        "[...document.querySelectorAll('figure.chart[id]')].map((figure) => figure.id)"
+        "[...document.querySelectorAll('figure.chart[id]:not(.scaling)')].map((one) => one.id)"
     ):
         page.locator(f"#{place}").scroll_into_view_if_needed()
         until(page, lambda place=place: inked(page, f"#{place}") > 50, f"{place} is drawn")  # type: ignore[misc]  # place is bound
@@ -55,6 +58,11 @@ def test_pages_fit_and_screenshots(
     (asked,) = service.ask(server.context, second.id)
     service.tell(server.context, asked.trial_id, asked.token, state="fail", reason="oom")
     empty = submitted(server.context, spec, name="queued")
+    evidence = scaling(server.context, spec)
+    searched = {"name": "auto", "task": "digits", "space": "auto", "priority": 10}
+    auto = submitted(server.context, searched)
+    worker = Trainer(server.context)
+    probing.measure(server.context, worker, probing.given(server.context, worker))
     pages = {
         "studies": "/",
         "study": f"/studies/{second.id}",
@@ -64,6 +72,9 @@ def test_pages_fit_and_screenshots(
         "trial-failed": f"/trials/{asked.trial_id}",
         "vary": f"/trials/{asked.trial_id}/vary",
         "compare": f"/studies/{first.id}/compare?trials=1,2,3",
+        "study-range": f"/studies/{auto.id}",
+        "advisor": f"/advisor?study={evidence.id}&to=512",
+        "advisor-rule": "/advisor",
         "workers": "/workers",
         "new": "/new",
         "catalogue": "/catalogue",

@@ -8,8 +8,8 @@ import torch
 from tests.tuner.tasks import zoo
 from tuner import tasks
 from tuner.protocol import Leased
-from tuner.training import Population
 from tuner.training.checkpoint import CheckpointStore
+from tuner.training.trainer import Trainer
 from tuner.worker.crew import Crew
 
 
@@ -39,13 +39,13 @@ def test_pieces_of_a_long_round_end_where_batches_do(
     monkeypatch.setattr(tasks.registry, "_entries", {"crew-mlp": zoo.MlpTask})
     monkeypatch.setattr(tasks.registry, "_loaded", True)
     sizes: list[int] = []
-    real = Population.micro_batch
+    real = Trainer.micro_batch
 
-    def seen(self: Population, batch_sizes: list[int], position: int = 0) -> int:
+    def seen(self: Trainer, batch_sizes: list[int], position: int = 0) -> int:
         sizes.append(real(self, batch_sizes, position))
         return sizes[-1]
 
-    monkeypatch.setattr(Population, "micro_batch", seen)
+    monkeypatch.setattr(Trainer, "micro_batch", seen)
     losses = []
     for piece in (32, 4096):
         crew = Crew(

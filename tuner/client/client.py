@@ -1,44 +1,40 @@
-"""The HTTP client: studies, trials and your own loop, from a script or a notebook.
-
->>> client = Client("http://127.0.0.1:8420", token)            # doctest: +SKIP
->>> study = client.submit("examples/digits.yaml")              # doctest: +SKIP
->>> client.wait(study.id)                                      # doctest: +SKIP
->>> client.trials_frame(study.id).sort_values("value").head()  # doctest: +SKIP
-
-Errors are those of ``tuner.errors``, of the class that the server raised.
-"""
+"""The client itself: studies, results and your own loop."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-import httpx
 import yaml
-from pydantic import TypeAdapter
 
+from tuner.advisor import Advice, Fit
+from tuner.advisor.critical_batch import CriticalBatch
+from tuner.client.operating import Operating
 from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
 from tuner.protocol import SlotVerdict
-from tuner.service import Asked, EventView, MeasurementView, Preview, StudyView, TrialView
-from tuner.settings import Settings
-from tuner.transport import Transport
+from tuner.service import (
+    Asked,
+    EventView,
+    MeasurementView,
+    Preview,
+    RangeEvidence,
+    StudyView,
+    TrialView,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-T = TypeVar("T")
 Spec = Mapping[str, Any] | str | Path
 FINISHED = frozenset({"completed", "cancelled", "failed"})
-PAGE = 500
 
 
-class Client:
+class Client(Operating):
     """Talks to one server. Threads may share it.
 
     Args:
@@ -46,28 +42,6 @@ class Client:
         token: What to show; by default ``TUNER_TOKEN``.
         inner: Another way to reach the server, for an application in the same process.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        *,
-        inner: httpx.BaseTransport | None = None,
-    ) -> None:
-        settings = Settings.read(url=url, token=token)
-        secret = settings.token.get_secret_value() if settings.token else None
-        self.url = settings.url.rstrip("/")
-        self._transport = Transport(self.url, secret, inner=inner)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._transport.close()
 
     # Studies
 
@@ -181,15 +155,19 @@ class Client:
         query = {"format": kind}
         return self._transport.call("GET", f"studies/{study}/export", params=query).content
 
-    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> dict[str, Any]:
-        """What the advisor says about moving a configuration to another batch size."""
-        body = {"config": dict(config), "batch": batch, **options}
-        answer: dict[str, Any] = self._transport.call(
-            "POST", "advisor/scale", json=body, repeatable=True
-        ).json()
-        return answer
+    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> Advice:
+        """What the advisor says about moving a configuration to another batch size.
 
-    def advice(self, study: int, batch: int, **options: object) -> dict[str, Any]:
+        Args:
+            config: At least ``lr`` and ``batch_size``.
+            batch: The new batch size.
+            options: ``optimizer``, ``rule``, ``fixed``, ``noise_scale`` and ``studies``.
+        """
+        body = {"config": dict(config), "batch": batch, **options}
+        answer = self._transport.call("POST", "advisor/scale", json=body, repeatable=True)
+        return Advice.from_dict(answer.json())
+
+    def advice(self, study: int, batch: int, **options: object) -> Advice:
         """What the advisor says about moving a study's best trial to another batch size.
 
         Args:
@@ -198,18 +176,30 @@ class Client:
             options: ``trial`` (a number), ``fixed`` and ``rule``.
         """
         query = {name: value for name, value in options.items() if value is not None}
-        answer: dict[str, Any] = self._transport.call(
+        answer = self._transport.call(
             "GET", f"studies/{study}/advice", params={"batch": batch, **query}
-        ).json()
-        return answer
+        )
+        return Advice.from_dict(answer.json())
 
-    def fit(self, *studies: int, optimizer: str | None = None) -> dict[str, Any]:
+    def fit(self, *studies: int, optimizer: str | None = None) -> Fit:
         """The best learning rate against the batch size, by the finished trials of studies."""
         body = {"studies": list(studies), "optimizer": optimizer}
-        answer: dict[str, Any] = self._transport.call(
-            "POST", "advisor/fit", json=body, repeatable=True
-        ).json()
-        return answer
+        answer = self._transport.call("POST", "advisor/fit", json=body, repeatable=True)
+        return Fit.from_dict(answer.json())
+
+    def critical(self, *studies: int, target: float) -> CriticalBatch:
+        """Where more samples a step stop saving steps, by how soon trials reach a target."""
+        body = {"studies": list(studies), "target": target}
+        answer = self._transport.call("POST", "advisor/critical", json=body, repeatable=True)
+        return CriticalBatch.from_dict(answer.json())
+
+    def range_test(self, study: int) -> RangeEvidence:
+        """The range test before a study's first trial, with the curve that it was read from.
+
+        Raises:
+            NotFound: The study has none.
+        """
+        return self._read(RangeEvidence, "GET", f"studies/{study}/range")
 
     def events(self, study: int, *, after: int = 0) -> Iterator[EventView]:
         """What happens to a study, as it happens; ends when the study does.
@@ -340,24 +330,6 @@ class Client:
             done.set()
             thread.join()
 
-    # Inside
-
-    def _read(self, kind: type[T], method: str, path: str, **request: Any) -> T:
-        content = self._transport.call(method, path, **request).content
-        found: T = _parser(kind).validate_json(content)
-        return found
-
-    def _pages(self, kind: type[T], path: str, query: Mapping[str, Any]) -> Iterator[T]:
-        cursor: str | None = None
-        while True:
-            page = self._transport.call(
-                "GET", path, params={**query, "cursor": cursor, "limit": PAGE}
-            ).json()
-            yield from (_parser(kind).validate_python(item) for item in page["items"])
-            cursor = page.get("next_cursor")
-            if cursor is None:
-                return
-
     def _listen(self, study: int, after: int) -> Iterator[EventView | None]:
         """Events after an id as the server tells them; None is a sign of life without news."""
         headers = {"accept": "text/event-stream", "last-event-id": str(after)}
@@ -400,7 +372,3 @@ def _drawn(view: StudyView) -> dict[str, Any]:
         "total": view.budget.get("trials"),
         "best": "–" if best is None else f"{best:.6g}",
     }
-
-
-_parser: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-"""Building a validator takes milliseconds, using one microseconds."""
