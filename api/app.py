@@ -103,7 +103,7 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     )
     app.state.context = context
     app.state.auth = auth
-    app.state.max_body_bytes = chosen.max_body_bytes
+    app.state.max_dataset_bytes = chosen.max_dataset_bytes
     app.state.secure = chosen.behind_proxy
     app.state.failures = FailureLimit()
     app.state.feed = Feed(context)
@@ -129,7 +129,11 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
 
     # The last one added is the first to see a request.
     app.add_middleware(Mistakes)
-    app.add_middleware(BodyLimit, limit_bytes=chosen.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        limit_bytes=chosen.max_body_bytes,
+        larger={"/api/v1/datasets": chosen.max_dataset_bytes},
+    )
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     if not auth:
         app.add_middleware(HostGuard, hosts=LOOPBACK)

@@ -6,7 +6,7 @@ Plain ASGI, because Starlette's function middleware would hold back streams.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -124,22 +124,29 @@ def _last(headers: Headers, name: str) -> str:
 
 
 class BodyLimit:
-    """Refuses bodies above a limit, whether they say their length or not."""
+    """Refuses bodies above a limit, whether they say their length or not.
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int) -> None:
+    Args:
+        app: What is behind it.
+        limit_bytes: The largest body of any request.
+        larger: Limits of their own for some paths, below the one that a proxy shows the server at.
+    """
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, larger: Mapping[str, int]) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
+        self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, and stops reading once it is too large."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = TooLarge(
-            f"the body is larger than {self.limit_bytes} bytes", limit_bytes=self.limit_bytes
-        )
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        limit = self.larger.get(path, self.limit_bytes)
+        refusal = TooLarge(f"the body is larger than {limit} bytes", limit_bytes=limit)
         stated = Headers(scope=scope).get("content-length", "")
-        if stated.isdecimal() and int(stated) > self.limit_bytes:
+        if stated.isdecimal() and int(stated) > limit:
             await problems.response(refusal)(scope, receive, send)
             return
         seen = 0
@@ -150,14 +157,14 @@ class BodyLimit:
             message = await receive()
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
-                if seen > self.limit_bytes:
+                if seen > limit:
                     raise refusal
             return message
 
         async def unless_refused(message: Message) -> None:
             nonlocal started
             # FastAPI turns whatever goes wrong while it reads a body into a 400 of its own.
-            if started or seen <= self.limit_bytes:
+            if started or seen <= limit:
                 started = True
                 await send(message)
 

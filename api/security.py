@@ -191,13 +191,16 @@ def principal(
     raise Unauthorized("this needs a token: Authorization: Bearer ...")
 
 
-def require(scope: Scope) -> Callable[[Principal], Principal]:
-    """A dependency: the one who asks, if the scope covers it."""
+def require(*scopes: Scope) -> Callable[[Principal], Principal]:
+    """A dependency: the one who asks, if one of the scopes covers it."""
+    wanted = " or ".join(scopes)
 
     def check(found: Annotated[Principal, Depends(principal)]) -> Principal:
-        if not found.may(scope):
+        if not any(found.may(scope) for scope in scopes):
             raise Forbidden(
-                f"this needs a token with the scope {scope}", scope=scope, has=sorted(found.scopes)
+                f"this needs a token with the scope {wanted}",
+                scope=wanted,
+                has=sorted(found.scopes),
             )
         return found
 

@@ -1,21 +1,30 @@
 """The words a worker and the service exchange, the same over HTTP and inside one process.
 
-A worker speaks to a *gateway* with five calls; one implementation is the HTTP client, the other
-calls ``tuner.service``. One request a round carries all slots' measurements up, and the stops and
-refills down.
+A worker speaks to a *gateway* with a handful of calls; one implementation is the HTTP client, the
+other calls ``tuner.service``. One request a round carries all slots' measurements up, and the stops
+and refills down.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from tuner.tasks import TaskForm
 
 # What the columns of every database hold.
 Id = Annotated[int, Field(ge=1, lt=2**63)]
 Step = Annotated[int, Field(lt=2**31)]
 Scalar = str | int | float | bool | None
 Config = dict[str, Scalar | list[Any]]
+
+LOG_BYTES = 256 * 1024
+"""What is kept of the log of one attempt of a trial, unless its worker is told otherwise."""
+LEAST_LOG_BYTES, MOST_LOG_BYTES = 1024, 16 * 2**20
+LARGEST_PIECE = 64 * 1024
+"""Bytes of a log that travel in one piece."""
 
 
 class Message(BaseModel):
@@ -31,6 +40,9 @@ class WorkerHello(Message):
     device: dict[str, Any] = Field(default_factory=dict, description="kind, name, memory")
     tasks: list[str] = Field(min_length=1, description="Tasks it can train.", examples=[["digits"]])
     slots: int = Field(default=1, ge=1, le=65536, description="Trials it can hold at once.")
+    forms: list[TaskForm] = Field(
+        default_factory=list, max_length=1000, description="Of tasks that a server may not have."
+    )
 
 
 class Registration(Message):
@@ -103,11 +115,21 @@ class ProbeReport(Message):
     seconds: float = Field(default=0.0, ge=0, le=1e9, description="That the device was busy.")
 
 
+Tasks = Annotated[
+    list[str] | None,
+    Field(
+        description="What fits beside the trials that are held; none: any of the worker's. When a "
+        "study of another task has its turn, nothing is handed out, so that what is held drains.",
+    ),
+]
+
+
 class LeaseRequest(Message):
     """Asks for up to ``k`` trials; ``prefer`` names the study whose population has room."""
 
     k: int = Field(ge=1, le=65536)
     prefer: Id | None = None
+    tasks: Tasks = None
 
 
 class Measured(Message):
@@ -133,11 +155,31 @@ class SlotReport(Message):
     checkpoint: Checkpoint | None = None
 
 
+class Printed(Message):
+    """A stretch of what a trial's script has printed since its lease began."""
+
+    trial_id: Id
+    token: str
+    start: int = Field(ge=0, lt=2**62, description="Bytes printed before it.")
+    size: int = Field(ge=0, le=LARGEST_PIECE, description="Bytes that it was printed as.")
+    text: str = Field(max_length=LARGEST_PIECE)
+    keep: int = Field(
+        default=LOG_BYTES,
+        ge=LEAST_LOG_BYTES,
+        le=MOST_LOG_BYTES,
+        description="Bytes to keep of an attempt's log: a quarter of them from its beginning, the "
+        "rest from its end.",
+    )
+
+
 class Report(Message):
     """One request a round: every slot's news, and how many trials to send back."""
 
     slots: list[SlotReport]
     probe: ProbeReport | None = None
+    printed: list[Printed] = Field(
+        default_factory=list, description="Logs of scripts; stored before anything is decided."
+    )
     refill: int = Field(
         default=0,
         ge=-65536,
@@ -146,6 +188,7 @@ class Report(Message):
         "negative to end with fewer.",
     )
     prefer: Id | None = None
+    tasks: Tasks = None
     status: dict[str, Any] = Field(default_factory=dict, description="engine, samples/s, memory")
 
 
@@ -234,3 +277,6 @@ class Gateway(Protocol):
 
     def leave(self, worker_id: int) -> None:
         """Says goodbye; what it still held waits for others."""
+
+    def fetch(self, sha256: str, target: Path) -> None:
+        """Writes the uploaded dataset with this checksum into a new file."""

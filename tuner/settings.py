@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     plain_http: bool = Field(False, description="Bind beyond loopback although nothing ends TLS.")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
 
+    max_dataset_bytes: int = Field(
+        2**30, ge=1024, description="Largest dataset, as it is uploaded and as it unpacks."
+    )
+
     data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
         description="Folders (with : between them) below which studies sent to the server may name "

@@ -12,6 +12,7 @@ from api.dashboard.render import Viewer, render
 from api.dashboard.views import Shown
 from api.routers import catalogue
 from api.routers.catalogue import Entry, RuleEntry, ScheduleEntry, TaskEntry
+from api.security import Ctx
 
 router = APIRouter()
 
@@ -42,7 +43,7 @@ class CataloguePage(Shown):
 
 
 @router.get("/catalogue")
-def show_catalogue(request: Request, who: Viewer) -> Response:
+def show_catalogue(request: Request, context: Ctx, who: Viewer) -> Response:
     """What a study can name."""
     page = CataloguePage(
         title="Catalogue",
@@ -52,7 +53,7 @@ def show_catalogue(request: Request, who: Viewer) -> Response:
         optimizers=catalogue.list_optimizers(),
         samplers=catalogue.list_samplers(),
         pruners=catalogue.list_pruners(),
-        tasks=catalogue.list_tasks(),
+        tasks=catalogue.list_tasks(context),
     )
     return render(request, "catalogue.html", page)
 

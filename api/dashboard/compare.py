@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.dashboard.render import Viewer, render
-from api.dashboard.views import Shown, StudySummary
+from api.dashboard.views import Shown, StudySummary, curves_of
 from api.routers.parameters import StudyId
 from api.security import Ctx
 from tuner import service
@@ -63,7 +63,6 @@ def compare(
     rows = _rows([trial.config for trial in found])
     rows.sort(key=lambda row: not row.differs)
     summary = StudySummary.of(study)
-    names = dict.fromkeys([summary.metric, *(n for t in found for n in t.last_metrics)])
     page = ComparePage(
         title=f"Compare · {study.name}",
         section="/",
@@ -72,7 +71,7 @@ def compare(
         trials=found,
         rows=rows,
         measured=_rows([trial.last_metrics for trial in found]),
-        metrics=list(names),
+        metrics=curves_of([summary.metric, *(n for t in found for n in t.last_metrics)]),
     )
     return render(request, "compare.html", page)
 

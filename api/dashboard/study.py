@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 
 from api.dashboard.render import Viewer, pieces_of, render, root_of
 from api.dashboard.table import Asked, TrialsTable, searched
-from api.dashboard.views import Shown, StudySummary, Who
+from api.dashboard.views import Shown, StudySummary, Who, curves_of
 from api.routers.parameters import Cursor, Filters, StudyId, filters_of
 from api.security import Ctx
 from tuner import service
@@ -224,4 +224,4 @@ def _metrics(study: StudyView, trials: Sequence[TrialView]) -> list[str]:
     """Curves there are: the objectives, then whatever was measured last."""
     seen: list[Any] = [*trials, *([study.best] if study.best else [])]
     names = [objective.metric for objective in study.objective] or ["value"]
-    return list(dict.fromkeys([*names, *(name for trial in seen for name in trial.last_metrics)]))
+    return curves_of([*names, *(name for trial in seen for name in trial.last_metrics)])

@@ -8,14 +8,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
-from starlette.routing import NoMatchFound
 
 from api.dashboard.render import Viewer, render, render_pieces
 from api.dashboard.views import FINISHED_TRIAL, Shown, StudySummary
 from api.routers.parameters import TrialId
 from api.security import Ctx
 from tuner import service
-from tuner.service import TrialEvent, TrialView
+from tuner.service import Context, TrialEvent, TrialView
 
 router = APIRouter()
 
@@ -43,7 +42,7 @@ class TrialPage(Shown):
     is_best: bool
     last_event: int
     log: str | None
-    """The address of what its script prints, below the root; None where there are no logs."""
+    """The address of what its script prints, below the root; None where it has none."""
 
     @property
     def finished(self) -> bool:
@@ -84,7 +83,7 @@ def show_trial(
         epochs_per_step=float(study.spec.get("eval_every") or 1.0),
         is_best=study.best is not None and study.best.id == trial.id,
         last_event=last_event,
-        log=_log(request, trial_id),
+        log=f"/api/v1/trials/{trial_id}/log" if _printing(context, study.task) else None,
     )
     if fragment:
         pieces = {"head": "trial_head.html", "events": "trial_events.html"}
@@ -92,8 +91,6 @@ def show_trial(
     return render(request, "trial.html", page)
 
 
-def _log(request: Request, trial_id: int) -> str | None:
-    try:
-        return str(request.app.url_path_for("show_log", trial_id=trial_id))
-    except NoMatchFound:
-        return None
+def _printing(context: Context, task: str | None) -> bool:
+    """Whether trials of this task are runs of a script, whose output is kept."""
+    return any(one.kind == "script" for one in service.list_tasks(context) if one.name == task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -156,6 +156,13 @@ class ProblemPage(Shown):
     """What went wrong, for a person."""
 
     problem: Problem
+
+
+def curves_of(names: Iterable[str]) -> list[str]:
+    """Metrics with curves of their own, each once; the ends of a metric's interval have none."""
+    found = list(dict.fromkeys(names))
+    ends = {f"{name}_{end}" for name in found for end in ("low", "high")}
+    return [name for name in found if name not in ends]
 
 
 def device_words(device: Mapping[str, Any]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING
 from functools import cache
 from typing import Any
 
@@ -13,9 +11,10 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from api.problems import documented, finite
-from api.security import require
-from tuner import optimizers, pruners, samplers, schedules, spaces, tasks
+from api.security import Ctx, require
+from tuner import optimizers, pruners, samplers, schedules, service, spaces
 from tuner.schedules.catalogue import describe
+from tuner.tasks import TaskForm
 
 SCHEDULE_POINTS = 61
 
@@ -53,8 +52,12 @@ class Entry(BaseModel):
 class TaskEntry(Entry):
     """A task: data, model and loss that workers can train."""
 
+    kind: str = Field(description="task, or script: a program of the worker's own config file")
     params: list[Setting] = Field(description="What the study file's ``task.params`` may hold.")
-    metrics: list[str] = Field(examples=[["val_loss", "val_accuracy"]])
+    metrics: list[str] = Field(
+        examples=[["val_loss", "val_accuracy"]],
+        description="None: whatever the script reports.",
+    )
     objective: dict[str, str] = Field(examples=[{"metric": "val_loss", "direction": "minimize"}])
 
 
@@ -76,9 +79,9 @@ class ScheduleEntry(RuleEntry):
 
 
 @router.get("/tasks", summary="Tasks that workers can train")
-def list_tasks() -> list[TaskEntry]:
-    """Every task of the registry, with its parameters and metrics."""
-    return [_task(name, task) for name, task in tasks.registry.items()]
+def list_tasks(context: Ctx) -> list[TaskEntry]:
+    """Every task that is installed here or that a worker has told of, with what it measures."""
+    return [_task(form) for form in service.list_tasks(context)]
 
 
 @router.get("/optimizers", summary="Optimizers")
@@ -143,13 +146,22 @@ def list_pruners() -> list[Entry]:
     ]
 
 
-def _task(name: str, task: type[tasks.Task]) -> TaskEntry:
-    metric, direction = task.objective
+def _task(form: TaskForm) -> TaskEntry:
+    metric, direction = form.objective
     return TaskEntry(
-        name=name,
-        summary=task.summary,
-        params=_params(task),
-        metrics=["val_loss", "train_loss", *(f"val_{metric}" for metric in task.extra_metrics)],
+        name=form.name,
+        kind=form.kind,
+        summary=form.summary,
+        params=[
+            Setting(
+                name=parameter.name,
+                type=parameter.type,
+                default=finite(parameter.default),
+                required=parameter.required,
+            )
+            for parameter in form.params
+        ],
+        metrics=list(form.metrics or ()),
         objective={"metric": metric, "direction": direction},
         settings=[
             Setting(
@@ -162,7 +174,7 @@ def _task(name: str, task: type[tasks.Task]) -> TaskEntry:
                 choices=list(setting.choices),
                 search=dict(setting.search) if setting.search else None,
             )
-            for key, setting in task.settings.items()
+            for key, setting in form.settings.items()
         ],
     )
 
@@ -170,25 +182,6 @@ def _task(name: str, task: type[tasks.Task]) -> TaskEntry:
 @cache
 def _course(name: str) -> tuple[tuple[float, float], ...]:
     return describe(name, count=SCHEDULE_POINTS).points
-
-
-def _params(task: type[tasks.Task]) -> list[Setting]:
-    """The constructor's keyword arguments, as the study file's ``task.params`` names them."""
-    found = []
-    for key, parameter in inspect.signature(task).parameters.items():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            continue
-        required = parameter.default in (parameter.empty, MISSING)
-        kind = parameter.annotation
-        found.append(
-            Setting(
-                name=key,
-                type=kind if isinstance(kind, str) else getattr(kind, "__name__", "any"),
-                default=None if required else finite(parameter.default),
-                required=required,
-            )
-        )
-    return found
 
 
 def _hyper(name: str, hyper: optimizers.Hyper) -> Setting:

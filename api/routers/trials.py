@@ -23,7 +23,7 @@ from api.security import Ctx, Reader, Submitter
 from tuner import service
 from tuner.errors import Conflict, LeaseLost, NotFound
 from tuner.protocol import Config, Measured, SlotVerdict
-from tuner.service import Asked, MeasurementView, Page, TrialEvent, TrialView
+from tuner.service import Asked, LogView, MeasurementView, Page, TrialEvent, TrialView
 
 router = APIRouter(tags=["trials"])
 
@@ -143,6 +143,28 @@ def measurements(
 def trial_events(context: Ctx, _principal: Reader, trial_id: TrialId) -> list[TrialEvent]:
     """Who had the trial and when, attempt by attempt, and what became of it."""
     return service.trial_events(context, trial_id)
+
+
+@router.get("/trials/{trial_id}/log", summary="Log", responses=documented(NotFound))
+def show_log(
+    context: Ctx,
+    _principal: Reader,
+    trial_id: TrialId,
+    attempt: Annotated[
+        int | None, Query(ge=1, lt=2**31, description="Which attempt's; the last one's.")
+    ] = None,
+    after: Annotated[
+        int, Query(ge=0, lt=2**63, description="The answer before's ``cursor``: only what is new.")
+    ] = 0,
+    tail: Annotated[
+        int | None, Query(ge=0, le=1_000_000, description="The last lines, at most so many.")
+    ] = None,
+) -> LogView:
+    """What the trial's script printed: of a long log the beginning and the end.
+
+    Empty for a trial that is no script's. Ask again with ``after`` until ``ended``.
+    """
+    return service.show_log(context, trial_id, attempt=attempt, after=after, tail=tail)
 
 
 @router.post("/trials/{trial_id}/stop", summary="Stop", responses=documented(NotFound, Conflict))

@@ -357,19 +357,49 @@ def test_memory_from_measured_peaks(client: httpx.Client) -> None:
     assert post(client, "advisor/memory", tiny)["largest_batch"] is None
 
 
+def test_the_log_of_a_trial_is_tailed(client: httpx.Client, spec: Spec) -> None:
+    post(client, "studies", spec, 201)
+    worker = post(client, "workers", {"name": "w", "tasks": ["digits"]}, 201)["worker_id"]
+    (leased,) = post(client, f"workers/{worker}/lease", {"k": 1})["leased"]
+    path = f"trials/{leased['trial_id']}/log"
+    assert get(client, path)["text"] == ""
+    piece = {"trial_id": leased["trial_id"], "token": leased["token"]}
+    for start, text in ((0, "epoch 1\n"), (8, "epoch 2\n")):
+        printed = [{**piece, "start": start, "size": len(text), "text": text}]
+        post(client, f"workers/{worker}/report", {"slots": [], "printed": printed})
+    found = get(client, path)
+    assert found == {
+        "trial_id": leased["trial_id"],
+        "attempt": 1,
+        "attempts": [1],
+        "text": "epoch 1\nepoch 2\n",
+        "cursor": found["cursor"],
+        "ended": False,
+    }
+    assert get(client, path, tail=1)["text"] == "epoch 2\n"
+    assert get(client, path, after=found["cursor"])["text"] == ""
+    assert client.get(f"/api/v1/{path}", params={"attempt": 2}).status_code == 404
+    assert client.get(f"/api/v1/{path}", params={"tail": -1}).status_code == 422
+
+
 def test_datasets_are_kept_by_name(client: httpx.Client) -> None:
-    upload = {"file": ("iris.csv", b"a,b\n1,2\n3,4\n", "text/csv")}
-    form = {"name": "iris", "format": "csv"}
-    made = client.post("/api/v1/datasets", data=form, files=upload)
+    query = {"name": "iris", "format": "csv"}
+    made = client.post("/api/v1/datasets", params=query, content=b"a,b\n1,2\n3,4\n")
     assert made.status_code == 201, made.text
-    assert (made.json()["rows"], list(made.json()["columns"])) == (2, ["a", "b"])
-    assert client.post("/api/v1/datasets", data=form, files=upload).json() == made.json()
-    assert get(client, "datasets") == [made.json()]
-    other = {"file": ("iris.csv", b"a,b\n5,6\n", "text/csv")}
-    assert client.post("/api/v1/datasets", data=form, files=other).json()["code"] == "conflict"
-    path = f"/api/v1/datasets/{made.json()['id']}"
+    found = made.json()
+    assert (found["rows"], list(found["columns"])) == (2, ["a", "b"])
+    assert found["reference"] == "dataset:iris"
+    again = client.post("/api/v1/datasets", params=query, content=b"a,b\n1,2\n3,4\n")
+    assert again.json() == found
+    assert get(client, "datasets") == [found]
+    other = client.post("/api/v1/datasets", params=query, content=b"a,b\n5,6\n")
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    file = client.get(f"/api/v1/datasets/files/{found['sha256']}")
+    assert (file.status_code, file.content) == (200, b"a,b\n1,2\n3,4\n")
+    path = f"/api/v1/datasets/{found['id']}"
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
+    assert client.get(f"/api/v1/datasets/files/{found['sha256']}").status_code == 404
 
 
 def test_health_and_metrics(server: Server, client: httpx.Client, spec: Spec) -> None:

@@ -13,7 +13,7 @@ from tuner.service import tokens
 
 OPEN_PATHS = {"/healthz", "/readyz"}
 IDS = ("study_id", "trial_id", "worker_id", "dataset_id", "webhook_id", "pool_id")
-NAMES = {**dict.fromkeys(IDS, "1"), "name": "history"}
+NAMES = {**dict.fromkeys(IDS, "1"), "name": "history", "sha256": "0" * 64}
 METHODS = ("get", "post", "put", "patch", "delete")
 
 

@@ -17,6 +17,7 @@ from tuner.cli import (
     advise,
     audit,
     database,
+    datasets,
     demo,
     run,
     server,
@@ -61,6 +62,7 @@ app.command()(run.run)
 app.command()(studies.submit)
 app.command("studies")(studies.list_)
 app.command()(studies.show)
+app.command()(studies.log)
 app.command()(studies.pause)
 app.command()(studies.resume)
 app.command()(studies.stop)
@@ -70,6 +72,7 @@ app.command()(audit.audit)
 app.add_typer(advise.app, name="advise")
 app.add_typer(task.app, name="task")
 app.add_typer(workers.app, name="workers")
+app.add_typer(datasets.app, name="dataset")
 app.add_typer(tokens.app, name="token")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(database.app, name="db")

@@ -199,18 +199,19 @@ def _opened(
     """
     from tuner.cli.task import load
     from tuner.spaces import Space
-    from tuner.spec.check import build, freeze, train_size
+    from tuner.spec.built import build, facts, freeze
     from tuner.spec.names import DEFAULT_OPTIMIZER, check_space
     from tuner.worker import device as devices
 
     known = load(name) if ":" in name else name
     given = settings_of(params or [])
     built = build(known, given)
-    size = train_size(known, freeze(given))
+    size = facts(known, freeze(given)).train_size
     epochs = config.get("epochs", 1.0)
     try:
         space = Space.parse({"optimizer": DEFAULT_OPTIMIZER, **config})
-        check_space(space, built, size, epochs if isinstance(epochs, int | float) else 1.0)
+        length = epochs if isinstance(epochs, int | float) else 1.0
+        check_space(space, built.settings, built.metric_names(), size, length)
     except InvalidInput as error:
         field = error.field.replace("space", "config", 1)
         raise InvalidInput(field, error.message.removeprefix(f"{error.field}: ")) from error

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tuner import logs
-from tuner.cli.options import DatabaseUrl, Home
+from tuner.cli.options import Config, DatabaseUrl, Home
 from tuner.cli.output import err
 from tuner.cli.serving import serving
 from tuner.cli.signals import stopping
@@ -35,6 +35,7 @@ def serve(
     task: Annotated[
         list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")
     ] = None,
+    config: Config = None,
     database_url: DatabaseUrl = None,
     home: Home = None,
 ) -> None:
@@ -52,7 +53,7 @@ def serve(
     for path in task or []:
         load(path)
     stop = stopping()
-    with serving(settings, auth=not no_auth, stop=stop, tasks=task or ()) as url:
+    with serving(settings, auth=not no_auth, stop=stop, tasks=task or (), config=config) as url:
         err.print(f"tuner is at {url}", markup=False)
         stop.wait()
         err.print("stopping", markup=False)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.cli.children import Children, worker_command
+from tuner.cli.children import GRACE_SECONDS, Children, worker_command
 from tuner.cli.machine import cores, default_workers, gpus
 from tuner.cli.output import err
 from tuner.errors import Conflict, InvalidInput, Unavailable
@@ -32,6 +32,7 @@ def serving(
     stop: threading.Event,
     worker_log: Path | None = None,
     tasks: Sequence[str] = (),
+    config: Path | None = None,
 ) -> Iterator[str]:
     """A running server with its workers; everything is stopped in order when the block ends.
 
@@ -43,12 +44,13 @@ def serving(
         stop: Set when the server ends by itself, so that nobody waits for a dead one.
         worker_log: A file for what the workers log, else standard error.
         tasks: Further tasks that the workers load, as MODULE:CLASS.
+        config: The workers' own file; by default that in the home folder.
 
     Yields:
         Its address.
 
     Raises:
-        InvalidInput: The address may not be bound like that, or cannot be.
+        InvalidInput: The address may not be bound like that, or cannot be; the file is wrong.
         SchemaOutdated: An external database is of another version.
         Unavailable: The database cannot be reached, or the server did not start.
     """
@@ -76,7 +78,7 @@ def serving(
         stack.callback(context.close)
         listener = stack.enter_context(bound(settings.host, settings.port))
         url = f"http://{reachable(settings.host)}:{listener.getsockname()[1]}"
-        config = uvicorn.Config(
+        http = uvicorn.Config(
             import_from_string(settings.app)(context, settings, auth=auth),
             log_config=None,
             access_log=settings.log_level == "debug",
@@ -84,11 +86,13 @@ def serving(
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        stack.enter_context(running(uvicorn.Server(config), listener, stop))
+        stack.enter_context(running(uvicorn.Server(http), listener, stop))
         if auth:
             greet(context, url)
         if settings.workers != 0:
-            workers = local_workers(context, settings, url, auth=auth, log=worker_log, tasks=tasks)
+            workers = local_workers(
+                context, settings, url, auth=auth, log=worker_log, tasks=tasks, config=config
+            )
             stack.enter_context(workers)
         yield url
 
@@ -201,9 +205,15 @@ def local_workers(
     auth: bool,
     log: Path | None,
     tasks: Sequence[str],
+    config: Path | None,
 ) -> Iterator[Children]:
     """The local workers, with a token of their own that lives as long as they do."""
-    from tuner.service import tokens
+    from tuner.service import offer_tasks, tokens
+    from tuner.worker.scripts.config import scripts_of
+
+    scripts = scripts_of(config, settings.home)
+    # At once, since the workers take a while to start.
+    offer_tasks(context, [script.form(name) for name, script in scripts.items()])
 
     count = settings.workers or default_workers()
     environment = {
@@ -222,10 +232,13 @@ def local_workers(
     command = worker_command("--name", f"{socket.gethostname()}-{{index}}")
     command += ["--device", "cuda:{index}"] if count <= gpus() else []
     command += [part for path in tasks for part in ("--task", path)]
+    command += [] if config is None else ["--config", str(config.absolute())]
     children = Children(command, count, environment=environment, log=log)
     try:
         yield children
     finally:
-        children.stop()
+        # A script may end by itself for as long as it may take to be made to.
+        longest = max((script.grace_seconds for script in scripts.values()), default=0.0)
+        children.stop(GRACE_SECONDS + 2 * longest)
         if made is not None:
             tokens.revoke_token(context, made.id, actor="serve")

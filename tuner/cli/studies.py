@@ -14,7 +14,7 @@ import typer
 from tuner.cli.options import Json, Token, Url
 from tuner.cli.output import complain, duration, out, print_json, print_table, say, shown
 from tuner.cli.progress import validation
-from tuner.errors import InvalidInput
+from tuner.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from tuner.client import Client
@@ -96,6 +96,35 @@ def show(
         print_json({"study": found, "best": best})
     else:
         describe(found, best)
+
+
+def log(
+    study: Study,
+    trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt's; the last.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines at the end.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the trial ends.")] = False,
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Shows what a trial's script printed."""
+    if follow and (json or attempt is not None):
+        raise InvalidInput("follow", "shows text of the present attempt: not --json, not --attempt")
+    with connected(url, token) as client:
+        found = next((t for t in client.trials(client.study(study).id) if t.number == trial), None)
+        if found is None:
+            raise NotFound("trial", trial)
+        if json:
+            print_json(client.log(found.id, attempt=attempt, tail=tail))
+            return
+        if follow:
+            texts = client.follow(found.id, tail=tail)
+        else:
+            texts = iter([client.log(found.id, attempt=attempt, tail=tail).text])
+        for text in texts:
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
 
 def pause(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:

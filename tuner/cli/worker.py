@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tuner import logs
 from tuner.cli.children import when_parent_ends
-from tuner.cli.options import Home, Token, Url
+from tuner.cli.options import Config, Home, Token, Url
 from tuner.cli.signals import stopping
 from tuner.cli.task import load
 from tuner.errors import InvalidInput
@@ -57,15 +57,20 @@ def worker(
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when stdin closes.")
     ] = False,
+    config: Config = None,
     home: Home = None,
 ) -> None:
     """Leases trials from a server, trains them, and reports."""
+    from tuner.worker.scripts.config import scripts_of
+
     for path in task or []:
         load(path)
     settings = Settings.read(url=url, token=token, home=home)
+    scripts = scripts_of(config, settings.home)
     logs.configure(settings.log_level, as_json=settings.log_json)
     if engine is Engine.ray:
-        _on_ray(settings, name or "ray", address, cpus_per_worker or 1, device, slots, task or [])
+        options = {"slots": slots, "tasks": task or [], "scripts": dict(scripts)}
+        _on_ray(settings, name or "ray", address, cpus_per_worker or 1, device, options)
         return
     for option, given in (("address", address), ("cpus_per_worker", cpus_per_worker)):
         if given is not None:
@@ -87,6 +92,7 @@ def worker(
             tasks=task or [],
             home=settings.home,
             stop=stop,
+            scripts=scripts,
         )
     finally:
         gateway.close()
@@ -98,8 +104,7 @@ def _on_ray(
     address: str | None,
     cpus: int,
     device: str,
-    slots: int | None,
-    tasks: list[str],
+    options: dict[str, Any],
 ) -> None:
     from tuner.transport import Transport
     from tuner.worker.ray import Plan, Pool, cluster, kind_of
@@ -114,8 +119,7 @@ def _on_ray(
                 token=settings.secret,
                 kind=kind_of(ray, device),
                 cpus=cpus,
-                slots=slots,
-                tasks=tasks,
+                **options,
                 home=settings.home.absolute(),
                 log_level=settings.log_level,
                 log_json=settings.log_json,

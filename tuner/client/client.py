@@ -13,12 +13,14 @@ import yaml
 
 from tuner.advisor import Advice, Fit
 from tuner.advisor.critical_batch import CriticalBatch
+from tuner.client.datasets import Datasets
 from tuner.client.operating import Operating
 from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
 from tuner.protocol import SlotVerdict
 from tuner.service import (
     Asked,
     EventView,
+    LogView,
     MeasurementView,
     Preview,
     RangeEvidence,
@@ -34,7 +36,7 @@ Spec = Mapping[str, Any] | str | Path
 FINISHED = frozenset({"completed", "cancelled", "failed"})
 
 
-class Client(Operating):
+class Client(Operating, Datasets):
     """Talks to one server. Threads may share it.
 
     Args:
@@ -108,6 +110,26 @@ class Client(Operating):
     def measurements(self, trial: int) -> list[MeasurementView]:
         """What was measured of a trial, step by step."""
         return self._read(list[MeasurementView], "GET", f"trials/{trial}/measurements")
+
+    def log(
+        self, trial: int, *, attempt: int | None = None, after: int = 0, tail: int | None = None
+    ) -> LogView:
+        """What a trial's script printed: all that is kept, what is new, or the last lines."""
+        query = {"attempt": attempt, "after": after, "tail": tail}
+        return self._read(LogView, "GET", f"trials/{trial}/log", params=query)
+
+    def follow(
+        self, trial: int, *, tail: int | None = None, poll_seconds: float = 1.0
+    ) -> Iterator[str]:
+        """A trial's log as it grows, over all its attempts; ends with the trial."""
+        view = self.log(trial, tail=tail)
+        yield view.text
+        over = False
+        while not over:
+            over = view.ended  # one more look then: a script says a few words after its last step
+            time.sleep(poll_seconds)
+            view = self.log(trial, after=view.cursor)
+            yield view.text
 
     def best(self, study: int, *, k: int = 1) -> list[TrialView]:
         """The ``k`` best trials; with several objectives, the Pareto front."""

@@ -47,8 +47,10 @@ class Connection:
         self._transport.close()
 
     def _read(self, kind: type[T], method: str, path: str, **request: Any) -> T:
-        content = self._transport.call(method, path, **request).content
-        found: T = _parser(kind).validate_json(content)
+        return self._value(kind, self._transport.call(method, path, **request))
+
+    def _value(self, kind: type[T], answer: httpx.Response) -> T:
+        found: T = _parser(kind).validate_json(answer.content)
         return found
 
     def _pages(self, kind: type[T], path: str, query: Mapping[str, Any]) -> Iterator[T]:

@@ -18,6 +18,8 @@ from tuner.service.events import audit, events, newest_event
 from tuner.service.gauges import gauges
 from tuner.service.importances import METHODS, Evaluator, Importances, importances
 from tuner.service.landscape import Landscape, landscape
+from tuner.service.logs import LogView, show_log
+from tuner.service.offers import list_tasks, offer_tasks
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.picture import fitted, picture
@@ -92,6 +94,7 @@ __all__ = [
     "EventView",
     "Importances",
     "Landscape",
+    "LogView",
     "MeasurementView",
     "ObjectiveView",
     "Overview",
@@ -134,12 +137,14 @@ __all__ = [
     "lease",
     "leave",
     "list_studies",
+    "list_tasks",
     "list_trials",
     "list_workers",
     "measurements",
     "newest_event",
     "noise_beside",
     "observed",
+    "offer_tasks",
     "overview",
     "pause_study",
     "picture",
@@ -151,6 +156,7 @@ __all__ = [
     "report_trial",
     "resume_study",
     "retry_trial",
+    "show_log",
     "show_range",
     "show_study",
     "show_trial",

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuner import tasks
 from tuner.errors import InvalidInput
 from tuner.schedules import plan
 from tuner.service.context import Context
-from tuner.service.files import check_files
+from tuner.service.datasets import located
+from tuner.service.studies import accepted
 from tuner.service.thinning import short
-from tuner.spec import Checked, StudySpec, check, freeze, optimizer_steps, train_size
+from tuner.spec import Checked, StudySpec, facts, freeze, optimizer_steps
 from tuner.storage import pictures
 
 SAMPLES = 10
 RATE_POINTS = 61
-OWN_STEPS = 1000
-"""Optimizer steps that stand for a training in the user's own loop, which we do not know."""
+UNKNOWN_STEPS = 1000
+"""Optimizer steps that stand for a training whose samples only its loop or its worker can count."""
 DEFAULT_LR = 1e-3
 """Drawn where a space has none; the training takes the optimizer's own."""
 
@@ -49,8 +51,7 @@ def preview(ctx: Context, spec: StudySpec) -> Preview:
     Raises:
         InvalidInput: A value is wrong.
     """
-    check_files(ctx, spec)
-    checked = check(spec)
+    checked = accepted(ctx, spec)
     samples = [checked.space.fill(params) for params in _suggested(checked)]
     bounds = [b for b in (checked.budget.trials, _grid(checked)) if b is not None]
     count = min(bounds, default=None)
@@ -66,7 +67,7 @@ def preview(ctx: Context, spec: StudySpec) -> Preview:
         spec=checked.spec.to_dict(),
         grid_size=checked.space.grid_size,
         samples=samples,
-        rates=[_rates(checked, config) for config in samples],
+        rates=[_rates(ctx, checked, config) for config in samples],
         trials=count,
         total_epochs=total,
         device_seconds=None if pace is None or total is None else pace * total,
@@ -89,17 +90,17 @@ def _grid(checked: Checked) -> int | None:
     return checked.space.grid_size if grid else None
 
 
-def _rates(checked: Checked, config: Mapping[str, Any]) -> list[float]:
+def _rates(ctx: Context, checked: Checked, config: Mapping[str, Any]) -> list[float]:
     """The learning rate over a training, as its schedule has it from the start."""
     epochs = float(config.get("epochs", checked.max_step * checked.spec.eval_every))
-    task, steps = checked.spec.task, OWN_STEPS
+    task, steps = checked.spec.task, UNKNOWN_STEPS
     try:
-        if task is not None:
-            size = train_size(task.name, freeze(task.params))
+        if task is not None and task.name in tasks.registry:
+            size = facts(task.name, freeze(located(ctx, task.params))).train_size
             steps = optimizer_steps(config, size, epochs)
         made = plan.Plan.of(config, steps, epochs=epochs, lr=DEFAULT_LR)
     except InvalidInput:
-        return []  # an own loop's names may mean what they like
+        return []  # an own loop's or a script's names may mean what they like
     at = [round(i * (steps - 1) / (RATE_POINTS - 1)) for i in range(RATE_POINTS)]
     table, _ = plan.stack([made] * RATE_POINTS, at, 1)
     return [short(made.lr0 * float(multiplier)) for multiplier in table[0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,8 +14,10 @@ from tuner.queue import probes
 from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
+from tuner.service.datasets import hold_datasets, located, pinned
 from tuner.service.files import check_files
 from tuner.service.front import comparable, front_of
+from tuner.service.offers import form_of
 from tuner.service.probes import skip as skip_probe
 from tuner.service.turn import Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
@@ -49,9 +52,8 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         InvalidInput: A value is wrong; nothing is stored.
         Conflict: The name is taken.
     """
-    check_files(ctx, spec)
-    checked = check(spec)
     written = spec.space != "auto"
+    checked = accepted(ctx, spec)
     spec = checked.spec
     now = ctx.now()
     study = Study(
@@ -75,12 +77,22 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
                 raise InvalidInput(f"warm_start[{i}]", error.message) from error
         if studies.by_name(session, spec.name) is not None:
             raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
+        hold_datasets(session, spec)
         study_id = studies.add(session, study)
         if spec.range_test:
             probes.add(session, study_id, within=written)
         told = {"name": spec.name}
         events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
     return show_study(ctx, study_id)
+
+
+def accepted(ctx: Context, spec: StudySpec) -> Checked:
+    """A study that somebody wants, checked as far as this server can, its datasets pinned."""
+    with ctx.db.session() as session:
+        form = form_of(session, spec)
+    spec = pinned(ctx, spec, form)
+    check_files(ctx, spec, form)
+    return check(spec, form, partial(located, ctx))
 
 
 def list_studies(
@@ -170,7 +182,7 @@ def _throughput(session: Session, study_id: int) -> float | None:
 
 
 def plan_of(ctx: Context, study: Study) -> Checked | None:
-    """A study as submitted; None for one that Optuna made, or whose task is not installed here."""
+    """A study as submitted; None for one that Optuna made, or whose parts are not here."""
     if not study.spec:
         return None
     try:
@@ -263,7 +275,8 @@ def update_study(
             merged["space"] = wider.to_dict()
             # From here on the range is the one that somebody wrote.
             merged.pop("range_test", None)
-        after = check(StudySpec.parse(merged))
+        wanted = StudySpec.parse(merged)
+        after = check(wanted, form_of(this.session, wanted), partial(located, ctx))
         if after.max_step != before.max_step and study.next_number:
             raise InvalidInput("budget.epochs", "cannot change once there are trials")
         if "name" in given and given["name"] != study.name:

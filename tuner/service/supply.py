@@ -8,7 +8,7 @@ PostgreSQL the study's row is locked meanwhile, and nothing else is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -43,12 +43,28 @@ class Handed:
 
 
 def hand_out(
-    ctx: Context, worker: Worker, k: int, prefer: int | None, *, actor: str | None = None
+    ctx: Context,
+    worker: Worker,
+    k: int,
+    prefer: int | None,
+    fitting: Collection[str] | None = None,
+    *,
+    actor: str | None = None,
 ) -> Handed:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
 
     A study whose range test waits gives that instead, and nothing while it runs. One that somebody
     else is busy with comes last, and is waited for only when there is nothing else to hand out.
+
+    Args:
+        ctx: The service.
+        worker: Who asks.
+        k: How many at most.
+        prefer: The study that it trains already.
+        fitting: The tasks that fit beside what it holds; None: all of its own. When another one's
+            study has its turn and something to train, nothing more is handed out, so that what the
+            worker holds drains.
+        actor: On whose behalf.
     """
     handed = Handed()
     out = handed.trials
@@ -58,16 +74,16 @@ def hand_out(
         wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
     late: list[int] = []
     for queued in wanted:
-        if len(out) >= k:
+        if queued.probe == "waiting" and not out:
+            handed.probe = probes.offer(ctx, queued.id, worker.id)
+        if len(out) >= k or handed.probe is not None:
             break
-        if queued.probe in OPEN_PROBE_STATES:
-            if queued.probe == "waiting" and not out:
-                handed.probe = probes.offer(ctx, queued.id, worker.id)
-                if handed.probe is not None:
-                    return handed
+        idle = not queued.ready and ctx.searches.of(queued.id).idle_at == queued.revision
+        if idle or queued.probe in OPEN_PROBE_STATES:
             continue
-        live = ctx.searches.of(queued.id)
-        if not queued.ready and live.idle_at == queued.revision:
+        if fitting is not None and queued.task not in fitting:
+            if queued.ready or prepare(ctx, queued.id, 1):
+                return handed
             continue
         got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False, actor=actor)
         if got is None:
@@ -75,7 +91,7 @@ def hand_out(
         else:
             out += got
     for study_id in late:
-        if out:
+        if out or handed.probe is not None:
             break
         out += from_study(ctx, study_id, k, worker.id, actor=actor) or []
     return handed

@@ -14,7 +14,7 @@ from tuner.service import checkpoints, probes
 from tuner.service.context import Context
 from tuner.service.supply import prepare
 from tuner.service.turn import turn
-from tuner.storage import events, studies, trials, workers
+from tuner.storage import events, offers, studies, trials, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.studies import OPEN_STATES
 
@@ -103,9 +103,11 @@ def _suggest(ctx: Context) -> None:
     """Suggests ahead of need, a few trials for each worker that has room now."""
     with ctx.db.session() as session:
         free: dict[str, int] = {}
+        scripts = offers.scripts(session)
         for worker, held in workers.active(session):
             for task in worker.tasks:
-                free[task] = free.get(task, 0) + min(max(worker.slots - held, 0), AHEAD)
+                slots = 1 if task in scripts else worker.slots
+                free[task] = free.get(task, 0) + min(max(slots - held, 0), AHEAD)
         if not any(free.values()):
             return
         waiting = [

@@ -23,6 +23,8 @@ from tuner.queue import leases
 from tuner.queue import probes as queue_probes
 from tuner.service import probes
 from tuner.service.context import Context
+from tuner.service.logs import take_logs
+from tuner.service.offers import offer_tasks
 from tuner.service.reporting import take_in
 from tuner.service.supply import Handed, hand_out
 from tuner.service.turn import turns
@@ -37,6 +39,7 @@ from tuner.storage.trials import TrialRow
 def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
     """A worker introduces itself."""
     now = ctx.now()
+    offer_tasks(ctx, hello.forms)
     with ctx.db.write() as session:
         worker_id = workers.add(
             session,
@@ -73,7 +76,7 @@ def lease(
     worker = _heard(ctx, worker_id)
     if worker.state == "draining":
         return LeaseAnswer(leased=[], drain=True)
-    handed = hand_out(ctx, worker, request.k, request.prefer, actor=actor)
+    handed = hand_out(ctx, worker, request.k, request.prefer, request.tasks, actor=actor)
     return LeaseAnswer(leased=_leased(ctx, handed), probe=handed.probe)
 
 
@@ -90,6 +93,8 @@ def report(
             request's slots is stored.
     """
     worker = _heard(ctx, worker_id, report.status)
+    if report.printed:
+        take_logs(ctx, report.printed)
     if report.probe is not None:
         probes.take_in(ctx, report.probe)
     verdicts: dict[int, SlotVerdict] = {}
@@ -103,7 +108,7 @@ def report(
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
     wanted = 0 if draining else report.refill + freed
-    handed = hand_out(ctx, worker, wanted, report.prefer, actor=actor)
+    handed = hand_out(ctx, worker, wanted, report.prefer, report.tasks, actor=actor)
     return ReportAnswer(
         verdicts=[
             verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")

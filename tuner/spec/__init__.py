@@ -1,6 +1,7 @@
 """The study file: its form, its defaults, and every check that a value in it must pass."""
 
-from tuner.spec.check import Checked, check, freeze, resolve, train_size
+from tuner.spec.built import facts, freeze
+from tuner.spec.check import Checked, check, resolve
 from tuner.spec.names import optimizer_steps
 from tuner.spec.study import (
     BudgetSpec,
@@ -22,8 +23,8 @@ __all__ = [
     "StudySpec",
     "TaskSpec",
     "check",
+    "facts",
     "freeze",
     "optimizer_steps",
     "resolve",
-    "train_size",
 ]

@@ -243,6 +243,25 @@ class Measurement(Base):
     created_at: Mapped[datetime]
 
 
+class LogPiece(Base):
+    """A stretch of what one run of a trial's script printed."""
+
+    __tablename__ = "log_pieces"
+    __table_args__ = (UniqueConstraint("trial_id", "lease", "start"), NEVER_REUSED)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    """In the order in which they came; readers ask for what is after the last one they saw."""
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    lease: Mapped[str] = mapped_column(String(16))
+    """A digest of the lease's token: one lease is one run of the script."""
+    start: Mapped[int] = mapped_column(BigInteger)
+    """Bytes that the run had printed before it."""
+    size: Mapped[int]
+    """Bytes that it was printed as."""
+    text: Mapped[str] = mapped_column(Text)
+
+
 class Worker(Base):
     """A process that trains on one device, and when it was last heard of."""
 
@@ -285,6 +304,17 @@ class Pool(Base):
     fits: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
+
+
+class OfferedTask(Base):
+    """A task that some worker has, as the last one to register describes it."""
+
+    __tablename__ = "offered_tasks"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    form: Mapped[dict[str, Any]]
+    """Its ``tuner.tasks.TaskForm``."""
+    offered_at: Mapped[datetime]
 
 
 class Dataset(Base):

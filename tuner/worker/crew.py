@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from tuner import tasks
-from tuner.errors import NotFound, OutOfMemory, TunerError
+from tuner.errors import NotFound, OutOfMemory, TunerError, Unavailable
 from tuner.protocol import Checkpoint, Leased, Measured, Probe, SlotReport
 from tuner.tasks import Config, Task
 from tuner.training import Population, TrainingData, memory
@@ -25,6 +25,7 @@ from tuner.training.engine import Choice
 from tuner.training.program import first_line
 from tuner.training.slot import DEFAULT_BATCH_SIZE
 from tuner.worker import device as devices
+from tuner.worker.held import Held, failed
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ PIECE_SECONDS = 1.0
 """Training goes on in pieces of about this long, between which a stop is heard."""
 MEMORY_SHARE = 0.8
 """Of the free memory, what a population may plan on; the rest is for what nobody counts."""
+AUTOCAST: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+"""What a trial's ``precision`` means to a population, in which all have the same."""
 SAVE_SECONDS = 60.0
 """How often a trial that nobody decides about is saved all the same."""
 
@@ -42,35 +45,19 @@ class NoRoom(Exception):
     """All slots of a population are taken."""
 
 
-@dataclass
-class Held:
-    """A leased trial in a slot.
+@dataclass(kw_only=True, eq=False)
+class Slotted(Held):
+    """A trial in a slot.
 
     Args:
-        leased: What the service said of it.
         key: Its population's.
         slot: Where it is there.
-        until: The step at which the service decides next.
-        step: Evaluation periods completed.
+        saved_at: When its state was last saved, by the monotonic clock.
     """
 
-    leased: Leased
     key: PopulationKey
     slot: int
-    until: int
-    step: int
     saved_at: float = field(default_factory=time.monotonic)
-    news: list[Measured] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
-    outcome: str = ""
-    reason: str | None = None
-    told: bool = False
-    """Whether its outcome has been reported, so that it only waits to be dropped."""
-
-    @property
-    def due(self) -> bool:
-        """Whether the service must hear of it before it can go on."""
-        return bool(self.outcome) or self.step >= self.until
 
 
 class Crew:
@@ -83,6 +70,7 @@ class Crew:
         engine: ``auto``, or an engine to insist on.
         dtype: Of parameters and data.
         memory: Bytes that one population may take; by default most of what is free when it is made.
+        locate: Makes a task's parameters those that are valid on this machine.
     """
 
     def __init__(
@@ -94,6 +82,7 @@ class Crew:
         engine: Choice = "auto",
         dtype: torch.dtype = torch.float32,
         memory: int | None = None,
+        locate: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
     ) -> None:
         self.device = device
         self.slots = slots
@@ -101,7 +90,8 @@ class Crew:
         self.engine = engine
         self.dtype = dtype
         self.memory = memory
-        self.held: dict[int, Held] = {}
+        self.locate = locate
+        self.held: dict[int, Slotted] = {}
         self.populations: dict[PopulationKey, Population] = {}
         self._tasks: dict[str, tuple[Task, TrainingData]] = {}
         self._piece = 4096
@@ -113,22 +103,22 @@ class Crew:
         """Puts a leased trial into a slot; where it cannot be, a report of failure or no room."""
         try:
             self._take(leased)
-        except NoRoom:
-            log.info("trial %s is handed back: all slots that fit memory are full", leased.trial_id)
+        except (NoRoom, Unavailable) as error:
+            log.info("trial %s is handed back: %s", leased.trial_id, error)
             return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="returned")
         except OutOfMemory as error:
-            return _failed(leased, "oom", error)
+            return failed(leased, _reason("oom", error))
         except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
             # A task's own code may raise anything of the kind; the trial, not the worker, fails.
             log.exception("trial %s cannot start", leased.trial_id)
-            return _failed(leased, "error", error)
+            return failed(leased, _reason("error", error))
         return None
 
     def _take(self, leased: Leased) -> None:
         task, data = self.opened(leased)
         population, key = self._population(leased, task, data)
         if not population.free:
-            raise NoRoom
+            raise NoRoom("all slots that fit memory are full")
         slot = population.free[0]
         epochs = leased.max_step * leased.epochs_per_step
         step = leased.start
@@ -147,7 +137,14 @@ class Crew:
         else:
             state["config"] = leased.config
             population.load_state_dict(state, slot)
-        self.held[leased.trial_id] = Held(leased, key, slot, leased.until, step)
+        self.held[leased.trial_id] = Slotted(
+            leased=leased, key=key, slot=slot, until=leased.until, step=step
+        )
+
+    def go_on(self, trial_id: int, until: int) -> None:
+        """The service wants more of a trial."""
+        held = self.held[trial_id]
+        held.until = max(until, held.step + 1)
 
     def drop(self, trial_id: int, *, forget: bool = False) -> None:
         """Empties a trial's slot; ``forget`` also removes its checkpoint."""
@@ -166,7 +163,7 @@ class Crew:
         """The task of what was handed out, and its samples on the device; opened once."""
         name = f"{given.task} {sorted(given.task_params.items())!r}"
         if name not in self._tasks:
-            task = tasks.get(given.task)(**given.task_params)
+            task = tasks.get(given.task)(**self.locate(given.task_params))
             self._tasks[name] = (task, TrainingData(task, self.device, self.dtype))
         return self._tasks[name]
 
@@ -189,6 +186,7 @@ class Crew:
                 dtype=self.dtype,
                 engine=self.engine,
                 data=data,
+                autocast=AUTOCAST[str(leased.config.get("precision", "fp32"))],
                 # Statistics over micro-batches would be another model.
                 max_micro_batch=None if mixing else micro_batch,
             )
@@ -218,6 +216,13 @@ class Crew:
                 micro_batch,
             )
         return slots, micro_batch
+
+    def rest(self) -> None:
+        """Frees the device for somebody else: all that can be made again when it is needed."""
+        self.populations.clear()
+        self._tasks.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @property
     def room(self) -> int:
@@ -252,7 +257,7 @@ class Crew:
             self.samples_per_second = (self._samples() - before) / spent
 
     def _train(
-        self, population: Population, mine: list[Held], interrupted: Callable[[], bool]
+        self, population: Population, mine: list[Slotted], interrupted: Callable[[], bool]
     ) -> bool:
         left = {h.slot: self._target(h) - population.slot(h.slot).samples for h in mine}
         unit = math.lcm(*(population.slot(slot).batch_size for slot in left))
@@ -279,12 +284,12 @@ class Crew:
                     self._piece //= 2
         return True
 
-    def _target(self, held: Held) -> int:
+    def _target(self, held: Slotted) -> int:
         """Samples a trial has seen when its next evaluation is due."""
         epoch = len(self.opened(held.leased)[1].train)
         return math.ceil((held.step + 1) * held.leased.epochs_per_step * epoch)
 
-    def _evaluate(self, population: Population, mine: list[Held]) -> None:
+    def _evaluate(self, population: Population, mine: list[Slotted]) -> None:
         population.evaluate()
         table = population.measurements()
         for held in mine:
@@ -295,8 +300,7 @@ class Crew:
             decisive = [metrics.get(name) for name in held.leased.metrics]
             missing = [n for n in held.leased.metrics if n not in metrics]
             if missing:
-                held.outcome = "fail"
-                held.reason = f"the task measures no {missing[0]}; it has {', '.join(metrics)}"
+                held.fail(f"the task measures no {missing[0]}; it has {', '.join(metrics)}")
                 continue
             finite = all(v is not None and math.isfinite(v) for v in decisive)
             if finite:
@@ -306,14 +310,14 @@ class Crew:
                     )
                 )
             if not finite or (loss is not None and slot.diverged(loss)):
-                held.outcome, held.reason = "fail", "diverged"
+                held.fail("diverged")
             elif held.step >= held.leased.max_step:
                 held.outcome = "complete"
             elif held.step >= held.until or time.monotonic() - held.saved_at > SAVE_SECONDS:
                 # Saved before the verdict is asked for, so that a pause can be taken up anywhere.
                 self.save(held)
 
-    def save(self, held: Held) -> None:
+    def save(self, held: Slotted) -> None:
         """Writes a trial's checkpoint; a disk that is full costs the resume, not the trial."""
         leased = held.leased
         name = f"study-{leased.study_id}/trial-{leased.number}/a{leased.attempt}-s{held.step}"
@@ -329,10 +333,9 @@ class Crew:
         if previous is not None and previous.uri != uri:
             self.store.delete(previous.uri)
 
-    def _fail(self, mine: list[Held], kind: str, error: Exception) -> None:
+    def _fail(self, mine: list[Slotted], kind: str, error: Exception) -> None:
         for held in mine:
-            held.outcome = "fail"
-            held.reason = kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"
+            held.fail(_reason(kind, error))
 
     def _samples(self) -> int:
         return sum(self.populations[h.key].slot(h.slot).samples for h in self.held.values())
@@ -341,16 +344,9 @@ class Crew:
 
     def reports(self) -> Iterator[SlotReport]:
         """News of every trial that has some, or must be decided about."""
-        for trial_id, held in self.held.items():
+        for held in self.held.values():
             if held.news or held.due:
-                yield SlotReport(
-                    trial_id=trial_id,
-                    token=held.leased.token,
-                    measurements=held.news,
-                    outcome=held.outcome,
-                    reason=held.reason,
-                    checkpoint=held.checkpoint,
-                )
+                yield held.report()
 
     def status(self) -> dict[str, Any]:
         """Slots in use, speed, and which engine runs and why."""
@@ -362,6 +358,5 @@ class Crew:
         }
 
 
-def _failed(leased: Leased, kind: str, error: Exception) -> SlotReport:
-    reason = kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"
-    return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="fail", reason=reason)
+def _reason(kind: str, error: Exception) -> str:
+    return kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"

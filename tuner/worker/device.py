@@ -79,6 +79,15 @@ def describe(device: torch.device) -> dict[str, Any]:
     return told
 
 
+def visible(device: torch.device) -> str:
+    """``CUDA_VISIBLE_DEVICES`` for a program that is to use this device alone."""
+    if device.type != "cuda":
+        return ""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    mine = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return mine[index].strip() if index < len(mine) else str(index)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that this process could still take, those that torch holds in reserve included."""
     if device.type == "cuda":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tuner import logs, tasks
@@ -29,7 +30,11 @@ from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import Crew
+from tuner.worker.datasets import DatasetCache
 from tuner.worker.probe import run_probe
+from tuner.worker.scripts.config import Scripts
+from tuner.worker.scripts.crew import ScriptCrew
+from tuner.worker.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +53,18 @@ def load_task(path: str) -> str:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidInput("task", f"{path!r} cannot be loaded: {error}") from error
+    except Exception as error:  # a module runs as it is imported, and may raise what it likes
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidInput("task", f"{path!r} cannot be loaded: {reason}") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise InvalidInput("task", f"{path!r} is not a subclass of tuner.tasks.Task")
-    name = found.__dict__.get("name") or attribute.lower()
-    found.name = name
+    name: str = found.__dict__.get("name") or attribute.lower()
     if name not in tasks.registry:
         tasks.registry.add(name, found)
+    elif tasks.get(name) is not found:
+        raise InvalidInput(
+            "task", f"{path!r}: there is another task named {name!r}; set its `name`"
+        )
     return name
 
 
@@ -70,6 +79,7 @@ def run_worker(
     stop: threading.Event | None = None,
     engine: Choice = "auto",
     memory: int | None = None,
+    scripts: Scripts = MappingProxyType({}),
 ) -> None:
     """Works until ``stop`` is set or the service drains this worker.
 
@@ -79,52 +89,49 @@ def run_worker(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         slots: Trials trained at once; by default begun with a few and then as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
-        home: Where checkpoints go, under ``checkpoints``.
+        home: Where checkpoints and fetched datasets go.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
+        scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``.
 
     Raises:
         InvalidInput: There is no such device or task.
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
-    worker = _Worker(gateway, name, device, slots, tasks, home, stop, engine, memory)
+    for path in tasks:
+        load_task(path)
+    chosen = devices.choose(device)
+    devices.prepare(chosen)
+    root = home / "checkpoints"
+    most = slots or devices.MOST_SLOTS[chosen.type]
+    store, datasets = CheckpointStore(root), DatasetCache(home / "datasets", gateway)
+    crew = Crew(chosen, most, store, engine=engine, memory=memory, locate=datasets.located)
+    team = Team(crew, ScriptCrew(scripts, chosen, root))
+    worker = _Worker(gateway, name, team, slots, stop)
     with logs.bound(worker=worker.id):
         worker.run()
 
 
 class _Worker:
     def __init__(
-        self,
-        gateway: Gateway,
-        name: str,
-        device: str,
-        slots: int | None,
-        paths: Sequence[str],
-        home: Path,
-        stop: threading.Event,
-        engine: Choice,
-        memory: int | None,
+        self, gateway: Gateway, name: str, team: Team, slots: int | None, stop: threading.Event
     ) -> None:
-        for path in paths:
-            load_task(path)
         self.gateway = gateway
         self.stop = stop
-        self.device = devices.choose(device)
-        devices.prepare(self.device)
-        kind = self.device.type
-        self.most = slots or devices.MOST_SLOTS[kind]
-        self.wanted = slots or devices.FIRST_SLOTS[kind]
+        self.team = team
+        self.device = team.populations.device
+        self.most = team.populations.slots
+        self.wanted = slots or devices.FIRST_SLOTS[self.device.type]
         self.fixed = slots is not None
-        store = CheckpointStore(home / "checkpoints")
-        self.crew = Crew(self.device, self.most, store, engine=engine, memory=memory)
         self.registration = gateway.register(
             WorkerHello(
                 name=name,
                 device=devices.describe(self.device),
-                tasks=tasks.registry.names(),
+                tasks=team.tasks,
                 slots=self.most,
+                forms=team.forms,
             )
         )
         self.id = self.registration.worker_id
@@ -152,7 +159,7 @@ class _Worker:
                 if self._probe is not None:
                     self._measure(self._probe)
                     continue
-                if not self.crew.held:
+                if not self.team.busy:
                     if self.draining:
                         break
                     if self._lease():
@@ -161,14 +168,16 @@ class _Worker:
                         self.stop.wait(idle)
                         idle = min(2 * idle, IDLE_SECONDS[1])
                     continue
-                self.crew.round(self._interrupted)
-                waiting = any(held.due for held in self.crew.held.values())
-                if waiting or time.monotonic() - said > REPORT_SECONDS:
+                self.team.round(self._interrupted)
+                waiting = any(held.due for held in self.team.held.values())
+                late = time.monotonic() - said > REPORT_SECONDS
+                if waiting or (late and self.team.talkative):
                     self._report()
                     self._resize()
                     said = time.monotonic()
             self._hand_back()
         finally:
+            self.team.scripts.close()
             self._done.set()
             beats.join()
         try:
@@ -179,37 +188,49 @@ class _Worker:
     # Talking to the service.
 
     def _lease(self) -> bool:
-        try:
-            answer = self.gateway.lease(self.id, LeaseRequest(k=self.wanted))
-        except Unavailable as error:
-            log.warning("no answer to a request for work: %s", error)
-            return False
-        self.draining = answer.drain
-        self._probe = answer.probe
-        self._take(answer.leased)
-        return bool(answer.leased or answer.probe)
+        """Takes as many trials as there is room for, or a range test; whether there was any."""
+        found = False
+        while (room := self.team.room(self.wanted)) > 0:
+            request = LeaseRequest(k=room, prefer=self._study(), tasks=self.team.fitting)
+            try:
+                answer = self.gateway.lease(self.id, request)
+            except Unavailable as error:
+                log.warning("no answer to a request for work: %s", error)
+                break
+            self.draining = answer.drain
+            self._probe = answer.probe
+            found = found or bool(answer.leased or answer.probe)
+            self._take(answer.leased)
+            if len(answer.leased) < room or not self.team.held:
+                break
+        return found
 
     def _take(self, leased: Sequence[Leased]) -> None:
         for trial in leased:
             with logs.bound(study=trial.study_id, trial=trial.trial_id):
-                failure = self.crew.take(trial)
+                failure = self.team.take(trial)
             if failure is not None:
                 self._failures.append(failure)
-        self.wanted = min(self.wanted, self.crew.room)
-        if self._failures and not self.crew.held:
+        self.wanted = min(self.wanted, self.team.populations.room)
+        if self._failures and not self.team.held:
             self._report()
+
+    def _study(self) -> int | None:
+        """The study that it trains, whose population may have room."""
+        return next((held.leased.study_id for held in self.team.held.values()), None)
 
     def _report(self) -> None:
         """Says all news, carries out the verdicts, and takes the refills."""
         # The heart beats in a thread of its own, which must not read the crew while it changes.
-        self._status = {**self.crew.status(), **devices.memory_status(self.device)}
-        # A trial that could not start frees no slot, yet its verdict counts as one.
-        refill = self.wanted - len(self.crew.held) - len(self._failures)
+        self._status = {**self.team.status(), **devices.memory_status(self.device)}
+        printed = self.team.printed()
         report = Report(
-            slots=[*self._failures, *self.crew.reports()],
+            slots=[*self._failures, *self.team.reports()],
             probe=self._measured,
-            refill=refill if self._probe is None else -self.most,
-            prefer=next((h.leased.study_id for h in self.crew.held.values()), None),
+            printed=printed,
+            refill=self._refill(),
+            prefer=self._study(),
+            tasks=self.team.fitting,
             status=self._status,
         )
         while True:
@@ -223,16 +244,17 @@ class _Worker:
         self._failures.clear()
         self._measured = None
         self._probe = self._probe or answer.probe
+        self.team.told(printed)
         self.draining = answer.drain
         for verdict in answer.verdicts:
-            held = self.crew.held.get(verdict.trial_id)
+            held = self.team.held.get(verdict.trial_id)
             if held is None:
                 continue
             held.news.clear()
             if verdict.action == "continue" and not held.outcome:
-                held.until = max(verdict.until, held.step + 1)
+                self.team.go_on(verdict.trial_id, verdict.until)
             else:
-                self.crew.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
+                self.team.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
         self._take(answer.leased)
 
     def _measure(self, probe: Probe) -> None:
@@ -241,41 +263,45 @@ class _Worker:
         def interrupted() -> bool:
             return self.stop.is_set() or probe.study_id in self._dropped_probes
 
-        self._measured = run_probe(self.crew, probe, interrupted)
+        self._measured = run_probe(self.team.populations, probe, interrupted)
         self._probe = None
         with self._lock:
             self._dropped_probes.discard(probe.study_id)
         if not self.stop.is_set():
             self._report()
 
+    def _refill(self) -> int:
+        """Trials wanted besides one for each slot that the verdicts free."""
+        if self._probe is not None:
+            return -self.most
+        # A trial that could not start frees no slot, yet its verdict counts as one.
+        if self.team.populations.held or not self.team.scripts.scripts:
+            return self.wanted - len(self.team.populations.held) - len(self._failures)
+        # A script's successor is asked for when the device is free again.
+        return -len(self.team.held) - len(self._failures)
+
     def _hand_back(self) -> None:
         """Saves every slot and returns its lease, so that another worker goes on at once."""
-        slots = list(self._failures)
-        for trial_id, held in self.crew.held.items():
-            if not held.outcome:
-                self.crew.save(held)
-            slots.append(
-                SlotReport(
-                    trial_id=trial_id,
-                    token=held.leased.token,
-                    measurements=held.news,
-                    outcome=held.outcome or "returned",
-                    reason=held.reason,
-                    checkpoint=held.checkpoint,
-                )
+        self.team.save()
+        held = self.team.held.values()
+        slots = [*self._failures, *(h.report(returned=True) for h in held)]
+        while slots or self._measured is not None or self.team.printed():
+            printed = self.team.printed()
+            report = Report(
+                slots=slots, probe=self._measured, printed=printed, status=self.team.status()
             )
-        if not slots and self._measured is None:
-            return
-        report = Report(slots=slots, probe=self._measured, status=self.crew.status())
-        try:
-            self.gateway.report(self.id, report)
-        except Unavailable as error:
-            log.warning("leases could not be returned; they will expire: %s", error)
+            try:
+                self.gateway.report(self.id, report)
+            except Unavailable as error:
+                log.warning("leases could not be returned; they will expire: %s", error)
+                return
+            slots, self._measured = [], None
+            self.team.told(printed)
 
     def _beat(self) -> None:
         """Keeps the leases alive while a long round trains."""
         while not self._done.wait(self.registration.heartbeat_seconds):
-            held = {i: h.leased.token for i, h in list(self.crew.held.items())}
+            held = {i: h.leased.token for i, h in self.team.held.items()}
             probe = self._probe
             probes = {} if probe is None else {probe.study_id: probe.token}
             beat = Heartbeat(held=held, probes=probes, status=self._status)
@@ -296,13 +322,14 @@ class _Worker:
         with self._lock:
             dropped, self._dropped = self._dropped, set()
         for trial_id in dropped:
-            self.crew.drop(trial_id)
+            self.team.drop(trial_id)
 
     def _resize(self) -> None:
         """Wants as many trials as the engine's measurements say pay."""
         if self.fixed:
             return
-        advice = [p.engine.wanted_slots() for p in self.crew.populations.values() if p.active]
+        crew = self.team.populations
+        advice = [p.engine.wanted_slots() for p in crew.populations.values() if p.active]
         known = [k for k in advice if k is not None]
         if known:
-            self.wanted = min(self.most, max(known), self.crew.room)
+            self.wanted = min(self.most, max(known), crew.room)

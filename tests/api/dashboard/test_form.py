@@ -18,7 +18,9 @@ from tests.api.conftest import Server
 from tests.api.dashboard.browsers import inked, log_in, until, window
 from tests.api.loops import submitted, train
 from tuner import service
+from tuner.protocol import WorkerHello
 from tuner.spec import StudySpec
+from tuner.tasks import TaskForm
 
 Spec = dict[str, Any]
 
@@ -83,6 +85,34 @@ def test_a_study_from_the_form_to_its_end_live(browser: Browser, server: Server)
         assert page.evaluate("window.mark") == 1  # live: the page was never loaded again
         until(page, lambda: inked(page, "#curves") > 500, "curves are drawn")
         until(page, lambda: inked(page, "#history") > 200, "the history is drawn")
+
+
+def test_a_script_and_an_own_loop_measure_what_they_like(browser: Browser, server: Server) -> None:
+    script = TaskForm(name="my_llm", kind="script", objective=("loss", "minimize"))
+    hello = WorkerHello(name="gpu-0", tasks=["my_llm"], forms=[script])
+    service.register_worker(server.context, hello)
+    with window(browser) as page:
+        opened(page, server)
+        page.get_by_label("Name", exact=True).fill("fine-tuning")
+        for name in ("optimizer", "batch_size", "weight_decay", "schedule"):
+            page.get_by_label(f"Remove {name}", exact=True).click()
+        page.get_by_label("Task").select_option("my_llm")
+        metric = page.get_by_label("Objective")
+        expect(metric).to_have_value("loss")
+        metric.fill("perplexity")
+        page.get_by_role("button", name="Submit the study").click()
+        expect(page.get_by_role("heading", name="fine-tuning")).to_be_visible()
+        expect(page.locator("main")).to_contain_text("Best perplexity")
+
+        page.get_by_role("link", name="Clone").click()
+        expect(metric).to_have_value("perplexity")
+        page.get_by_label("Task").select_option(label="none: a loop of my own")
+        expect(metric).to_have_value("value")
+        page.get_by_role("button", name="Submit the study").click()
+        expect(page.get_by_role("heading", name="fine-tuning (copy)")).to_be_visible()
+    loop, study = service.list_studies(server.context).items
+    assert study.task == "my_llm"
+    assert loop.task is None
 
 
 def test_conditions_are_chosen_not_written(browser: Browser, server: Server) -> None:

@@ -256,7 +256,7 @@ def test_a_page_that_lost_its_server_catches_up(
         train(server.context, study.id, 3)
         line.mend()
         expect(page.locator("#live")).to_have_text("live")
-        expect(page.locator("#trials tbody tr")).to_have_count(5)
+        expect(page.locator("#trials td .chip.complete")).to_have_count(5)
         expect(page.locator("#history figcaption")).to_contain_text("5 finished trials")
         expect(page.locator("#curves figcaption")).to_contain_text("5 curves")
         assert page.evaluate("window.mark") == 1
@@ -280,7 +280,7 @@ def test_live_updates_move_nothing_and_take_nothing_away(
         before = page.evaluate(places)
         loop = threading.Thread(target=work, args=(server.context, study.id, 4))
         loop.start()
-        expect(page.locator("#trials tbody tr")).to_have_count(6)
+        expect(page.locator("#trials td .chip.complete")).to_have_count(6)
         loop.join()
         expect(page.locator("#history figcaption")).to_contain_text("6 finished trials")
         assert page.evaluate(places) == before

@@ -11,9 +11,20 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
 from tests.api.dashboard.browsers import inked, log_in, until, window
+from tests.api.dashboard.test_escaping import EVIL
 from tests.api.loops import measure, submitted, train
 from tuner import service
+from tuner.protocol import (
+    Leased,
+    LeaseRequest,
+    Measured,
+    Printed,
+    Report,
+    SlotReport,
+    WorkerHello,
+)
 from tuner.service import StudyView
+from tuner.tasks import TaskForm
 
 Spec = dict[str, Any]
 Trained = Callable[..., StudyView]
@@ -55,6 +66,86 @@ def test_all_that_a_trial_measured(browser: Browser, server: Server, trained: Tr
         expect(page.locator("[data-live=events]")).to_contain_text("memory://")
 
 
+def test_a_metric_with_an_interval_is_a_line_in_a_band(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    (asked,) = service.ask(server.context, study.id)
+    unknown = {"noise_scale": None, "noise_scale_low": 50.0, "noise_scale_high": None}
+    known = {"noise_scale": 100.0, "noise_scale_low": 60.0, "noise_scale_high": 200.0}
+    for step, scale in enumerate((unknown, known), 1):
+        measured = Measured(step=step, metrics={"val_loss": 1.0, **scale})
+        service.report_trial(server.context, asked.trial_id, asked.token, measured)
+    with window(browser) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/trials/{asked.trial_id}")
+        expect(titles(page)).to_have_text(["loss", "gradient noise scale"])
+        card = page.locator("#charts section").last
+        expect(card.locator(".legend")).to_contain_text("shaded from noise_scale_low")
+        # The band alone covers a good part of the picture.
+        until(page, lambda: inked(page, "#charts section:last-child") > 10_000, "shaded")
+        card.locator(".top-layer").focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        expect(card.locator(".tip")).to_contain_text("100 at step 2")
+        page.goto(f"{server.url}/studies/{study.id}")
+        expect(page.locator("#metric option")).to_have_text(["val_loss", "noise_scale"])
+
+
+def test_what_a_script_prints_is_text_that_grows(
+    browser: Browser, start: Callable[..., Server], spec: Spec
+) -> None:
+    server = start(lease_seconds=0.5)
+    script = TaskForm(name="my_llm", kind="script", objective=("val_loss", "minimize"))
+    hello = WorkerHello(name="gpu-0", tasks=["my_llm"], forms=[script])
+    worker = service.register_worker(server.context, hello).worker_id
+    space = {"lr": {"type": "float", "low": 0.1, "high": 0.9}}
+    task, budget = {"name": "my_llm"}, {"trials": 1, "epochs": 3}
+    submitted(server.context, spec, task=task, space=space, budget=budget)
+    printed = 0
+
+    def leased() -> list[Leased]:
+        return service.lease(server.context, worker, LeaseRequest(k=1)).leased
+
+    def say(lease: Leased, text: str, **end: Any) -> None:
+        nonlocal printed
+        told = {"trial_id": lease.trial_id, "token": lease.token}
+        piece = Printed(**told, start=printed, size=len(text), text=text)
+        printed += len(text)
+        slots = [SlotReport(**told, **end)] if end else []
+        service.report(server.context, worker, Report(slots=slots, printed=[piece]))
+
+    (first,) = leased()
+    say(first, "begun\n")
+    with window(browser) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/trials/{first.trial_id}")
+        log = page.get_by_role("log")
+        expect(log).to_have_text("begun\n")
+        page.evaluate("window.mark = 1")
+        say(first, f"{EVIL}\n\x1b[31mred\x1b[0m\n")
+        expect(log).to_have_text(f"begun\n{EVIL}\nred\n")
+        say(first, "".join(f"line {i}\n" for i in range(600)))
+        expect(log).to_contain_text("line 599")
+        assert page.evaluate("window.mark") == 1
+
+        page.reload()
+        expect(log).to_contain_text("line 599")
+        expect(log).not_to_contain_text("red")
+        page.get_by_role("button", name="From the beginning").click()
+        expect(log).to_contain_text(EVIL)
+        second: list[Leased] = []  # once the first lease has run out
+        until(page, lambda: bool(second.extend(leased()) or second), "it is handed out again")
+        printed = 0
+        say(second[0], "once more", outcome="fail", reason="exit code 1")
+        expect(log).to_have_text("once more")
+        expect(page.locator("#log-note")).to_have_text("It has ended.")
+        page.get_by_label("Attempt", exact=True).select_option("attempt 1")
+        expect(log).to_contain_text("line 599")
+        assert page.evaluate("window.hit") is None
+        assert page.locator("img").count() == 0
+
+
 def test_a_running_trial_grows_and_is_stopped(browser: Browser, server: Server, spec: Spec) -> None:
     study = submitted(server.context, spec)
     (asked,) = service.ask(server.context, study.id)
@@ -84,11 +175,8 @@ def test_a_failed_trial_is_retried_and_varied(browser: Browser, server: Server, 
         page.goto(f"{server.url}/trials/{asked.trial_id}")
         expect(page.locator(".notice")).to_contain_text("Out of memory")
         page.get_by_role("button", name="Retry").click()
-        until(
-            page,
-            lambda: service.show_study(server.context, study.id).counts.waiting == 1,
-            "a retried trial waits",
-        )
+        expect(page.locator(".page-head .chip.waiting")).to_be_visible()
+        expect(page.locator("main")).to_contain_text("retried")
         page.get_by_role("link", name="Enqueue a variation").click()
         page.get_by_label("lr").fill("7")
         page.get_by_role("button", name="Enqueue").click()

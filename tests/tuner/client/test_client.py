@@ -198,6 +198,32 @@ def test_a_trial_told_twice_or_by_a_stranger_changes_nothing(
     assert client.trial(trial.trial_id).value == 2.0
 
 
+def test_datasets_are_uploaded_and_named(client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "flags.csv"
+    file.write_text("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(100)))
+    made = client.upload(file)
+    assert (made.name, made.format, made.rows) == ("flags", "csv", 100)
+    assert client.upload(file, "other").reference == "dataset:other"
+    assert [dataset.name for dataset in client.datasets()] == ["flags", "other"]
+    preview = client.preview(
+        {
+            "name": "flags",
+            "task": {"name": "tabular", "params": {"path": made.reference, "target": "y"}},
+            "space": {"lr": 0.1},
+            "budget": {"trials": 1},
+        }
+    )
+    assert made.sha256 in preview.spec["task"]["params"]["path"]
+    client.delete_dataset(made.id)
+    assert [dataset.name for dataset in client.datasets()] == ["other"]
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        client.upload(tmp_path / "none.csv")
+    (tmp_path / "x.xls").write_bytes(b"no")
+    with pytest.raises(InvalidInput) as caught:
+        client.upload(tmp_path / "x.xls")
+    assert "format" in caught.value.field
+
+
 def test_a_study_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text("name: x\nspace: {lr: 0.1}\n")

@@ -7,7 +7,7 @@ import pytest
 from tests.tuner.service.simulation import SPACE, Trainer, spec, submit
 from tuner import service
 from tuner.service import Context
-from tuner.spec import freeze, train_size
+from tuner.spec import facts, freeze
 
 SCHEDULED = {
     "optimizer": "adamw",
@@ -34,7 +34,7 @@ def test_milestones_in_steps_are_where_they_belong(ctx: Context) -> None:
     cut = {"schedule": "multistep", "schedule.milestones": "500", "schedule.unit": "step"}
     space = {**SCHEDULED, **cut, "warmup_fraction": 0.0, "batch_size": 16}
     found = service.preview(ctx, spec(space=space, budget={"trials": 1, "epochs": 12}))
-    steps = 12 * math.ceil(train_size("digits", freeze({})) / 16)
+    steps = 12 * math.ceil(facts("digits", freeze({})).train_size / 16)
     (rates,) = {tuple(one) for one in found.rates}
     assert rates[0] == 0.01
     assert rates.index(min(rates)) == pytest.approx(60 * 500 / steps, abs=1.5)

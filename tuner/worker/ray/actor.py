@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from tuner.worker import device as devices
 from tuner.worker.crew import MEMORY_SHARE
 from tuner.worker.http import HttpGateway
 from tuner.worker.loop import run_worker
+from tuner.worker.scripts.config import Scripts
 
 Kind = Literal["cpu", "cuda"]
 
@@ -34,6 +35,7 @@ class Plan:
         cpus: Cores of each.
         slots: Trials at once in each; None: as many as pay.
         tasks: Further tasks, as ``package.module:Class``, that every node can import.
+        scripts: Programs that they may run, by name; every node has them in the same place.
         home: Where checkpoints go; on storage that all nodes share, any of them resumes any trial.
         log_level: The least severe line that they log.
         log_json: Whether they log one JSON object a line.
@@ -46,6 +48,7 @@ class Plan:
     cpus: int = 1
     slots: int | None = None
     tasks: Sequence[str] = ()
+    scripts: Scripts = field(default_factory=dict)
     home: Path = Path(".tuner")
     log_level: str = "info"
     log_json: bool = False
@@ -102,6 +105,7 @@ class Actor:
                 home=plan.home,
                 stop=self._stop,
                 memory=self._memory,
+                scripts=plan.scripts,
             )
         finally:
             gateway.close()

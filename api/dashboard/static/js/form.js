@@ -1,6 +1,6 @@
 // The form of a new study: it writes the study file, and the server says what is wrong with it.
 
-import { chosen, labelled, options, settings } from "./form/fields.js";
+import { chosen, input, labelled, options, settings } from "./form/fields.js";
 import { choicesOf, parameterRow, readParameter } from "./form/parameter.js";
 import { preview } from "./form/preview.js";
 import { courses } from "./form/schedules.js";
@@ -19,9 +19,15 @@ const partOf = (key) => (typeof start[key] === "object" && start[key] !== null ?
 const rows = () => [...space.children];
 const rowOf = (name) => rows().find((row) => row.dataset.name === name);
 
+const OWN_LOOP = { name: "", kind: "loop", params: [], settings: [], metrics: [],
+  summary: "Your own code asks for trials and reports them; no worker trains them.",
+  objective: { metric: "value", direction: "minimize" } };
+const taskNow = () => entry("tasks", at("task").value) ?? OWN_LOOP;
+
 // Filling in. What was typed before this script came stays.
 
 options(at("task"), catalogue.tasks.map((task) => task.name), nameOf(start.task));
+at("task").append(new Option("none: a loop of my own", "", false, !start.task));
 for (const [kind, key] of [["samplers", "sampler"], ["pruners", "pruner"]]) {
   options(at(key), catalogue[kind].map((one) => one.name), nameOf(start[key]) ?? "auto");
   at(key).addEventListener("change", () => plan(kind, key));
@@ -47,28 +53,33 @@ function plan(kind, key) {
 }
 
 function chooseTask(objectives = []) {
-  const task = entry("tasks", at("task").value);
-  if (!task) return;
+  const task = taskNow();
   at("task-hint").textContent = task.summary;
   settings(at("task-params"), task.params, nameOf(start.task) === task.name ? start.task?.params : {},
     "task.params");
   at("objectives").replaceChildren();
   for (const one of objectives.length ? objectives : [task.objective]) addObjective(task, one);
-  const known = new Set(["optimizer", "batch_size", "schedule", "warmup_fraction", "warmup", "epochs",
-    "label_smoothing", "clip_norm", "dropout"]);
-  for (const kind of ["optimizers", "tasks"]) {
-    const entries = kind === "tasks" ? [task] : catalogue[kind];
-    entries.forEach((one) => one.settings.forEach((setting) => known.add(setting.name)));
-  }
+  at("names").replaceChildren(...[...namesFor(task)].sort().map((name) => new Option(name)));
+}
+
+// What a task reads; a script and a loop of one's own read what they like.
+function namesFor(task) {
+  const known = new Set(task.settings.map((setting) => setting.name));
+  if (task.kind !== "task") return known;
+  for (const name of ["optimizer", "batch_size", "schedule", "warmup_fraction", "warmup", "epochs",
+    "label_smoothing", "clip_norm", "dropout"]) known.add(name);
+  for (const one of catalogue.optimizers) one.settings.forEach((setting) => known.add(setting.name));
   for (const one of catalogue.schedules) one.settings.forEach((setting) => known.add(`schedule.${setting.name}`));
-  at("names").replaceChildren(...[...known].sort().map((name) => new Option(name)));
+  return known;
 }
 
 function addObjective(task, given) {
   const row = document.createElement("div");
   row.className = "objective";
-  const [metric, direction] = ["select", "select"].map((tag) => document.createElement(tag));
-  options(metric, task.metrics, given.metric);
+  // Where nobody can say what will be measured, it is written.
+  const metric = task.metrics.length ? document.createElement("select") : input(given.metric);
+  if (task.metrics.length) options(metric, task.metrics, given.metric);
+  const direction = document.createElement("select");
   options(direction, ["minimize", "maximize"], given.direction);
   const place = at("objectives").children.length;
   row.append(labelled(place ? `Objective ${place + 1}` : "Objective", metric, { key: "metric" }),
@@ -114,7 +125,7 @@ function suggested(name) {
   const chosenOf = (key) => (rowOf(key) ? choicesOf(rowOf(key)) ?? [] : []);
   const rules = chosenOf("optimizer").map((rule) => entry("optimizers", rule));
   const courseOf = name.startsWith("schedule.") ? catalogue.schedules : [];
-  const found = [...rules, entry("tasks", at("task").value), ...catalogue.optimizers]
+  const found = [...rules, taskNow(), ...catalogue.optimizers]
     .flatMap((one) => one?.settings ?? [])
     .concat(courseOf.flatMap((one) => one.settings.map((setting) => ({ ...setting,
       name: `schedule.${setting.name}`, of: one.name }))))
@@ -142,7 +153,8 @@ function spec() {
   const made = {
     ...start, // settings that the form has no field for, such as those of a clone, stay
     name: at("name").value.trim(),
-    task: { name: at("task").value, ...(Object.keys(params).length ? { params } : {}) },
+    task: at("task").value ? { name: at("task").value, ...(Object.keys(params).length ? { params } : {}) }
+      : undefined,
     objective: objectives.length > 1 ? objectives : objectives[0],
     space: Object.fromEntries(rows().map(readParameter)),
     sampler: { name: at("sampler").value, ...chosen(at("sampler-settings")), seed: amount("sampler-seed") },
@@ -221,10 +233,10 @@ for (const kind of ["input", "change"]) form.addEventListener(kind, check);
 at("task").addEventListener("change", () => chooseTask());
 at("add").addEventListener("click", add);
 at("add-objective").addEventListener("click", () => {
-  const task = entry("tasks", at("task").value);
+  const task = taskNow();
   const used = [...at("objectives").querySelectorAll('[data-key="metric"]')].map((one) => one.value);
-  const metric = task?.metrics.find((one) => !used.includes(one));
-  if (metric) addObjective(task, { metric, direction: /acc|score|auc|f1/.test(metric) ? "maximize" : "minimize" });
+  const metric = task.metrics.length ? task.metrics.find((one) => !used.includes(one)) : "";
+  if (metric !== undefined) addObjective(task, { metric, direction: /acc|score|auc|f1/.test(metric) ? "maximize" : "minimize" });
   check();
 });
 at("add-name").addEventListener("keydown", (event) => {

@@ -2,52 +2,73 @@
 
 import { json, throttled } from "./pieces.js";
 
-const LINES = 500; // at first; all of it is one link away
+const LINES = 500; // at first; a button brings all that is kept
 const PAUSE = 2000;
+const MOST = 2000; // pieces on the page; a run may print for days
+const COLOURS = /\x1b\[[0-9;]*[A-Za-z]/g; // as terminals know them
 
-// `card` is shown once there is a log. The answer is to be called when the trial has news.
+// The answer is to be called when the trial has news; without a card there is no log.
 export function follow(card) {
-  const [place, note, attempts, stay] = ["log-text", "log-note", "log-attempt", "log-follow"]
-    .map((id) => card.querySelector(`#${id}`));
+  if (!card) return () => {};
+  const [place, note, attempts, stay, all] = ["text", "note", "attempt", "follow", "all"]
+    .map((name) => card.querySelector(`#log-${name}`));
   const path = card.dataset.log;
-  if (!path) return () => {};
   let cursor = 0;
+  let shown = null; // the attempt
+  let chosen = null; // by hand; otherwise the last one
+  let whole = false;
   let ended = false;
+  let generation = 0;
 
-  function attempted(found) {
+  function anew() {
+    generation += 1;
+    place.replaceChildren();
+    cursor = 0;
+    more();
+  }
+
+  function written(found) {
+    if (found.attempt !== shown) place.replaceChildren();
+    shown = found.attempt;
+    if (attempts.options.length !== found.attempts.length) {
+      attempts.replaceChildren(...found.attempts.map((one) => new Option(`attempt ${one}`, one)));
+    }
     attempts.hidden = found.attempts.length < 2;
-    if (attempts.options.length === found.attempts.length) return;
-    attempts.replaceChildren(...found.attempts.map((one) => new Option(`attempt ${one}`, one)));
-    attempts.value = found.attempt;
+    attempts.value = shown;
+    if (!cursor && !whole) all.hidden = found.text.split("\n").length < LINES;
+    if (found.text) place.append(found.text.replace(COLOURS, ""));
+    while (place.childNodes.length > MOST) place.firstChild.remove();
+    if (stay.checked) place.scrollTop = place.scrollHeight;
+    ({ cursor, ended } = found);
+    if (!found.attempts.length) note.textContent = "Nothing printed yet.";
+    else note.textContent = ended ? "It has ended." : "It grows while the script runs.";
   }
 
   const more = throttled(async () => {
-    const query = new URLSearchParams(cursor ? { after: cursor } : { tail: LINES });
-    if (attempts.value) query.set("attempt", attempts.value);
-    let found;
+    const query = new URLSearchParams(cursor ? { after: cursor } : whole ? {} : { tail: LINES });
+    if (chosen) query.set("attempt", chosen);
+    const mine = generation;
     try {
-      found = await json(`${path}?${query}`);
+      const found = await json(`${path}?${query}`);
+      if (mine !== generation) return; // asked anew meanwhile
+      written(found);
     } catch (error) {
       note.textContent = `The log cannot be read: ${error.message}.`;
       return;
     }
-    if (!found.attempts.length) return; // it is no script's
-    card.hidden = false;
-    attempted(found);
-    place.append(found.text);
-    cursor = found.cursor;
-    ended = found.ended;
-    note.textContent = ended ? "It has ended." : "It grows while the script runs.";
-    if (stay.checked) place.scrollTop = place.scrollHeight;
     if (!ended && !document.hidden) more();
   }, PAUSE);
 
   attempts.addEventListener("change", () => {
-    place.replaceChildren();
-    cursor = 0;
-    more();
+    chosen = attempts.value;
+    anew();
   });
-  document.addEventListener("visibilitychange", () => !document.hidden && !ended && cursor && more());
+  all.addEventListener("click", () => {
+    whole = true;
+    all.hidden = true;
+    anew();
+  });
+  document.addEventListener("visibilitychange", () => !document.hidden && !ended && more());
   more();
   return more;
 }

@@ -90,6 +90,27 @@ export const marks = {
     },
   },
 
+  // An interval at each place: `points` is [[x, low, high], ...], an end that is null open.
+  band: {
+    each(series, take) {
+      for (const [x, ...ends] of series.points) for (const end of ends) if (end !== null) take(x, end);
+    },
+    count: () => 0,
+    near: () => null,
+    paint(chart, pen, series) {
+      const edge = (at, open) => series.points.map((point) => {
+        const y = point[at] === null ? open : chart.y.at(point[at]);
+        return [chart.x.at(point[0]), Number.isFinite(y) ? y : open];
+      });
+      pen.fillStyle = chart.tone(series.tone ?? 0);
+      pen.globalAlpha = 0.18;
+      pen.beginPath();
+      const { top, bottom } = chart.box;
+      for (const [x, y] of [...edge(1, bottom), ...edge(2, top).reverse()]) pen.lineTo(x, y);
+      pen.fill();
+    },
+  },
+
   // Stretches of time, one above the other: `spans` is [{from, to, row, tone, dim}, ...], `row` a
   // choice of the category axis y.
   spans: {

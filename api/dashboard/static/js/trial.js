@@ -16,6 +16,10 @@ const ORDER = ["loss", "accuracy", "lr", "grad_norm", "noise_scale"];
 const TITLES = { lr: "learning rate", grad_norm: "gradient norm", noise_scale: "gradient noise scale" };
 const SPREAD = new Set(["lr", "grad_norm", "noise_scale"]); // over orders of magnitude
 
+// A metric whose interval is measured too, as NAME_low and NAME_high, is a line in a band.
+const ENDS = ["low", "high"];
+const banded = (names) => names.filter((name) => ENDS.every((end) => names.includes(`${name}_${end}`)));
+
 // val_loss and train_loss share a chart; other metrics have one each.
 function grouped(names) {
   const groups = new Map();
@@ -34,7 +38,7 @@ function place({ step, samples, seconds, metrics }) {
   return { step, samples, seconds }[unit];
 }
 
-function drawn(base, names) {
+function drawn(base, names, bands) {
   const title = TITLES[base] ?? base;
   if (!charts.has(title)) {
     const card = at("chart").content.cloneNode(true);
@@ -42,19 +46,24 @@ function drawn(base, names) {
     const figure = card.querySelector("figure");
     figure.dataset.label = `${title} while it trained`;
     const legend = card.querySelector("ul");
-    if (names.length < 2) legend.remove();
+    if (names.length < 2 && !bands.length) legend.remove();
     names.forEach((name, tone) => {
-      const item = text("li", name);
-      const stroke = text("span", "", `stroke tone-${tone}`);
-      item.prepend(stroke);
+      const item = text("li", bands.includes(name) ? `${name}, shaded from ${name}_low to ${name}_high` : name);
+      item.prepend(text("span", "", `stroke tone-${tone}`));
       legend.append(item);
     });
     at("charts").append(card);
     charts.set(title, new Chart(figure));
   }
+  const placed = points.filter((point) => Number.isFinite(place(point)));
   const series = names.map((name, tone) => ({ kind: "line", key: name, label: name, tone, width: 2,
-    points: points.map((point) => [place(point), Number(point.metrics[name] ?? NaN)])
-      .filter(([x]) => Number.isFinite(x)) }));
+    points: placed.map((point) => [place(point), Number(point.metrics[name] ?? NaN)]) }));
+  for (const name of bands) {
+    const ends = ENDS.map((end) => `${name}_${end}`);
+    const known = placed.filter(({ metrics }) => ends.some((end) => metrics[end] !== undefined && metrics[end] !== null));
+    series.unshift({ kind: "band", key: `${name} band`, tone: names.indexOf(name), mute: true,
+      points: known.map((point) => [place(point), ...ends.map((end) => point.metrics[end] ?? null)]) });
+  }
   const log = SPREAD.has(base) !== at("log").checked;
   charts.get(title).set({ series, x: { label: UNITS[at("unit").value], integer: at("unit").value === "step" },
     y: { label: names.length > 1 ? base : names[0], kind: log ? "log" : "linear" } });
@@ -64,7 +73,11 @@ function draw() {
   const names = [...new Set(points.flatMap((point) => Object.keys(point.metrics)))]
     .filter((name) => name !== "epoch");
   at("no-curves").hidden = points.length > 0;
-  for (const [base, group] of grouped(names)) drawn(base, group);
+  const bands = banded(names);
+  const ends = new Set(bands.flatMap((name) => ENDS.map((end) => `${name}_${end}`)));
+  for (const [base, group] of grouped(names.filter((name) => !ends.has(name)))) {
+    drawn(base, group, bands.filter((name) => group.includes(name)));
+  }
 }
 
 const more = throttled(async () => {
