@@ -23,11 +23,20 @@ from api.security import Ctx, Reader, Submitter
 from tuner import service
 from tuner.errors import Conflict, LeaseLost, NotFound
 from tuner.protocol import Config, Measured, SlotVerdict
-from tuner.service import Asked, LogView, MeasurementView, Page, TrialView
+from tuner.service import Asked, LogView, MeasurementView, Page, TrialEvent, TrialView
 
 router = APIRouter(tags=["trials"])
 
 Token = Annotated[str, Field(max_length=64, description="The lease token of the answer to ask.")]
+LeaseSeconds = Annotated[
+    float | None,
+    Field(
+        ge=1,
+        le=604_800,
+        description="How long the trial is held from now; an hour unless given. Who renews often "
+        "asks for little, so that nobody waits long for a loop that has died.",
+    ),
+]
 
 
 class Enqueue(BaseModel):
@@ -54,6 +63,7 @@ class Renew(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     token: Token
+    lease_seconds: LeaseSeconds = None
 
 
 class Renewed(BaseModel):
@@ -66,6 +76,7 @@ class OwnReport(Measured):
     """One evaluation in one's own loop."""
 
     token: Token
+    lease_seconds: LeaseSeconds = None
 
 
 class Tell(BaseModel):
@@ -139,6 +150,12 @@ def measurements(
     return service.measurements(context, trial_id, after_step=after_step)
 
 
+@router.get("/trials/{trial_id}/events", summary="What happened", responses=documented(NotFound))
+def trial_events(context: Ctx, _principal: Reader, trial_id: TrialId) -> list[TrialEvent]:
+    """Who had the trial and when, attempt by attempt, and what became of it."""
+    return service.trial_events(context, trial_id)
+
+
 @router.get("/trials/{trial_id}/log", summary="Log", responses=documented(NotFound))
 def show_log(
     context: Ctx,
@@ -197,8 +214,15 @@ def report_trial(
     context: Ctx, principal: Submitter, trial_id: TrialId, report: OwnReport
 ) -> SlotVerdict:
     """Stores one evaluation, renews the lease, and says whether to go on."""
-    measured = Measured(**report.model_dump(exclude={"token"}))
-    return service.report_trial(context, trial_id, report.token, measured, actor=principal.name)
+    measured = Measured(**report.model_dump(exclude={"token", "lease_seconds"}))
+    return service.report_trial(
+        context,
+        trial_id,
+        report.token,
+        measured,
+        lease_seconds=report.lease_seconds,
+        actor=principal.name,
+    )
 
 
 @router.post(
@@ -208,7 +232,10 @@ def report_trial(
 )
 def renew_trial(context: Ctx, _principal: Submitter, trial_id: TrialId, renew: Renew) -> Renewed:
     """Keeps a trial of one's own loop that has nothing to report yet."""
-    return Renewed(expires_at=service.renew_trial(context, trial_id, renew.token))
+    expires_at = service.renew_trial(
+        context, trial_id, renew.token, lease_seconds=renew.lease_seconds
+    )
+    return Renewed(expires_at=expires_at)
 
 
 @router.post(

@@ -76,3 +76,27 @@ def test_a_terminated_worker_returns_its_leases(tmp_path: Path) -> None:
         until(lambda: finished(here, study), "the study to finish")
         assert_accounted(here, study)
         assert {trial["attempt"] for trial in here.trials(study)} == {1}
+
+
+def test_a_worker_elsewhere_goes_on_where_checkpoints_are_shared(tmp_path: Path) -> None:
+    """Two machines with homes of their own, and one address that both reach."""
+    address = (tmp_path / "bucket").as_uri()
+    with installation(tmp_path) as here:
+        here.serve()
+        options = ("worker", "--device", "cpu", "--slots", "2", "--checkpoints", address)
+        first = here.start(*options, "--home", str(tmp_path / "one"))
+        study = here.submit()
+        until(lambda: under_way(here, study), "trials under way")
+        first.terminate()
+        assert first.wait(timeout=60) == 0
+        assert list((tmp_path / "bucket").rglob("*.safetensors"))
+        second = here.start(*options, "--home", str(tmp_path / "two"))
+        until(lambda: finished(here, study), "the study to finish")
+        assert_accounted(here, study)
+        second.terminate()
+        assert second.wait(timeout=60) == 0
+        log = (tmp_path / f"process-{here.processes.index(second)}.log").read_text()
+        assert "from scratch" not in log
+        until(lambda: not list((tmp_path / "bucket").rglob("*.safetensors")), "the files to go")
+        wrong = here.start(*options[:-1], "nothing://x")
+        assert wrong.wait(timeout=60) == 2

@@ -75,6 +75,7 @@ def run(
                 "slots": slots,
                 "tasks": task or [],
                 "home": settings.home,
+                "checkpoints": settings.checkpoints,
                 "scripts": scripts,
             }
             study = trained(context, study.id, stop, options, quiet=json)

@@ -10,7 +10,9 @@ from typing import Self
 
 from sqlalchemy import URL
 
+from tuner.service.memo import Memo
 from tuner.service.searches import Searches
+from tuner.service.standings import Standings
 from tuner.storage.engine import Database
 from tuner.storage.models import Worker
 
@@ -50,15 +52,21 @@ class Context:
 
     Attributes:
         swept_at: Studies that ended before this have no checkpoints left; None: not yet looked.
+        memo: Answers that many ask for.
     """
 
     db: Database
     now: Callable[[], datetime] = utc_now
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     searches: Searches = field(default_factory=Searches)
+    standings: Standings = field(default_factory=Standings)
     heard: dict[int, tuple[Worker, datetime]] = field(default_factory=dict)
     """Workers heard of lately, and when, so that not each of their calls is written down."""
     swept_at: datetime | None = None
+    memo: Memo = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memo = Memo(self.now)
 
     @classmethod
     def open(

@@ -76,6 +76,7 @@ def run_worker(
     slots: int | None = None,
     tasks: Sequence[str] = (),
     home: Path = Path(".tuner"),
+    checkpoints: str | None = None,
     stop: threading.Event | None = None,
     engine: Choice = "auto",
     memory: int | None = None,
@@ -90,13 +91,15 @@ def run_worker(
         slots: Trials trained at once; by default begun with a few and then as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
         home: Where checkpoints and fetched datasets go.
+        checkpoints: Where checkpoints go instead: a folder, or an address that fsspec knows.
+            Scripts, which need a folder, keep theirs in ``home`` where this is none.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
         scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``.
 
     Raises:
-        InvalidInput: There is no such device or task.
+        InvalidInput: There is no such device or task, or no checkpoint can be written.
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
@@ -104,11 +107,12 @@ def run_worker(
         load_task(path)
     chosen = devices.choose(device)
     devices.prepare(chosen)
-    root = home / "checkpoints"
     most = slots or devices.MOST_SLOTS[chosen.type]
-    store, datasets = CheckpointStore(root), DatasetCache(home / "datasets", gateway)
+    root = home / "checkpoints"
+    store, datasets = CheckpointStore(checkpoints or root), DatasetCache(home / "datasets", gateway)
+    store.check()
     crew = Crew(chosen, most, store, engine=engine, memory=memory, locate=datasets.located)
-    team = Team(crew, ScriptCrew(scripts, chosen, root))
+    team = Team(crew, ScriptCrew(scripts, chosen, store.folder or root))
     worker = _Worker(gateway, name, team, slots, stop)
     with logs.bound(worker=worker.id):
         worker.run()
@@ -136,10 +140,11 @@ class _Worker:
         )
         self.id = self.registration.worker_id
         self.draining = False
-        self._dropped: set[int] = set()
+        self._dropped: set[tuple[int, str]] = set()
+        """Leases that are lost: a trial may have been taken again under another one since."""
         self._probe: Probe | None = None
         """The range test in hand; it is run before anything else."""
-        self._dropped_probes: set[int] = set()
+        self._dropped_probes: set[str] = set()
         self._measured: ProbeReport | None = None
         self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
@@ -261,12 +266,12 @@ class _Worker:
         """Runs a study's range test at once; what the worker holds besides waits that long."""
 
         def interrupted() -> bool:
-            return self.stop.is_set() or probe.study_id in self._dropped_probes
+            return self.stop.is_set() or probe.token in self._dropped_probes
 
         self._measured = run_probe(self.team.populations, probe, interrupted)
         self._probe = None
         with self._lock:
-            self._dropped_probes.discard(probe.study_id)
+            self._dropped_probes.clear()
         if not self.stop.is_set():
             self._report()
 
@@ -311,8 +316,8 @@ class _Worker:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
             with self._lock:
-                self._dropped |= set(answer.drop)
-                self._dropped_probes |= set(answer.drop_probes)
+                self._dropped |= {(i, held[i]) for i in held.keys() & set(answer.drop)}
+                self._dropped_probes |= {probes[i] for i in probes.keys() & set(answer.drop_probes)}
             self.draining = self.draining or answer.drain
 
     def _interrupted(self) -> bool:
@@ -321,8 +326,10 @@ class _Worker:
     def _forget_dropped(self) -> None:
         with self._lock:
             dropped, self._dropped = self._dropped, set()
-        for trial_id in dropped:
-            self.team.drop(trial_id)
+        for trial_id, token in dropped:
+            held = self.team.held.get(trial_id)
+            if held is not None and held.leased.token == token:
+                self.team.drop(trial_id)
 
     def _resize(self) -> None:
         """Wants as many trials as the engine's measurements say pay."""

@@ -37,6 +37,7 @@ class Plan:
         tasks: Further tasks, as ``package.module:Class``, that every node can import.
         scripts: Programs that they may run, by name; every node has them in the same place.
         home: Where checkpoints go; on storage that all nodes share, any of them resumes any trial.
+        checkpoints: Where they go instead: an address that all nodes reach.
         log_level: The least severe line that they log.
         log_json: Whether they log one JSON object a line.
     """
@@ -50,6 +51,7 @@ class Plan:
     tasks: Sequence[str] = ()
     scripts: Scripts = field(default_factory=dict)
     home: Path = Path(".tuner")
+    checkpoints: str | None = None
     log_level: str = "info"
     log_json: bool = False
 
@@ -103,6 +105,7 @@ class Actor:
                 slots=plan.slots,
                 tasks=plan.tasks,
                 home=plan.home,
+                checkpoints=plan.checkpoints,
                 stop=self._stop,
                 memory=self._memory,
                 scripts=plan.scripts,
