@@ -16,10 +16,9 @@ from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.reporting import DIVERGED, take_in
 from tuner.service.supply import from_study
-from tuner.service.trials import show_trial
-from tuner.service.turn import turn
-from tuner.service.views import TrialView
-from tuner.storage import studies, trials
+from tuner.service.turn import Turn
+from tuner.service.turns import take, take_one, turn
+from tuner.service.views import TrialView, trial_view
 
 TOLD_STATES = ("complete", "pruned", "fail")
 
@@ -47,19 +46,20 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
     """
     if not 1 <= k <= 10_000:
         raise InvalidInput("k", f"{k} is outside [1, 10000]")
-    with ctx.db.session() as session:
-        study = studies.get(session, study_id)
-        if not study.spec:
-            raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
-        probing, checked = study.probing, ctx.searches.plans.of(study)
-    if probing:
+
+    def waits(taken: dict[int, Turn]) -> bool:
+        return any(this.study.probing for this in taken.values())
+
+    if take(ctx, [study_id], waits):
         with turn(ctx, study_id, actor=actor) as this:
             probes.skip(this, "a loop of the user's own asked for trials")
     handed = from_study(
         ctx, study_id, k, None, seconds=ctx.settings.ask_seconds, origin="asked", actor=actor
     )
+    ctx.searches.remember({row.id: study_id for _, row in handed or []})
     out = []
-    for _, row in handed or []:
+    for study, row in handed or []:
+        checked = ctx.searches.plans.of(study)
         config = checked.space.fill(row.params)
         out.append(
             Asked(
@@ -100,14 +100,15 @@ def report_trial(
         InvalidInput: A metric is missing, or the step is beyond the training.
     """
     slot = SlotReport(trial_id=trial_id, token=token, measurements=[measured])
-    with ctx.db.session() as session:
-        study_id = trials.study_of(session, trial_id)
-    with turn(ctx, study_id, actor=actor) as this:
+
+    def deliver(this: Turn) -> SlotVerdict:
         seconds = lease_seconds or ctx.settings.ask_seconds
         verdict = take_in(ctx, this, [slot], [trial_id], seconds)[trial_id]
         if verdict.action == "lost":
             raise LeaseLost(trial_id)
-    return verdict
+        return verdict
+
+    return take_one(ctx, trial_id, deliver, actor=actor)
 
 
 def renew_trial(
@@ -161,24 +162,28 @@ def tell(
     if values is not None:
         listed = [values] if isinstance(values, int | float) else list(values)
         given = [math.nan if v is None else float(v) for v in listed]
-    with ctx.db.session() as session:
-        study_id = trials.study_of(session, trial_id)
-    with turn(ctx, study_id, actor=actor) as this:
+
+    def end(this: Turn) -> TrialView:
+        if this.study.over:
+            raise LeaseLost(trial_id)
         this.join()
-        row = trials.lock(this.session, [trial_id]).get(trial_id)
-        if row is None or not leases.owns(row, token):
+        row = this.rows([trial_id])[trial_id]
+        if not leases.owns(row, token):
             raise LeaseLost(trial_id)
         wanted = len(this.checked.objectives)
         if given is not None and len(given) != wanted:
             raise InvalidInput("values", f"has {len(given)} numbers; the study wants {wanted}")
-        if given is not None:
-            row.values = list(given)
-        if state == "complete" and row.values is None:
+        values = row.values if given is None else given
+        if state == "complete" and values is None:
             raise InvalidInput("values", "is missing: nothing was reported before")
-        if state == "complete" and not all(math.isfinite(float(v)) for v in row.values or ()):
-            state, reason = "fail", DIVERGED
-        if state == "fail" or not all(math.isfinite(float(v)) for v in row.values or ()):
-            row.values = None
-        this.end(row, state, reason)
+        finite = all(math.isfinite(float(v)) for v in values or ())
+        last = this.last_points([row]).get(trial_id)
+        row.values = list(values) if values is not None and finite and state != "fail" else None
+        if state == "complete" and not finite:
+            this.end(row, "fail", DIVERGED)
+        else:
+            this.end(row, state, reason)
         this.settle()
-    return show_trial(ctx, trial_id)
+        return trial_view(row, this.checked, last, this.now)
+
+    return take_one(ctx, trial_id, end, actor=actor)

@@ -20,8 +20,8 @@ from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.studies import plan_of
 from tuner.service.views import View
-from tuner.storage import measurements, studies, trials
-from tuner.storage.models import Study
+from tuner.storage import measurements, pictures, studies, trials
+from tuner.storage.studies import StudyRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,8 +146,8 @@ def frozen_trials(ctx: Context, study_id: int) -> list[FrozenTrial]:
     with ctx.db.session() as session:
         studies.get(session, study_id)
         rows = sorted(trials.of_study(session, study_id), key=lambda row: row.number)
-        written = trials.distributions(session, study_id)
-        curves = measurements.curves(session, None, study_id)
+        written = pictures.distributions(session, study_id)
+        curves = measurements.curves(session, study_id)
     known: dict[str, BaseDistribution] = {}
     out = []
     for row in rows:
@@ -177,7 +177,7 @@ def _values(row: trials.TrialRow) -> list[float] | None:
     return [float(v) for v in row.values]
 
 
-def _directions(study: Study) -> list[StudyDirection]:
+def _directions(study: StudyRow) -> list[StudyDirection]:
     return [StudyDirection[d.upper()] for d in study.directions]
 
 
