@@ -8,7 +8,7 @@ from tuner.settings import Settings
 
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HOME", "DATABASE_URL", "URL", "TOKEN", "PORT", "DATA_ROOTS"):
+    for name in ("HOME", "DATABASE_URL", "URL", "TOKEN", "PORT", "DATA_ROOTS", "CHECKPOINTS"):
         monkeypatch.delenv(f"TUNER_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -73,3 +73,13 @@ def test_other_folders_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.read().data_roots == (Path("/srv/data"), Path("/mnt/pictures"))
     monkeypatch.setenv("TUNER_DATA_ROOTS", "")
     assert len(Settings.read().data_roots) == 2
+
+
+def test_a_folder_for_checkpoints_is_from_here_and_an_address_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.read().checkpoints is None
+    assert Settings.read(checkpoints="there").checkpoints == str(tmp_path / "there")
+    monkeypatch.setenv("TUNER_CHECKPOINTS", "s3://bucket/prefix")
+    assert Settings.read().checkpoints == "s3://bucket/prefix"

@@ -98,7 +98,8 @@ def line(view: StudyView) -> str:
         return f"{view.name}: {view.state}, measuring which learning rates are worth searching"
     return (
         f"{view.name}: {view.state}, {counts.complete} complete, {counts.pruned} pruned, "
-        f"{counts.running} running, best {best}, time left {duration(view.eta_seconds)}"
+        f"{counts.fail} failed, {counts.running} running, best {best}, "
+        f"time left {duration(view.eta_seconds)}"
     )
 
 

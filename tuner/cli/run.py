@@ -13,7 +13,7 @@ from tuner.cli.options import Config, DatabaseUrl, Home, Json
 from tuner.cli.output import err, print_json, say
 from tuner.cli.progress import FINISHED, watch
 from tuner.cli.signals import stopping
-from tuner.cli.studies import describe
+from tuner.cli.studies import MOST_FAILURES, describe
 from tuner.errors import InvalidInput, TunerError
 from tuner.settings import Settings
 
@@ -82,16 +82,17 @@ def run(
             # What fails now waits for a server on this database.
             outbox.deliver(context, Sender(settings.webhook_hosts))
         best = service.best(context, study.id, k=5)
+        failed = service.list_trials(context, study.id, state="fail", limit=MOST_FAILURES).items
     finally:
         context.close()
     if json:
         print_json({"study": study, "best": best})
     else:
-        describe(study, best)
+        describe(study, best, failed)
         if study.state not in FINISHED:
             say("interrupted; the same command goes on from here")
     if study.state == "failed":
-        raise TunerError(f"study {study.name} failed")
+        raise TunerError(f"study {study.name} failed: {study.reason}")
     if study.state not in FINISHED:
         raise typer.Exit(130)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -14,11 +15,14 @@ import typer
 from tuner.cli.options import Json, Token, Url
 from tuner.cli.output import complain, duration, out, print_json, print_table, say, shown
 from tuner.cli.progress import validation
-from tuner.errors import InvalidInput, NotFound
+from tuner.errors import InvalidInput, NotFound, TunerError
 
 if TYPE_CHECKING:
     from tuner.client import Client
     from tuner.service import RangeTestView, StudyView, TrialView
+
+MOST_FAILURES = 500
+"""Looked at to say why trials failed."""
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Its id, or its name.")]
 
@@ -60,7 +64,9 @@ def submit(
         if json:
             print_json(study)
         elif watch:
-            describe(study, client.best(study.id, k=5))
+            describe(study, client.best(study.id, k=5), failures(client, study))
+    if watch and study.state == "failed":
+        raise TunerError(f"study {study.name} failed: {study.reason}")
 
 
 def list_(
@@ -91,11 +97,11 @@ def show(
     """Shows a study and its best trials."""
     with connected(url, token) as client:
         found = client.study(study)
-        best = client.best(found.id, k=k)
+        best, failed = client.best(found.id, k=k), failures(client, found)
     if json:
         print_json({"study": found, "best": best})
     else:
-        describe(found, best)
+        describe(found, best, failed)
 
 
 def log(
@@ -175,8 +181,13 @@ def export(
     complain(f"wrote {len(content)} bytes to {output}")
 
 
-def describe(study: StudyView, best: list[TrialView]) -> None:
-    """A study and its best trials, for a person."""
+def failures(client: Client, study: StudyView) -> list[TrialView]:
+    """Trials of a study that failed, or the first of many."""
+    return list(islice(client.trials(study.id, state="fail"), MOST_FAILURES))
+
+
+def describe(study: StudyView, best: list[TrialView], failed: Sequence[TrialView] = ()) -> None:
+    """A study, its best trials, and why others failed, for a person."""
     counts = study.counts
     say(
         f"study {study.id} ({study.name}): {study.state}, {counts.complete} complete, "
@@ -187,6 +198,8 @@ def describe(study: StudyView, best: list[TrialView]) -> None:
         say(f"  {ranged(study.range_test)}")
     if best:
         print_best(best)
+    for reason, count in Counter(trial.reason for trial in failed).most_common(3):
+        say(f"{count} failed: {reason}")
 
 
 def ranged(test: RangeTestView) -> str:

@@ -14,6 +14,7 @@ from typing_extensions import override
 from tuner.registry import Registry
 from tuner.tasks.form import TaskForm
 from tuner.tasks.task import Arrays, Config, Samples, Setting, Splits, Task
+from tuner.tasks.weights import Weights
 
 
 class Tasks(Registry[type[Task]]):
@@ -53,6 +54,7 @@ __all__ = [
     "Splits",
     "Task",
     "TaskForm",
+    "Weights",
     "get",
     "register",
     "registry",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tuner.errors import InvalidInput
+from tuner.tasks.weights import Weights
 
 Config = Mapping[str, Any]
 
@@ -106,6 +107,10 @@ class Task(ABC):
     ghost_batch_norm: ClassVar[bool] = False
     """Whether BatchNorm over the micro-batch instead of the batch is welcome."""
 
+    weights: Weights = Weights(None)
+    """What :meth:`model` starts from: a task that fine-tunes puts a file's here, and has it loaded
+    by ``self.weights.into(model)``."""
+
     files: ClassVar[tuple[str, ...]] = ("path", "checkpoint")
     """Its parameters that name files: who submits over the network may not name just any."""
 
@@ -124,6 +129,11 @@ class Task(ABC):
                 raise InvalidInput(
                     f"{prefix}{name}", f"task {cls.name} has no such setting; it has {known}"
                 )
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether models start from weights that were trained before."""
+        return self.weights.path is not None
 
     def setting(self, config: Config, name: str) -> Any:
         """The value of one of ``settings``: the config's, or the default."""

@@ -133,7 +133,10 @@ class Slot:
         return mean
 
     def diverged(self, train_loss: float) -> bool:
-        """Whether a round's mean loss is not finite, or more than four times the first."""
+        """Whether a round's mean loss is not finite, or more than four times the first.
+
+        Weights that were trained before have a first loss that measures nothing; it is NaN then.
+        """
         return not math.isfinite(train_loss) or train_loss > 4 * self.first_loss > 0
 
     def progress(self) -> dict[str, Any]:

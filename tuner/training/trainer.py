@@ -88,7 +88,8 @@ class Trainer:
                 per_row.offsets + (at - begin),
             )
             losses += self._micro_batch(runs, rows, batch, at, stop, last=stop == end)
-            if at == begin and any(trial.samples == 0 for trial in trials):
+            fresh = not self.programs.task.pretrained
+            if fresh and at == begin and any(trial.samples == 0 for trial in trials):
                 for trial, loss in zip(trials, losses.tolist(), strict=True):
                     if trial.samples == 0:
                         trial.first_loss = loss / (stop - at)

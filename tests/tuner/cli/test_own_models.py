@@ -109,6 +109,23 @@ def answers(here: Installation) -> bool:
         return False
 
 
+def test_it_is_said_why_trials_failed(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("raise SystemExit('no data here')")
+    (tmp_path / "worker.toml").write_text('[scripts.bowl]\ncommand = ["python", "script.py"]\n')
+    (tmp_path / "study.yaml").write_text(STUDY)
+    with installation(tmp_path) as here:
+        done = tuner(here, "run", "study.yaml", "--home", "alone", "--config", "worker.toml")
+        assert done.returncode == 1
+        assert "2 failed: exit code 1: no data here\n" in done.stdout
+        assert done.stderr.endswith("tuner: study bowl failed: every trial failed\n")
+        here.start("serve", "--port", str(here.port), "--workers", "1", "--no-auth")
+        until(lambda: answers(here), "the server to answer")
+        again = tuner(here, "submit", "study.yaml", "--watch")
+        assert (again.returncode, again.stderr) == (1, done.stderr.splitlines(True)[-1])
+        for text in (again.stdout, tuner(here, "show", "bowl").stdout):
+            assert "2 failed: exit code 1: no data here\n" in text
+
+
 def test_a_wrong_file_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[scripts.x]\ncommand = []\n")
     (tmp_path / "study.yaml").write_text(STUDY)

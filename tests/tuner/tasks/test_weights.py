@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tuner.errors import InvalidInput
 from tuner.tasks.digits import Digits
 from tuner.tasks.digits_cnn import DigitsCNN
 from tuner.tasks.text import Text
+from tuner.tasks.weights import Weights
+from tuner.training import Population
 
 
 def test_every_trial_starts_there(tmp_path: Path) -> None:
@@ -39,6 +42,35 @@ def test_a_part_leaves_the_rest_fresh(tmp_path: Path) -> None:
     assert body
     for name, tensor in trained.items():
         assert torch.equal(model[name], tensor) == (name in body), name
+
+
+def test_a_first_loss_of_trained_weights_is_no_yardstick(tmp_path: Path) -> None:
+    """Near zero, any search of learning rates soon makes four times as much of it."""
+    config = {"optimizer": "sgd", "lr": 0.1, "batch_size": 32, "model.hidden": 8}
+    task = Digits()
+    population = Population(task, config, 1, check=False)
+    population.load(0, config, seed=0, epochs=1.0)
+    population.train(320)
+    assert population.slot(0).diverged(4.1 * population.slot(0).first_loss)
+    save_file(task.model(config).state_dict(), tmp_path / "w.safetensors")
+    tuned = Population(Digits(checkpoint=str(tmp_path / "w.safetensors")), config, 1, check=False)
+    tuned.load(0, config, seed=0, epochs=1.0)
+    tuned.train(320)
+    assert not tuned.slot(0).diverged(100.0)
+    assert tuned.slot(0).diverged(math.inf)
+
+
+def test_a_task_of_ones_own_fine_tunes_too(tmp_path: Path) -> None:
+    class Own(Digits):
+        def __init__(self, body: str) -> None:
+            super().__init__()
+            self.weights = Weights(body)
+
+    trained = Digits().model({})
+    save_file(trained.state_dict(), tmp_path / "w.safetensors")
+    task = Own(str(tmp_path / "w.safetensors"))
+    assert task.pretrained
+    assert torch.equal(task.model({}).state_dict()["1.weight"], trained.state_dict()["1.weight"])
 
 
 def test_it_works_with_a_file_of_text_and_another_precision(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tuner.errors import InvalidInput, Unavailable
 from tuner.protocol import (
     Heartbeat,
     HeartbeatAnswer,
+    LeaseAnswer,
     Leased,
     LeaseRequest,
     Registration,
@@ -201,7 +202,8 @@ def test_checkpoints_at_an_address_are_gone_on_with_from_another_home(
 
     where = {"device": "cpu", "checkpoints": "memory://torn/checkpoints"}
     run_worker(Impatient(context), name="first", home=tmp_path / "one", stop=stop, **where)
-    torn = {t.id: t.step for t in trials(context, study.id) if t.step > 0}
+    everyone = trials(context, study.id)
+    torn = {t.id: t.step for t in everyone if t.state == "waiting" and t.step > 0}
     assert torn
     saved = fsspec.filesystem("memory").find("/torn/checkpoints")
     assert len(saved) >= len(torn)
@@ -217,32 +219,42 @@ def test_checkpoints_at_an_address_are_gone_on_with_from_another_home(
 def test_a_late_answer_about_an_old_lease_drops_no_new_one(
     context: Context, tmp_path: Path
 ) -> None:
-    """A trial is paused and taken up again, all while a heartbeat about it is on its way."""
+    """Trials are handed back and taken again, all while a heartbeat about them is on its way."""
+    study = service.submit(context, spec(pruner={"name": "none"}))
+    asked, again, answered = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(DirectGateway):
-        tokens: dict[int, str] = {}  # noqa: RUF012  (one instance)
-        late = 0
-
         def register(self, hello: WorkerHello) -> Registration:
             return super().register(hello).model_copy(update={"heartbeat_seconds": 0.01})
 
-        def report(self, worker_id: int, report: Report) -> ReportAnswer:
-            answer = super().report(worker_id, report)
-            self.tokens |= {leased.trial_id: leased.token for leased in answer.leased}
+        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+            late = bool(beat.held) and not asked.is_set()
+            if late:
+                asked.set()
+                again.wait(20)
+            answer = super().heartbeat(worker_id, beat)
+            if late and answer.drop:
+                answered.set()
             return answer
 
-        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
-            for _ in range(100):
-                if any(self.tokens.get(i, token) != token for i, token in beat.held.items()):
-                    self.late += 1
-                    break
-                time.sleep(0.01)
-            return super().heartbeat(worker_id, beat)
+        def report(self, worker_id: int, report: Report) -> ReportAnswer:
+            first = not again.is_set() and any(slot.measurements for slot in report.slots)
+            if first:
+                asked.wait(20)
+                service.pause_study(context, study.id, actor="test")
+            answer = super().report(worker_id, report)
+            if first:
+                service.resume_study(context, study.id, actor="test")
+            return answer
 
-    study = service.submit(context, spec(budget={"trials": 24, "epochs": 9}))
-    gateway = Slow(context)
-    work_until(context, study.id, gateway=gateway, home=tmp_path)
-    assert gateway.late > 0
+        def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+            answer = super().lease(worker_id, request)
+            if answer.leased and asked.is_set():
+                again.set()
+            return answer
+
+    work_until(context, study.id, gateway=Slow(context), home=tmp_path)
+    assert answered.is_set()
     assert service.show_study(context, study.id).state == "completed"
     assert {trial.attempt for trial in trials(context, study.id)} == {1}
 
