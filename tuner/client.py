@@ -77,7 +77,7 @@ class Client:
         Raises:
             InvalidInput: A field is wrong; it is named, and nothing was stored.
         """
-        return self._read(StudyView, "POST", "studies", json=load(spec))
+        return self._read(StudyView, "POST", "studies", json=load(spec), named=True)
 
     def preview(self, spec: Spec) -> Preview:
         """What a study would do, without storing it: size, ten sample configurations, epochs."""
@@ -100,19 +100,19 @@ class Client:
 
     def pause(self, study: int) -> StudyView:
         """Holds a study; its trials keep their checkpoints."""
-        return self._read(StudyView, "POST", f"studies/{study}/pause")
+        return self._read(StudyView, "POST", f"studies/{study}/pause", repeatable=True)
 
     def resume(self, study: int) -> StudyView:
         """Lets a paused study go on."""
-        return self._read(StudyView, "POST", f"studies/{study}/resume")
+        return self._read(StudyView, "POST", f"studies/{study}/resume", repeatable=True)
 
     def stop(self, study: int) -> StudyView:
         """Starts no more trials; those that run finish."""
-        return self._read(StudyView, "POST", f"studies/{study}/stop")
+        return self._read(StudyView, "POST", f"studies/{study}/stop", repeatable=True)
 
     def cancel(self, study: int) -> StudyView:
         """Ends a study now."""
-        return self._read(StudyView, "POST", f"studies/{study}/cancel")
+        return self._read(StudyView, "POST", f"studies/{study}/cancel", repeatable=True)
 
     def delete(self, study: int) -> None:
         """Removes a study with its trials."""
@@ -142,7 +142,7 @@ class Client:
     def enqueue(self, study: int, configs: Sequence[Mapping[str, Any]]) -> list[TrialView]:
         """Asks for trials of given configurations."""
         body = {"configs": [dict(config) for config in configs]}
-        return self._read(list[TrialView], "POST", f"studies/{study}/trials", json=body)
+        return self._read(list[TrialView], "POST", f"studies/{study}/trials", json=body, named=True)
 
     def trials_frame(self, study: int) -> pd.DataFrame:
         """One row a trial: number, state, value, a column a hyperparameter (``params.lr``)."""
@@ -279,7 +279,7 @@ class Client:
 
     def ask(self, study: int, k: int = 1) -> list[Asked]:
         """Takes up to ``k`` trials to evaluate by yourself; hold them with :meth:`held`."""
-        return self._read(list[Asked], "POST", f"studies/{study}/ask", json={"k": k})
+        return self._read(list[Asked], "POST", f"studies/{study}/ask", json={"k": k}, named=True)
 
     def report(self, trial: Asked, step: int, **metrics: float) -> SlotVerdict:
         """Sends one evaluation of an asked trial; the answer says whether to go on.
@@ -301,13 +301,18 @@ class Client:
     ) -> TrialView:
         """Ends an asked trial: with its value(s), or as pruned or failed.
 
+        One that your last report has ended already stays as it is.
+
         Raises:
             LeaseLost: The trial is not yours any more; it was handed to somebody else.
+            Conflict: It ended otherwise than this says.
         """
         given = [values] if isinstance(values, int | float) else values
         body = {"token": trial.token, "values": given, "state": state, "reason": reason}
         body = {key: value for key, value in body.items() if value is not None}
-        return self._read(TrialView, "POST", f"trials/{trial.trial_id}/tell", json=body)
+        return self._read(
+            TrialView, "POST", f"trials/{trial.trial_id}/tell", json=body, repeatable=True
+        )
 
     @contextmanager
     def held(

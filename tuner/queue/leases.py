@@ -34,10 +34,10 @@ class Lease:
     token: str
     expires_at: datetime
 
-    @classmethod
-    def new(cls, worker_id: int | None, expires_at: datetime) -> Lease:
-        """A lease with a token that nobody can guess."""
-        return cls(worker_id, secrets.token_urlsafe(24), expires_at)
+
+def new_token() -> str:
+    """A token that nobody can guess."""
+    return secrets.token_urlsafe(24)
 
 
 def claim(
@@ -127,6 +127,15 @@ def held_by(session: Session, worker_id: int) -> dict[int, list[int]]:
     return out
 
 
+def under(
+    session: Session, token: str, *, worker_id: int | None, study_id: int | None
+) -> list[TrialRow]:
+    """The trials that are held under a token now, of one worker or one study; needs no lock."""
+    mine = Trial.worker_id == worker_id if study_id is None else Trial.study_id == study_id
+    query = select(*COLUMNS).where(mine, Trial.state == "running", Trial.lease_token == token)
+    return select_rows(session, query.order_by(Trial.id))
+
+
 def leased_of(session: Session, study_id: int) -> list[TrialRow]:
     """A study's trials that somebody holds."""
     return select_rows(
@@ -139,11 +148,16 @@ def leased_of(session: Session, study_id: int) -> list[TrialRow]:
 
 def owns(row: TrialRow | None, token: str) -> bool:
     """Whether ``token`` is the trial's present lease."""
-    return (
-        row is not None
-        and row.lease_token is not None
-        and secrets.compare_digest(row.lease_token, token)
-    )
+    return row is not None and _same(row.lease_token, token)
+
+
+def ended(row: TrialRow | None, token: str) -> bool:
+    """Whether the holder of the lease ``token`` ended the trial itself, and may not know it yet."""
+    return row is not None and row.finished and _same(row.last_token, token)
+
+
+def _same(known: str | None, token: str) -> bool:
+    return known is not None and secrets.compare_digest(known.encode(), token.encode())
 
 
 Outcome = Literal["waiting", "fail"]

@@ -48,6 +48,7 @@ class Context:
 
     Attributes:
         swept_at: Studies that ended before this have no checkpoints left; None: not yet looked.
+        forgot_at: When receipts were looked through; None: not yet.
     """
 
     db: Database
@@ -57,6 +58,7 @@ class Context:
     heard: dict[int, tuple[Worker, datetime]] = field(default_factory=dict)
     """Workers heard of lately, and when, so that not each of their calls is written down."""
     swept_at: datetime | None = None
+    forgot_at: datetime | None = None
 
     @classmethod
     def open(
@@ -73,6 +75,6 @@ class Context:
         """Closes the connections; the searches are rebuilt from the database when needed."""
         self.db.dispose()
 
-    def lease_end(self, now: datetime) -> datetime:
-        """When a lease given now runs out."""
-        return now + timedelta(seconds=self.settings.lease_seconds)
+    def lease_end(self, now: datetime, seconds: float | None = None) -> datetime:
+        """When a lease given now runs out: one of a worker, unless it is to live ``seconds``."""
+        return now + timedelta(seconds=self.settings.lease_seconds if seconds is None else seconds)

@@ -9,16 +9,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tuner.errors import InvalidInput, LeaseLost
+from tuner.errors import Conflict, InvalidInput, LeaseLost
 from tuner.protocol import Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
 from tuner.service.context import Context
+from tuner.service.receipts import name
 from tuner.service.reporting import DIVERGED, take_in
-from tuner.service.supply import from_study
+from tuner.service.supply import (
+    Claim,
+    Handed,
+    Repeated,
+    from_study,
+    refuse_repeated,
+    still_held,
+)
 from tuner.service.trials import show_trial
-from tuner.service.turn import turn
+from tuner.service.turn import Turn, turn
 from tuner.service.views import TrialView
 from tuner.storage import studies, trials
+from tuner.storage.trials import TrialRow
 
 TOLD_STATES = ("complete", "pruned", "fail")
 
@@ -37,8 +46,22 @@ class Asked(BaseModel):
     expires_at: datetime = Field(description="Unless something is reported before.")
 
 
-def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) -> list[Asked]:
+def ask(
+    ctx: Context,
+    study_id: int,
+    k: int = 1,
+    *,
+    actor: str | None = None,
+    key: str | None = None,
+) -> list[Asked]:
     """Up to ``k`` trials to run; none when the study has nothing to run now.
+
+    Args:
+        ctx: The service.
+        study_id: Of which study.
+        k: How many at most.
+        actor: Who asks.
+        key: The asker's name for this request: asked again, it gets the same trials.
 
     Raises:
         NotFound: No such study.
@@ -51,9 +74,20 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
         if not study.spec:
             raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
         checked = ctx.searches.plans.of(study)
-    handed = from_study(
-        ctx, study_id, k, None, seconds=ctx.settings.ask_seconds, origin="asked", actor=actor
+    claim = Claim(
+        None,
+        None if key is None else name("ask", (actor, study_id), key),
+        seconds=ctx.settings.ask_seconds,
+        origin="asked",
+        actor=actor,
     )
+    handed: Handed | None
+    try:
+        with ctx.db.session() as session:
+            refuse_repeated(session, claim)
+        handed = from_study(ctx, study_id, k, claim)
+    except Repeated as before:
+        handed = still_held(ctx, before.token, study_id=study_id)
     out = []
     for _, row in handed or []:
         config = checked.space.fill(row.params)
@@ -87,16 +121,20 @@ def renew_trial(ctx: Context, trial_id: int, token: str) -> datetime:
     """Prolongs the lease of a trial that has nothing to report yet.
 
     Returns:
-        When it runs out now.
+        When it runs out now; for a trial that its holder has ended, when that was.
 
     Raises:
+        NotFound: No such trial.
         LeaseLost: The token is not its present lease.
     """
     expires_at = ctx.now() + timedelta(seconds=ctx.settings.ask_seconds)
     with ctx.db.write() as session:
-        if leases.renew(session, {trial_id: token}, expires_at):
+        if not leases.renew(session, {trial_id: token}, expires_at):
+            return expires_at
+        row = trials.get(session, trial_id)
+        if not leases.ended(row, token):
             raise LeaseLost(trial_id)
-    return expires_at
+        return row.finished_at or expires_at
 
 
 def tell(
@@ -111,11 +149,13 @@ def tell(
     """Ends a trial, with its objectives' values or with what became of it.
 
     Without ``values`` a complete trial keeps those of its last report. A value that is not finite
-    makes it fail as diverged.
+    makes it fail as diverged. A trial that has ended under this token already, by its last report
+    or by the same words, stays as it is.
 
     Raises:
         NotFound: No such trial.
         LeaseLost: The token is not its present lease.
+        Conflict: It ended under this token, but otherwise than this says.
         InvalidInput: The state is none that ends a trial, or the values do not fit the study.
     """
     if state not in TOLD_STATES:
@@ -127,24 +167,56 @@ def tell(
     with ctx.db.session() as session:
         study_id = trials.study_of(session, trial_id)
     with turn(ctx, study_id) as this:
-        this.join()
         row = trials.lock(this.session, [trial_id]).get(trial_id)
-        if row is None or not leases.owns(row, token):
+        if row is not None and leases.ended(row, token):
+            _agree(row, state, given)
+        elif row is None or not leases.owns(row, token):
             raise LeaseLost(trial_id)
-        wanted = len(this.checked.objectives)
-        if given is not None and len(given) != wanted:
-            raise InvalidInput("values", f"has {len(given)} numbers; the study wants {wanted}")
-        if given is not None:
-            row.values = list(given)
-        if state == "complete" and row.values is None:
-            raise InvalidInput("values", "is missing: nothing was reported before")
-        if state == "complete" and not all(math.isfinite(float(v)) for v in row.values or ()):
-            state, reason = "fail", DIVERGED
-        if state == "fail" or not all(math.isfinite(float(v)) for v in row.values or ()):
-            row.values = None
-        this.end(row, state, reason)
-        this.settle()
+        else:
+            _end(this, row, state, given, reason)
     return show_trial(ctx, trial_id)
+
+
+def _end(
+    this: Turn, row: TrialRow, state: str, given: list[float] | None, reason: str | None
+) -> None:
+    """Carries out what was told."""
+    this.join()
+    wanted = len(this.checked.objectives)
+    if given is not None and len(given) != wanted:
+        raise InvalidInput("values", f"has {len(given)} numbers; the study wants {wanted}")
+    if given is not None:
+        row.values = list(given)
+    if state == "complete" and row.values is None:
+        raise InvalidInput("values", "is missing: nothing was reported before")
+    if state == "complete" and not _finite(row.values or ()):
+        state, reason = "fail", DIVERGED
+    if state == "fail" or not _finite(row.values or ()):
+        row.values = None
+    this.end(row, state, reason, told=True)
+    this.settle()
+
+
+def _agree(row: TrialRow, state: str, given: list[float] | None) -> None:
+    """Whether a trial ended as it is told now.
+
+    Raises:
+        Conflict: It did not.
+    """
+    if state == "complete" and given is not None and not _finite(given):
+        state, given = "fail", None
+    same = given is None or row.values is None or given == [float(v) for v in row.values]
+    if state != row.state or not same:
+        raise Conflict(
+            f"trial {row.id} has ended already: {row.state}"
+            + ("" if row.values is None else f" with {', '.join(map(str, row.values))}"),
+            state=row.state,
+            values=row.values,
+        )
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return all(math.isfinite(float(v)) for v in values)
 
 
 def _deliver(ctx: Context, slot: SlotReport) -> SlotVerdict:

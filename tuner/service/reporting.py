@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Literal
 
 from tuner.errors import InvalidInput
-from tuner.protocol import Measured, SlotReport, SlotVerdict
+from tuner.protocol import Checkpoint, Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.turn import Turn
@@ -46,15 +45,13 @@ def take_in(
     rows = trials.lock(turn.session, ids)
     timed = [s.trial_id for s in slots if any(m.seconds is not None for m in s.measurements)]
     before = measurements.attempt_seconds(turn.session, timed) if timed else {}
-    lease_end = (
-        ctx.lease_end(turn.now) if seconds is None else turn.now + timedelta(seconds=seconds)
-    )
+    lease_end = ctx.lease_end(turn.now, seconds)
     out: dict[int, SlotVerdict] = {}
     measured: list[int] = []
     for slot in slots:
         row = rows.get(slot.trial_id)
         if row is None or not leases.owns(row, slot.token):
-            out[slot.trial_id] = SlotVerdict(trial_id=slot.trial_id, action="lost")
+            out[slot.trial_id] = _repeated(turn, row, slot)
             continue
         at = f"slots[{order.index(slot.trial_id)}]"
         verdict = _take_slot(turn, row, slot, before.get(row.id, 0.0), at)
@@ -70,14 +67,25 @@ def take_in(
     return out
 
 
+def _repeated(turn: Turn, row: TrialRow | None, slot: SlotReport) -> SlotVerdict:
+    """The verdict on a trial that is not held under this lease.
+
+    Where the trial ended under it and all that is reported is stored, the answer to the last report
+    was lost: it is given again. Whoever else speaks has lost the trial, and nothing is stored.
+    """
+    if row is not None and leases.ended(row, slot.token):
+        stored = measurements.steps(turn.session, row.id, row.attempt)
+        if all(measured.step in stored for measured in slot.measurements):
+            action: Action = "finish" if row.state == "complete" else "stop"
+            return SlotVerdict(trial_id=row.id, action=action, until=row.until, reason=row.reason)
+    return SlotVerdict(trial_id=slot.trial_id, action="lost")
+
+
 def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: float, at: str) -> SlotVerdict:
     """One trial's news; the verdict on it."""
     if slot.checkpoint is not None:
-        row.checkpoint = {
-            "uri": slot.checkpoint.uri,
-            "step": slot.checkpoint.step,
-            "attempt": row.attempt,
-        }
+        _take_checkpoint(row, slot.checkpoint)
+    news = [m.seconds for m in slot.measurements if m.step > row.step and m.seconds is not None]
     action: Action = "continue"
     reason: str | None = None
     last_step = turn.checked.last_step(row.params)
@@ -85,7 +93,7 @@ def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: float, at: s
         action, reason = _take_point(turn, row, measured, last_step, f"{at}.measurements[{i}]")
         if action != "continue":
             break
-    latest = max((m.seconds for m in slot.measurements if m.seconds is not None), default=None)
+    latest = max(news, default=None)
     if latest is not None:
         # A counter that went back was started anew, by a worker that resumed the attempt.
         spent = latest - before if latest >= before else latest
@@ -94,6 +102,13 @@ def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: float, at: s
     if slot.outcome:
         action, reason = _outcome(turn, row, slot, action, reason)
     return _carry_out(turn, row, action, reason, slot.outcome)
+
+
+def _take_checkpoint(row: TrialRow, saved: Checkpoint) -> None:
+    """Notes the last checkpoint; an older report that arrives late does not take it back."""
+    known = row.checkpoint
+    if known is None or known.get("attempt") != row.attempt or saved.step >= known["step"]:
+        row.checkpoint = {"uri": saved.uri, "step": saved.step, "attempt": row.attempt}
 
 
 def _take_point(
@@ -160,7 +175,7 @@ def _carry_out(
     """Moves the trial as decided."""
     failed = outcome == "fail" or reason == DIVERGED or (outcome == "complete" and not row.values)
     if action == "finish":
-        turn.end(row, "complete", None if reason == "complete" else reason)
+        turn.end(row, "complete", None if reason == "complete" else reason, told=True)
     elif action == "stop" and failed and reason == OUT_OF_MEMORY and row.reason != OUT_OF_MEMORY:
         # Once more, alone or among fewer; the mark stays on the trial until it ends.
         leases.next_attempt(row)
@@ -169,7 +184,7 @@ def _carry_out(
     elif action == "stop":
         if failed:
             row.values = None
-        turn.end(row, "fail" if failed else "pruned", reason)
+        turn.end(row, "fail" if failed else "pruned", reason, told=True)
     elif action == "pause":
         row.set_aside()
         turn.moved(row)
@@ -180,7 +195,7 @@ def _carry_out(
         turn.moved(row, returned=True)
         action = "pause"
     elif _late(turn):
-        turn.end(row, "pruned", "budget: seconds")
+        turn.end(row, "pruned", "budget: seconds", told=True)
         action, reason = "stop", "budget: seconds"
     return SlotVerdict(trial_id=row.id, action=action, until=row.until, reason=reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,8 @@ from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.files import check_files
-from tuner.service.turn import Turn, elapsed, turn
+from tuner.service.receipts import Receipt
+from tuner.service.turn import STOPPED, Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spaces import Space, widen
 from tuner.spec import BudgetSpec, Checked, StudySpec, check
@@ -54,8 +56,16 @@ class StudyPatch(BaseModel):
     space: dict[str, Any] | None = Field(None, description="Wider than before.")
 
 
-def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyView:
+def submit(
+    ctx: Context, spec: StudySpec, *, actor: str | None = None, key: str | None = None
+) -> StudyView:
     """Queues a study.
+
+    Args:
+        ctx: The service.
+        spec: The study file.
+        actor: Who submits it.
+        key: The sender's name for this request: said again, it is answered with the same study.
 
     Raises:
         InvalidInput: A value is wrong; nothing is stored.
@@ -79,17 +89,24 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         system_attrs={},
     )
     with ctx.db.write() as session:
-        for i, other in enumerate(spec.warm_start):
-            try:
-                studies.get(session, other)
-            except NotFound as error:
-                raise InvalidInput(f"warm_start[{i}]", error.message) from error
-        if studies.by_name(session, spec.name) is not None:
-            raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
-        study_id = studies.add(session, study)
-        told = {"name": spec.name}
-        events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
-    return show_study(ctx, study_id)
+        receipt = Receipt.of(session, now, "submit", actor, key, study.spec)
+        if receipt.fresh:
+            receipt.fill({"study": _add(session, study, spec, actor, now)})
+    return show_study(ctx, receipt.made["study"])
+
+
+def _add(session: Session, study: Study, spec: StudySpec, actor: str | None, now: datetime) -> int:
+    for i, other in enumerate(spec.warm_start):
+        try:
+            studies.get(session, other)
+        except NotFound as error:
+            raise InvalidInput(f"warm_start[{i}]", error.message) from error
+    if studies.by_name(session, spec.name) is not None:
+        raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
+    study_id = studies.add(session, study)
+    told = {"name": spec.name}
+    events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
+    return study_id
 
 
 def preview(ctx: Context, spec: StudySpec) -> Preview:
@@ -366,30 +383,33 @@ def resume_study(ctx: Context, study_id: int, *, actor: str | None = None) -> St
 
 
 def stop_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
-    """Drains a study: nothing new starts, what runs is finished.
+    """Drains a study: nothing new starts, what runs is finished. Said again, it changes nothing.
 
     Raises:
         NotFound: No such study.
-        Conflict: It is over.
+        Conflict: It has ended by itself.
     """
     with turn(ctx, study_id, actor=actor) as this:
-        _allow(this, "stop", (*OPEN_STATES, "paused", "stopping"))
-        this.state("stopping")
-        waiting = trials.of_study(this.session, study_id, states=("waiting",), lock=True)
-        this.close(waiting, "stopped")
-        this.settle()
+        if (this.study.state, this.study.reason) != ("completed", STOPPED):
+            _allow(this, "stop", (*OPEN_STATES, "paused", "stopping"))
+            this.state("stopping")
+            waiting = trials.of_study(this.session, study_id, states=("waiting",), lock=True)
+            this.close(waiting, STOPPED)
+            this.settle()
     return show_study(ctx, study_id)
 
 
 def cancel_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
     """Ends a study now: leases are revoked, and whoever holds one is told to drop it.
 
+    Said again, it changes nothing.
+
     Raises:
         NotFound: No such study.
-        Conflict: It is over.
+        Conflict: It has ended otherwise.
     """
     with turn(ctx, study_id, actor=actor) as this:
-        _allow(this, "cancel", (*OPEN_STATES, "paused", "stopping"))
+        _allow(this, "cancel", (*OPEN_STATES, "paused", "stopping", "cancelled"))
         for row in trials.of_study(
             this.session, study_id, states=("waiting", "running"), lock=True
         ):

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
@@ -20,31 +19,100 @@ from tuner.queue.leases import Lease
 from tuner.queue.order import order
 from tuner.search import Suggestion
 from tuner.service.context import Context
+from tuner.service.receipts import name
 from tuner.service.searches import Live
-from tuner.service.turn import STOPS_ALL, Turn, elapsed, turn
-from tuner.storage import studies
+from tuner.service.turn import ORIGIN, STOPS_ALL, Turn, elapsed, turn
+from tuner.storage import receipts, studies
 from tuner.storage.events import NewEvent
 from tuner.storage.models import Study, Worker
-from tuner.storage.studies import OPEN_STATES
+from tuner.storage.studies import OPEN_STATES, Queued
 from tuner.storage.trials import TrialRow
 
 HURRIED_TRIES = 2
 """Tries to suggest outside the transaction before the study is locked for it."""
 
 
-def hand_out(
-    ctx: Context, worker: Worker, k: int, prefer: int | None
-) -> list[tuple[Study, TrialRow]]:
+@dataclass(frozen=True)
+class Claim:
+    """One request for trials. Said again, it is given what it was given before, and nothing more.
+
+    Args:
+        worker_id: Who is to hold them; None: a user's own loop.
+        key: The name under which its receipt is kept; None: said again, it is another request.
+        seconds: The life of the lease; a worker's unless given.
+        origin: Of trials that are suggested for it.
+        actor: On whose behalf.
+        token: The lease's, the same for all trials of the request.
+    """
+
+    worker_id: int | None
+    key: str | None
+    seconds: float | None = None
+    origin: str = ORIGIN
+    actor: str | None = None
+    token: str = field(default_factory=leases.new_token)
+
+
+class Repeated(Exception):
+    """The same request was answered before, under this token."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(token)
+        self.token = token
+
+
+Handed = list[tuple[Study, TrialRow]]
+
+
+def hand_out(ctx: Context, worker: Worker, k: int, prefer: int | None, key: str) -> Handed:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
+
+    Args:
+        ctx: The service.
+        worker: Who asks.
+        k: How many at most.
+        prefer: The study that the worker trains already.
+        key: The worker's name for this request.
+    """
+    if k < 1:
+        return []
+    claim = Claim(worker.id, name("lease", worker.id, key))
+    try:
+        with ctx.db.session() as session:
+            refuse_repeated(session, claim)
+            wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
+        return _from_studies(ctx, wanted, k, claim)
+    except Repeated as before:
+        return still_held(ctx, before.token, worker_id=worker.id)
+
+
+def refuse_repeated(session: Session, claim: Claim) -> None:
+    """Goes no further with a request that was answered before.
+
+    Raises:
+        Repeated: It was.
+    """
+    made = None if claim.key is None else receipts.find(session, claim.key)
+    if made is not None:
+        raise Repeated(made["token"])
+
+
+def still_held(
+    ctx: Context, token: str, *, worker_id: int | None = None, study_id: int | None = None
+) -> Handed:
+    """The trials that a request was given before, as far as they are still held under its token."""
+    with ctx.db.session() as session:
+        rows = leases.under(session, token, worker_id=worker_id, study_id=study_id)
+        return [(studies.get(session, row.study_id), row) for row in rows]
+
+
+def _from_studies(ctx: Context, wanted: list[Queued], k: int, claim: Claim) -> Handed:
+    """Claims from one study after another.
 
     A study that somebody else is busy with comes last, and is waited for only when there is nothing
     else to hand out.
     """
-    out: list[tuple[Study, TrialRow]] = []
-    if k < 1:
-        return out
-    with ctx.db.session() as session:
-        wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
+    out: Handed = []
     late: list[int] = []
     for queued in wanted:
         if len(out) >= k:
@@ -52,7 +120,7 @@ def hand_out(
         live = ctx.searches.of(queued.id)
         if not queued.ready and live.idle_at == queued.revision:
             continue
-        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False)
+        got = from_study(ctx, queued.id, k - len(out), claim, wait=False)
         if got is None:
             late.append(queued.id)
         else:
@@ -60,35 +128,27 @@ def hand_out(
     for study_id in late:
         if out:
             break
-        out += from_study(ctx, study_id, k, worker.id) or []
+        out += from_study(ctx, study_id, k, claim) or []
     return out
 
 
 def from_study(
-    ctx: Context,
-    study_id: int,
-    k: int,
-    worker_id: int | None,
-    *,
-    wait: bool = True,
-    seconds: float | None = None,
-    origin: str = "sampled",
-    actor: str | None = None,
-) -> list[tuple[Study, TrialRow]] | None:
+    ctx: Context, study_id: int, k: int, claim: Claim, *, wait: bool = True
+) -> Handed | None:
     """Claims up to ``k`` trials of one study, suggesting what is missing.
 
     Args:
         ctx: The service.
         study_id: Whose trials.
         k: How many at most.
-        worker_id: Who is to hold them; None: a user's own loop.
+        claim: The request.
         wait: Whether to wait for a study that another thread is busy with.
-        seconds: The life of the lease.
-        origin: Of new trials.
-        actor: On whose behalf.
 
     Returns:
         Study and trial for each; None when the study is busy and ``wait`` is off.
+
+    Raises:
+        Repeated: The request was answered before.
     """
     live = ctx.searches.of(study_id)
     with _taken(live, wait) as mine:
@@ -98,14 +158,20 @@ def from_study(
             ahead = None
             if ctx.db.embedded and hurried < HURRIED_TRIES:
                 ahead = _suggest_ahead(ctx, live, study_id, k)
-            with turn(ctx, study_id, actor=actor) as this:
+            with turn(ctx, study_id, actor=claim.actor) as this:
                 if ahead is not None and ahead.revision != this.study.revision:
                     live.drop()
                     continue
                 if ahead is not None:
                     this.told = True  # it was asked a moment ago, at this very revision
-                lease = Lease.new(worker_id, _lease_end(ctx, this, seconds))
-                return [(this.study, row) for row in _claim(this, k, lease, ahead, origin)]
+                lease = Lease(claim.worker_id, claim.token, ctx.lease_end(this.now, claim.seconds))
+                rows = _claim(this, k, lease, ahead, claim.origin)
+                if rows and claim.key is not None:
+                    made = {"token": claim.token}
+                    before = receipts.keep(this.session, claim.key, made, this.now)
+                    if before not in (None, made):
+                        raise Repeated(before["token"])
+                return [(this.study, row) for row in rows]
     raise AssertionError("the last try always returns")
 
 
@@ -125,12 +191,6 @@ def _taken(live: Live, wait: bool) -> Iterator[bool]:
     finally:
         if mine:
             live.lock.release()
-
-
-def _lease_end(ctx: Context, this: Turn, seconds: float | None) -> datetime:
-    if seconds is None:
-        return ctx.lease_end(this.now)
-    return this.now + timedelta(seconds=seconds)
 
 
 def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | None:

@@ -28,6 +28,8 @@ from tuner.storage.studies import OPEN_STATES
 from tuner.storage.trials import NewTrial, TrialRow
 
 ORIGIN = "sampled"
+STOPPED = "stopped"
+"""Why trials and a study ended that a user let drain."""
 STOPS_ALL = ("seconds", "target")
 """Bounds at which running trials stop too, not only new ones."""
 
@@ -120,8 +122,9 @@ class Turn:
             data["paused"] = True
         self.note("trial.state", row, **data)
 
-    def end(self, row: TrialRow, state: str, reason: str | None) -> None:
-        """The trial's last change."""
+    def end(self, row: TrialRow, state: str, reason: str | None, *, told: bool = False) -> None:
+        """The trial's last change; ``told``: it answers its holder, who may have to ask again."""
+        row.last_token = row.lease_token if told else None
         row.end(state, reason, self.now)
         if self.told:
             values = None if row.values is None else tuple(map(float, row.values))
@@ -227,13 +230,13 @@ class Turn:
             return
         if reason not in (None, *STOPS_ALL) and any(row.busy for row in open_rows):
             return
-        self.close(open_rows, "stopped" if study.state == "stopping" else f"budget: {reason}")
+        self.close(open_rows, STOPPED if study.state == "stopping" else f"budget: {reason}")
         counted = studies.counts(self.session, [study.id])[study.id]
         tried = counted.finished - studies.cancelled(self.session, study.id)
         if tried and not counted.complete and not counted.pruned:
             self.state("failed", "every trial failed")
         else:
-            self.state("completed", reason or "stopped")
+            self.state("completed", reason or STOPPED)
 
     def close(self, rows: Sequence[TrialRow], reason: str) -> None:
         """Ends trials that nobody holds: set aside or begun, pruned; never begun, cancelled."""

@@ -11,11 +11,15 @@ from tuner.errors import Unavailable
 from tuner.queue import leases
 from tuner.service import checkpoints
 from tuner.service.context import Context
+from tuner.service.receipts import KEPT
 from tuner.service.supply import prepare
 from tuner.service.turn import turn
-from tuner.storage import events, studies, trials, workers
+from tuner.storage import events, receipts, studies, trials, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.studies import OPEN_STATES
+
+FORGET_EVERY = timedelta(minutes=5)
+"""How often receipts are looked through."""
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ def tick(ctx: Context) -> None:
     _miss_workers(ctx)
     _settle(ctx)
     checkpoints.sweep(ctx)
+    _forget(ctx)
     _suggest(ctx)
     _refit(ctx)
 
@@ -91,6 +96,15 @@ def _settle(ctx: Context) -> None:
             if this.study.state in OPEN_STATES:
                 this.join()
             this.settle()
+
+
+def _forget(ctx: Context) -> None:
+    """Removes what nobody will ask for again: receipts of old requests."""
+    now = ctx.now()
+    if ctx.forgot_at is None or abs(now - ctx.forgot_at) >= FORGET_EVERY:
+        with ctx.db.write() as session:
+            receipts.forget(session, now - KEPT)
+        ctx.forgot_at = now
 
 
 def _suggest(ctx: Context) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from tuner.protocol import (
     Checkpoint,
@@ -21,6 +23,7 @@ from tuner.protocol import (
 )
 from tuner.queue import leases
 from tuner.service.context import Context
+from tuner.service.receipts import Receipt
 from tuner.service.reporting import take_in
 from tuner.service.supply import hand_out
 from tuner.service.turn import turns
@@ -33,31 +36,36 @@ from tuner.storage.trials import TrialRow
 
 
 def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
-    """A worker introduces itself."""
+    """A worker introduces itself; the same hello said twice is of one worker."""
     now = ctx.now()
     with ctx.db.write() as session:
-        worker_id = workers.add(
-            session,
-            Worker(
-                name=hello.name,
-                state="active",
-                device=hello.device,
-                tasks=list(hello.tasks),
-                slots=hello.slots,
-                status={},
-                registered_at=now,
-                heartbeat_at=now,
-            ),
-        )
-        told = {"name": hello.name, "slots": hello.slots, "tasks": list(hello.tasks)}
-        events.add(
-            session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], None, now
-        )
+        receipt = Receipt.of(session, now, "register", hello.name, hello.key)
+        if receipt.fresh:
+            receipt.fill({"worker": _add(session, hello, now)})
     return Registration(
-        worker_id=worker_id,
+        worker_id=receipt.made["worker"],
         lease_seconds=ctx.settings.lease_seconds,
         heartbeat_seconds=ctx.settings.heartbeat_seconds,
     )
+
+
+def _add(session: Session, hello: WorkerHello, now: datetime) -> int:
+    worker_id = workers.add(
+        session,
+        Worker(
+            name=hello.name,
+            state="active",
+            device=hello.device,
+            tasks=list(hello.tasks),
+            slots=hello.slots,
+            status={},
+            registered_at=now,
+            heartbeat_at=now,
+        ),
+    )
+    told = {"name": hello.name, "slots": hello.slots, "tasks": list(hello.tasks)}
+    events.add(session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], None, now)
+    return worker_id
 
 
 def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
@@ -69,13 +77,15 @@ def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
     worker = _heard(ctx, worker_id)
     if worker.state == "draining":
         return LeaseAnswer(leased=[], drain=True)
-    return LeaseAnswer(leased=_leased(ctx, hand_out(ctx, worker, request.k, request.prefer)))
+    handed = hand_out(ctx, worker, request.k, request.prefer, request.key)
+    return LeaseAnswer(leased=_leased(ctx, handed))
 
 
 def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
     """A worker delivers a round's news of all its slots, and takes new trials for those now free.
 
-    Safe to repeat: a point is stored once, and what was decided stays decided.
+    Safe to repeat: a point is stored once, what was decided stays decided, and the trials that it
+    was given are given again.
 
     Raises:
         NotFound: No such worker.
@@ -93,7 +103,8 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
                 verdicts.update(take_in(ctx, turn, mine, list(slots)))
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
-    fresh = [] if draining else hand_out(ctx, worker, report.refill + freed, report.prefer)
+    wanted = 0 if draining else report.refill + freed
+    fresh = hand_out(ctx, worker, wanted, report.prefer, report.key)
     return ReportAnswer(
         verdicts=[
             verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")

@@ -72,6 +72,12 @@ def attempt_seconds(session: Session, trial_ids: Collection[int]) -> dict[int, f
     return {trial_id: seconds or 0.0 for trial_id, seconds in rows}
 
 
+def steps(session: Session, trial_id: int, attempt: int) -> set[int]:
+    """The steps that one attempt of a trial has measured."""
+    mine = (_table.c.trial_id == trial_id, _table.c.attempt == attempt)
+    return set(session.scalars(select(_table.c.step).where(*mine)))
+
+
 def curves(
     session: Session, trial_ids: Collection[int] | None, study_id: int
 ) -> dict[int, dict[int, float]]:

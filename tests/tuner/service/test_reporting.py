@@ -81,9 +81,40 @@ def test_the_last_report_repeated_changes_nothing(ctx: Context) -> None:
     report = trainer.next_report()
     assert service.report(ctx, trainer.id, report).verdicts[0].action == "finish"
     before = service.show_trial(ctx, leased.trial_id)
-    assert service.report(ctx, trainer.id, report).verdicts[0].action == "lost"
+    assert service.report(ctx, trainer.id, report).verdicts[0].action == "finish"
+    more = report.slots[0].measurements[0].model_copy(update={"step": 2})
+    unheard = report.slots[0].model_copy(update={"measurements": [more]})
+    for slot in (unheard, report.slots[0].model_copy(update={"token": "another"})):
+        (verdict,) = service.report(ctx, trainer.id, Report(slots=[slot])).verdicts
+        assert verdict.action == "lost"
     assert service.show_trial(ctx, leased.trial_id) == before
     assert len(service.measurements(ctx, leased.trial_id)) == 1
+
+
+def test_who_was_stopped_by_others_has_no_last_word(ctx: Context) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    report = trainer.next_report()
+    service.report(ctx, trainer.id, report)
+    service.stop_trial(ctx, leased.trial_id)
+    assert service.report(ctx, trainer.id, report).verdicts[0].action == "lost"
+
+
+def test_an_old_report_that_arrives_late_takes_nothing_back(ctx: Context) -> None:
+    """Delivered once more by the network after the next one: seconds and checkpoint stay."""
+    submit(ctx, budget={"trials": 1, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    old = trainer.next_report()
+    trainer.deliver(old)
+    trainer.round()
+    before = service.show_trial(ctx, leased.trial_id)
+    assert service.report(ctx, trainer.id, old).verdicts[0].action == "continue"
+    assert service.show_trial(ctx, leased.trial_id) == before
+    service.leave(ctx, trainer.id)
+    (again,) = Trainer(ctx, slots=1, name="other").lease()
+    assert again.start == 2
 
 
 def test_who_lost_the_lease_changes_nothing(ctx: Context, clock: Clock) -> None:

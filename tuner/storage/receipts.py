@@ -1,0 +1,56 @@
+"""Receipts: what a request made, so that the same request said again makes it once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, cast
+
+from sqlalchemy import Insert, Table, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from tuner.storage.models import Receipt
+
+_table = cast("Table", Receipt.__table__)
+_INSERT: dict[str, Insert] = {
+    "postgresql": postgresql.insert(_table).on_conflict_do_nothing().returning(_table.c.key),
+    "sqlite": sqlite.insert(_table).on_conflict_do_nothing().returning(_table.c.key),
+}
+
+
+def find(session: Session, key: str) -> dict[str, Any] | None:
+    """What a request of this name has made; None: there was none."""
+    return session.scalar(select(Receipt.made).where(Receipt.key == key))
+
+
+def keep(session: Session, key: str, made: dict[str, Any], now: datetime) -> dict[str, Any] | None:
+    """Notes what this request makes, unless one of the same name has made something before.
+
+    Waits for a transaction that keeps the same name at this moment.
+
+    Returns:
+        What was made before; None: this is the first request of its name.
+    """
+    statement = _INSERT[session.get_bind().dialect.name]
+    values = {"key": key, "made": made, "created_at": now}
+    first = session.connection().execute(statement, values).first()
+    return None if first is not None else find(session, key)
+
+
+def fill(session: Session, key: str, made: dict[str, Any]) -> None:
+    """Says what the request made whose name this transaction keeps."""
+    session.execute(
+        update(Receipt)
+        .where(Receipt.key == key)
+        .values(made=made)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def forget(session: Session, before: datetime) -> None:
+    """Removes those kept before a moment: nobody repeats such an old request."""
+    session.execute(
+        delete(Receipt)
+        .where(Receipt.created_at < before)
+        .execution_options(synchronize_session=False)
+    )
