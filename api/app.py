@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -29,11 +27,8 @@ from api.routers import (
 from api.security import FailureLimit
 from api.text import require_text
 from tuner import __version__, service
-from tuner.errors import TunerError
 from tuner.service import Context
 from tuner.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
@@ -69,13 +64,11 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        housekeeping = Housekeeping(context)
-        housekeeping.start()
-        try:
-            yield
-        finally:
-            await app.state.feed.close()
-            housekeeping.stop()
+        with service.housekeeping(context):
+            try:
+                yield
+            finally:
+                await app.state.feed.close()
 
     app = FastAPI(
         title="tuner",
@@ -114,47 +107,6 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     if chosen.root_path:
         app.add_middleware(PathPrefix, prefix=chosen.root_path)
     return app
-
-
-class Housekeeping:
-    """Calls ``service.tick`` every second in a thread of its own, until stopped.
-
-    Several replicas may do so on one database; a tick that fails is logged and the next one tries
-    again, later and later while the database is away.
-    """
-
-    INTERVAL_SECONDS = 1.0
-    MOST_SECONDS = 30.0
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
-
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
-
-    def stop(self, timeout_seconds: float = 10.0) -> None:
-        """Lets the present tick end, and waits for it."""
-        self._stopping.set()
-        self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            logger.warning("housekeeping did not end within %s s", timeout_seconds)
-
-    def _run(self) -> None:
-        pause = self.INTERVAL_SECONDS
-        while not self._stopping.wait(pause):
-            try:
-                service.tick(self._context)
-                pause = self.INTERVAL_SECONDS
-            except TunerError as error:
-                pause = min(2 * pause, self.MOST_SECONDS)
-                logger.warning("housekeeping failed, again in %.0f s: %s", pause, error)
-            except Exception:
-                # A bug in one tick must not end them all: leases would never expire again.
-                pause = min(2 * pause, self.MOST_SECONDS)
-                logger.exception("housekeeping failed, again in %.0f s", pause)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
 
-from sqlalchemy import Table, case, func, select, update
+from sqlalchemy import ColumnElement, Table, case, func, select, update
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Trial
@@ -112,6 +112,30 @@ def expired(session: Session, now: datetime, limit: int = 10_000) -> dict[int, l
     for study_id, trial_id in rows:
         out.setdefault(study_id, []).append(trial_id)
     return out
+
+
+def _ends_after(moment: datetime, *, asked: bool) -> tuple[ColumnElement[bool], ...]:
+    """Leases of workers, or of users' own loops, that end after a moment."""
+    return (
+        Trial.lease_expires_at > moment,
+        Trial.worker_id.is_(None) if asked else Trial.worker_id.is_not(None),
+    )
+
+
+def beyond(session: Session, moment: datetime, *, asked: bool) -> bool:
+    """Whether a lease ends after a moment; needs no study's lock."""
+    query = select(Trial.id).where(*_ends_after(moment, asked=asked)).limit(1)
+    return session.scalar(query) is not None
+
+
+def cut(session: Session, moment: datetime, end: datetime, *, asked: bool) -> None:
+    """Lets the leases that end after a moment end at another one; needs no study's lock."""
+    late = (
+        select(Trial.id).where(*_ends_after(moment, asked=asked)).with_for_update(skip_locked=True)
+    )
+    session.connection().execute(
+        update(_table).where(_table.c.id.in_(late.scalar_subquery())).values(lease_expires_at=end)
+    )
 
 
 def held_by(session: Session, worker_id: int) -> dict[int, list[int]]:

@@ -7,6 +7,7 @@ from tuner.service.advice import advise_config, advise_study, fit_studies, plan_
 from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import events, newest_event
+from tuner.service.housekeeping import housekeeping
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.results import (
@@ -43,7 +44,7 @@ from tuner.service.trials import (
     show_trial,
     stop_trial,
 )
-from tuner.service.upkeep import tick
+from tuner.service.upkeep import look_ahead, tick
 from tuner.service.views import (
     CountsView,
     EventView,
@@ -101,12 +102,14 @@ __all__ = [
     "fit_studies",
     "frozen_trials",
     "heartbeat",
+    "housekeeping",
     "importances",
     "lease",
     "leave",
     "list_studies",
     "list_trials",
     "list_workers",
+    "look_ahead",
     "measurements",
     "newest_event",
     "overview",

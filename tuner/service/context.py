@@ -11,6 +11,7 @@ from typing import Self
 from sqlalchemy import URL
 
 from tuner.service.searches import Searches
+from tuner.service.watch import Watch
 from tuner.storage.engine import Database
 from tuner.storage.models import Worker
 
@@ -47,6 +48,7 @@ class Context:
     """One process's view of one database. Threads may share it.
 
     Attributes:
+        watch: Since when this process has listened without a gap.
         swept_at: Studies that ended before this have no checkpoints left; None: not yet looked.
         forgot_at: When receipts were looked through; None: not yet.
     """
@@ -57,6 +59,7 @@ class Context:
     searches: Searches = field(default_factory=Searches)
     heard: dict[int, tuple[Worker, datetime]] = field(default_factory=dict)
     """Workers heard of lately, and when, so that not each of their calls is written down."""
+    watch: Watch = field(default_factory=Watch)
     swept_at: datetime | None = None
     forgot_at: datetime | None = None
 

@@ -142,9 +142,7 @@ class Turn:
         study = self.study
         if study.state == state:
             return
-        if study.active_since is not None:
-            study.active_seconds += (self.now - study.active_since).total_seconds()
-            study.active_since = None
+        study.active_seconds, study.active_since = elapsed(study, self.now), None
         if state in ("running", "stopping"):
             study.active_since = self.now
             study.started_at = study.started_at or self.now
@@ -261,7 +259,7 @@ class Turn:
 def elapsed(study: Study, now: datetime) -> float:
     """Wall seconds that a study has been running."""
     running = 0.0 if study.active_since is None else (now - study.active_since).total_seconds()
-    return study.active_seconds + running
+    return study.active_seconds + max(running, 0.0)  # a clock that was set back takes none away
 
 
 @contextmanager

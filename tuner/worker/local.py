@@ -117,12 +117,12 @@ def run_study(
     for server in servers:
         server.start()
     try:
-        while not stop.wait(TICK_SECONDS):
-            service.tick(context)
-            if service.show_study(context, study_id).state in FINISHED_STUDY_STATES:
-                break
-            if not any(child.is_alive() for child in children):
-                raise Unavailable("all local workers have ended; the log says why")
+        with service.housekeeping(context, TICK_SECONDS):
+            while not stop.wait(TICK_SECONDS):
+                if service.show_study(context, study_id).state in FINISHED_STUDY_STATES:
+                    break
+                if not any(child.is_alive() for child in children):
+                    raise Unavailable("all local workers have ended; the log says why")
     finally:
         for child in children:
             if child.is_alive():

@@ -103,12 +103,10 @@ def test_only_the_holder_is_heard(ctx: Context, clock: Clock) -> None:
         service.renew_trial(ctx, trial.trial_id, "guess")
     clock.advance(3000)
     assert service.renew_trial(ctx, trial.trial_id, trial.token) > trial.expires_at
-    clock.advance(3000)
-    service.tick(ctx)
+    clock.run(3000, ctx)
     measured = Measured(step=1, metrics={"score": 0.25})
     service.report_trial(ctx, trial.trial_id, trial.token, measured)
-    clock.advance(3601)
-    service.tick(ctx)
+    clock.run(3601, ctx)
     with pytest.raises(LeaseLost):
         service.report_trial(ctx, trial.trial_id, trial.token, measured)
     (again,) = service.ask(ctx, study_id, 1)

@@ -122,8 +122,7 @@ def test_who_lost_the_lease_changes_nothing(ctx: Context, clock: Clock) -> None:
     slow, quick = Trainer(ctx, slots=1, name="slow"), Trainer(ctx, slots=1, name="quick")
     (mine,) = slow.lease()
     slow.round()
-    clock.advance(31)
-    service.tick(ctx)
+    clock.run(31, ctx)
     late = slow.next_report()
     (theirs,) = quick.lease()
     assert theirs.trial_id == mine.trial_id
@@ -147,12 +146,9 @@ def test_a_heartbeat_keeps_the_lease(ctx: Context, clock: Clock) -> None:
     trainer = Trainer(ctx, slots=1)
     (leased,) = trainer.lease()
     for _ in range(5):
-        clock.advance(20)
-        assert (
-            service.heartbeat(ctx, trainer.id, Heartbeat(held={leased.trial_id: leased.token})).drop
-            == []
-        )
-        service.tick(ctx)
+        clock.run(20, ctx)
+        beat = Heartbeat(held={leased.trial_id: leased.token})
+        assert service.heartbeat(ctx, trainer.id, beat).drop == []
     assert trainer.round().verdicts[0].action == "continue"
     assert service.show_trial(ctx, leased.trial_id).attempt == 1
 
@@ -164,8 +160,7 @@ def test_a_trial_whose_workers_die_fails_after_its_attempts(ctx: Context, clock:
         (leased,) = trainer.lease()
         assert leased.attempt == attempt
         trainer.held.clear()
-        clock.advance(31)
-        service.tick(ctx)
+        clock.run(31, ctx)
     trial = service.show_trial(ctx, leased.trial_id)
     assert (trial.state, trial.reason) == ("fail", "lease_expired")
     assert trainer.lease() == []
