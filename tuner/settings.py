@@ -51,6 +51,13 @@ class Settings(BaseSettings):
         "files; the working directory and TUNER_HOME unless given.",
     )
 
+    checkpoints: str = Field(
+        "",
+        description="Where workers keep checkpoints: a folder, or an address such as s3://... that "
+        "fsspec knows and every worker reaches; a folder in TUNER_HOME unless given.",
+    )
+    checkpoint_seconds: float = Field(60.0, gt=0, description="How often a trial is saved.")
+
     lease_seconds: float = Field(30.0, gt=0, description="A lease's life without a heartbeat.")
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker shows life.")
     max_attempts: int = Field(3, ge=1, description="Attempts of a trial whose workers die.")

@@ -102,6 +102,8 @@ def worker(
             tasks=task or [],
             home=settings.home,
             stop=stop,
+            checkpoints=settings.checkpoints or None,
+            save_seconds=settings.checkpoint_seconds,
         )
     finally:
         gateway.close()

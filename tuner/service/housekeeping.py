@@ -24,9 +24,11 @@ def housekeeping(ctx: Context, interval_seconds: float = INTERVAL_SECONDS) -> It
 
     Models are fitted in a thread of their own, so that no lease and no study waits for them.
     """
+    # Rounds that are rarer than leases are short would look like a server that is away.
+    seconds = min(interval_seconds, ctx.settings.lease_seconds / 10)
     with ExitStack() as stack:
         for chore in (tick, look_ahead):
-            rounds = Rounds(ctx, chore, interval_seconds)
+            rounds = Rounds(ctx, chore, seconds)
             rounds.start()
             stack.callback(rounds.stop)
         yield

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from tuner.errors import NotFound
+from tuner.errors import InvalidInput, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,17 @@ class CheckpointStore:
 
     Args:
         root: Where they go.
+
+    Raises:
+        InvalidInput: Nothing here reaches such an address: a package is missing, or its name wrong.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
-        self.fs, self.path = fsspec.core.url_to_fs(self.root)
+        try:
+            self.fs, self.path = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise InvalidInput("checkpoints", f"{self.root!r} cannot be used: {error}") from error
         self.local = "file" in self.fs.protocol
         if self.local:
             self.path = str(Path(self.path).absolute())

@@ -33,7 +33,7 @@ PIECE_SECONDS = 1.0
 MEMORY_SHARE = 0.8
 """Of the free memory, what a population may plan on; the rest is for what nobody counts."""
 SAVE_SECONDS = 60.0
-"""How often a trial that nobody decides about is saved all the same."""
+"""How often a trial is saved though nobody decides about it."""
 
 PopulationKey = tuple[Any, ...]
 
@@ -62,6 +62,10 @@ class Held:
     saved_at: float = field(default_factory=time.monotonic)
     news: list[Measured] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
+    known: bool = True
+    """Whether the service knows of the last checkpoint."""
+    replaced: list[str] = field(default_factory=list)
+    """Its earlier checkpoints, kept until then."""
     outcome: str = ""
     reason: str | None = None
     told: bool = False
@@ -83,6 +87,7 @@ class Crew:
         engine: ``auto``, or an engine to insist on.
         dtype: Of parameters and data.
         memory: Bytes that one population may take; by default most of what is free when it is made.
+        save_seconds: How often each trial is saved, between its steps if one takes longer.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class Crew:
         engine: Choice = "auto",
         dtype: torch.dtype = torch.float32,
         memory: int | None = None,
+        save_seconds: float = SAVE_SECONDS,
     ) -> None:
         self.device = device
         self.slots = slots
@@ -101,6 +107,7 @@ class Crew:
         self.engine = engine
         self.dtype = dtype
         self.memory = memory
+        self.save_seconds = save_seconds
         self.held: dict[int, Held] = {}
         self.populations: dict[PopulationKey, Population] = {}
         self._tasks: dict[str, tuple[Task, TrainingData]] = {}
@@ -156,11 +163,19 @@ class Crew:
             return
         population = self.populations[held.key]
         population.evict(held.slot)
-        last = held.checkpoint or held.leased.checkpoint
-        if forget and last is not None:
-            self.store.delete(last.uri)
+        if forget:
+            for uri in (*held.replaced, *_own(held)):
+                self.store.delete(uri)
         if not population.active and len(self.populations) > 1:
             del self.populations[held.key]
+
+    def acknowledged(self, trial_id: int) -> None:
+        """The service knows the trial's last checkpoint, so that the earlier ones may go."""
+        held = self.held[trial_id]
+        held.known = True
+        for uri in held.replaced:
+            self.store.delete(uri)
+        held.replaced.clear()
 
     def _task(self, leased: Leased) -> tuple[Task, TrainingData]:
         name = f"{leased.task} {sorted(leased.task_params.items())!r}"
@@ -274,7 +289,16 @@ class Crew:
                     self._piece *= 2
                 elif spent > 2 * PIECE_SECONDS and self._piece > 1024:
                     self._piece //= 2
+            if any(n > 0 for n in left.values()) and self._save_late(mine):
+                return False  # a checkpoint that the service does not know saves nothing
         return True
+
+    def _save_late(self, mine: list[Held]) -> bool:
+        """Saves trials that were not for long; whether there are any."""
+        late = [h for h in mine if time.monotonic() - h.saved_at > self.save_seconds]
+        for held in late:
+            self.save(held)
+        return bool(late)
 
     def _target(self, held: Held) -> int:
         """Samples a trial has seen when its next evaluation is due."""
@@ -306,24 +330,26 @@ class Crew:
                 held.outcome, held.reason = "fail", "diverged"
             elif held.step >= held.leased.max_step:
                 held.outcome = "complete"
-            elif held.step >= held.until or time.monotonic() - held.saved_at > SAVE_SECONDS:
+            elif held.step >= held.until:
                 # Saved before the verdict is asked for, so that a pause can be taken up anywhere.
                 self.save(held)
+        self._save_late([held for held in mine if not held.outcome])
 
     def save(self, held: Held) -> None:
         """Writes a trial's checkpoint; a disk that is full costs the resume, not the trial."""
         leased = held.leased
-        name = f"study-{leased.study_id}/trial-{leased.number}/a{leased.attempt}-s{held.step}"
-        previous = held.checkpoint or leased.checkpoint
+        held.saved_at = time.monotonic()  # tried, at least: a full disk is not asked all the time
+        name = f"{_folder(leased)}/a{leased.attempt}-s{held.step}"
+        previous = _own(held)
         try:
             uri = self.store.save(name, self.populations[held.key].state_dict(held.slot))
         except OSError as error:
             log.warning("trial %s was not saved: %s", leased.trial_id, error)
             return
         held.checkpoint = Checkpoint(uri=uri, step=held.step)
-        held.saved_at = time.monotonic()
-        if previous is not None and previous.uri != uri:
-            self.store.delete(previous.uri)
+        held.known = False
+        # Whoever takes the trial over before this one is known begins with the one before.
+        held.replaced += [before for before in previous if before != uri]
 
     def _fail(self, mine: list[Held], kind: str, error: Exception) -> None:
         for held in mine:
@@ -338,7 +364,7 @@ class Crew:
     def reports(self) -> Iterator[SlotReport]:
         """News of every trial that has some, or must be decided about."""
         for trial_id, held in self.held.items():
-            if held.news or held.due:
+            if held.news or held.due or not held.known:
                 yield SlotReport(
                     trial_id=trial_id,
                     token=held.leased.token,
@@ -356,6 +382,17 @@ class Crew:
             "samples_per_second": round(self.samples_per_second, 1),
             "engine": "; ".join(dict.fromkeys(engines)),
         }
+
+
+def _folder(leased: Leased) -> str:
+    """Where a trial's checkpoints are."""
+    return f"study-{leased.study_id}/trial-{leased.number}"
+
+
+def _own(held: Held) -> list[str]:
+    """The trial's last checkpoint, unless it is one of another trial, whose copy it began as."""
+    last = held.checkpoint or held.leased.checkpoint
+    return [last.uri] if last is not None and f"/{_folder(held.leased)}/" in last.uri else []
 
 
 def _failed(leased: Leased, kind: str, error: Exception) -> SlotReport:

@@ -17,7 +17,7 @@ from tuner.tasks import Task
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
-from tuner.worker.crew import Crew
+from tuner.worker.crew import SAVE_SECONDS, Crew
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ def run_worker(
     stop: threading.Event | None = None,
     engine: Choice = "auto",
     memory: int | None = None,
+    checkpoints: str | Path | None = None,
+    save_seconds: float = SAVE_SECONDS,
 ) -> None:
     """Works until ``stop`` is set or the service drains this worker.
 
@@ -67,17 +69,20 @@ def run_worker(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         slots: Trials trained at once; by default begun with a few and then as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
-        home: Where checkpoints go, under ``checkpoints``.
+        home: Where checkpoints go, under ``checkpoints``, unless told otherwise.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
+        checkpoints: A folder, or an address that fsspec knows, where checkpoints go.
+        save_seconds: How often each trial is saved.
 
     Raises:
-        InvalidInput: There is no such device or task.
+        InvalidInput: There is no such device or task, or nothing that reaches ``checkpoints``.
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
-    _Worker(gateway, name, device, slots, tasks, home, stop, engine, memory).run()
+    store = CheckpointStore(checkpoints or home / "checkpoints")
+    _Worker(gateway, name, device, slots, tasks, store, stop, engine, memory, save_seconds).run()
 
 
 class _Worker:
@@ -88,10 +93,11 @@ class _Worker:
         device: str,
         slots: int | None,
         paths: Sequence[str],
-        home: Path,
+        store: CheckpointStore,
         stop: threading.Event,
         engine: Choice,
         memory: int | None,
+        save_seconds: float,
     ) -> None:
         for path in paths:
             load_task(path)
@@ -102,8 +108,9 @@ class _Worker:
         self.most = slots or devices.MOST_SLOTS[kind]
         self.wanted = slots or devices.FIRST_SLOTS[kind]
         self.fixed = slots is not None
-        store = CheckpointStore(home / "checkpoints")
-        self.crew = Crew(self.device, self.most, store, engine=engine, memory=memory)
+        self.crew = Crew(
+            self.device, self.most, store, engine=engine, memory=memory, save_seconds=save_seconds
+        )
         self.registration = gateway.register(
             WorkerHello(
                 name=name,
@@ -114,7 +121,8 @@ class _Worker:
         )
         self.id = self.registration.worker_id
         self.draining = False
-        self._dropped: set[int] = set()
+        self._dropped: set[tuple[int, str]] = set()
+        self._asked: LeaseRequest | None = None
         self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
         self._lock = threading.Lock()
@@ -155,11 +163,14 @@ class _Worker:
     # Talking to the service.
 
     def _lease(self) -> bool:
+        # The same request until it is answered: what it was given it would be given again.
+        self._asked = self._asked or LeaseRequest(k=self.wanted)
         try:
-            answer = self.gateway.lease(self.id, LeaseRequest(k=self.wanted))
+            answer = self.gateway.lease(self.id, self._asked)
         except Unavailable as error:
             log.warning("no answer to a request for work: %s", error)
             return False
+        self._asked = None
         self.draining = answer.drain
         self._take(answer.leased)
         return bool(answer.leased)
@@ -199,6 +210,8 @@ class _Worker:
             if held is None:
                 continue
             held.news.clear()
+            if verdict.action != "lost":
+                self.crew.acknowledged(verdict.trial_id)
             if verdict.action == "continue" and not held.outcome:
                 held.until = max(verdict.until, held.step + 1)
             else:
@@ -224,7 +237,9 @@ class _Worker:
         if not slots:
             return
         try:
-            self.gateway.report(self.id, Report(slots=slots, status=self.crew.status()))
+            # Each slot that is returned counts as free, and nobody is here to fill it.
+            report = Report(slots=slots, refill=-len(slots), status=self.crew.status())
+            self.gateway.report(self.id, report)
         except Unavailable as error:
             log.warning("leases could not be returned; they will expire: %s", error)
 
@@ -238,7 +253,7 @@ class _Worker:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
             with self._lock:
-                self._dropped |= set(answer.drop)
+                self._dropped |= {(i, held[i]) for i in answer.drop if i in held}
             self.draining = self.draining or answer.drain
 
     def _interrupted(self) -> bool:
@@ -247,8 +262,11 @@ class _Worker:
     def _forget_dropped(self) -> None:
         with self._lock:
             dropped, self._dropped = self._dropped, set()
-        for trial_id in dropped:
-            self.crew.drop(trial_id)
+        for trial_id, token in dropped:
+            held = self.crew.held.get(trial_id)
+            # By now it may be held again, under another lease.
+            if held is not None and held.leased.token == token:
+                self.crew.drop(trial_id)
 
     def _resize(self) -> None:
         """Wants as many trials as the engine's measurements say pay."""
