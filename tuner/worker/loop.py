@@ -123,6 +123,7 @@ class _Worker:
         self.draining = False
         self._dropped: set[tuple[int, str]] = set()
         self._asked: LeaseRequest | None = None
+        self._arriving: dict[int, str] = {}
         self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
         self._lock = threading.Lock()
@@ -176,10 +177,13 @@ class _Worker:
         return bool(answer.leased)
 
     def _take(self, leased: Sequence[Leased]) -> None:
+        # Reading data and measuring memory may take longer than a lease lives.
+        self._arriving = {trial.trial_id: trial.token for trial in leased}
         for trial in leased:
             failure = self.crew.take(trial)
             if failure is not None:
                 self._failures.append(failure)
+        self._arriving = {}
         self.wanted = min(self.wanted, self.crew.room)
         if self._failures and not self.crew.held:
             self._report()
@@ -247,6 +251,7 @@ class _Worker:
         """Keeps the leases alive while a long round trains."""
         while not self._done.wait(self.registration.heartbeat_seconds):
             held = {i: h.leased.token for i, h in list(self.crew.held.items())}
+            held = {**self._arriving, **held}
             try:
                 answer = self.gateway.heartbeat(self.id, Heartbeat(held=held, status=self._status))
             except TunerError as error:

@@ -173,6 +173,35 @@ def test_trials_in_a_lost_answer_are_asked_for_again(context: Context, tmp_path:
     assert {t.attempt for t in trials(context, study.id)} == {1}
 
 
+def test_trials_are_kept_while_their_data_is_read(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a lease lives: the worker shows life for what is not yet in a slot."""
+    context.settings = replace(context.settings, lease_seconds=1.0, heartbeat_seconds=0.1)
+    beats: list[set[int]] = []
+    read = Crew._task
+
+    class Counting(DirectGateway):
+        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+            answer = super().heartbeat(worker_id, beat)
+            beats.append(set(beat.held))
+            return answer
+
+    def slowly(self: Crew, leased: Leased) -> Any:
+        if not self._tasks:
+            seen = len(beats)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while len(beats) < seen + 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return read(self, leased)
+
+    monkeypatch.setattr(Crew, "_task", slowly)
+    study = service.submit(context, spec(budget={"trials": 3, "epochs": 1}, pruner="none"))
+    work_until(context, study.id, home=tmp_path, gateway=Counting(context), slots=3)
+    everyone = {trial.id for trial in trials(context, study.id)}
+    assert beats[1:3] == [everyone, everyone]
+
+
 class Overtaken(DirectGateway):
     """A sign of life is under way while what it names is taken away and given again."""
 
