@@ -12,23 +12,35 @@ from starlette.middleware.gzip import GZipMiddleware
 from api import dashboard, problems
 from api.live import Feed
 from api.metrics import Metrics
-from api.middleware import BodyLimit, HostGuard, PathPrefix, SecurityHeaders, Timing
+from api.middleware import (
+    BodyLimit,
+    Forwarded,
+    HostGuard,
+    Mistakes,
+    PathPrefix,
+    SecurityHeaders,
+    Timing,
+)
 from api.routers import (
     advisor,
     catalogue,
     datasets,
     events,
     meta,
+    pools,
     results,
     studies,
     trials,
+    webhooks,
     workers,
 )
 from api.security import FailureLimit
 from api.text import require_text
 from tuner import __version__, service
-from tuner.service import Context
+from tuner.service import Context, outbox
+from tuner.service.background import Repeated, running
 from tuner.settings import Settings
+from tuner.webhooks import Sender
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
@@ -47,6 +59,7 @@ TAGS = [
     {"name": "workers", "description": "Who trains. Writes carry the lease token of their trial."},
     {"name": "catalogue", "description": "What a study can name."},
     {"name": "advisor", "description": "How to move a good configuration; nothing is stored."},
+    {"name": "webhooks", "description": "Who is told when a study ends."},
     {"name": "meta", "description": "For those who run the service."},
 ]
 
@@ -64,7 +77,11 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with service.housekeeping(context):
+        send = Sender(context.settings.webhook_hosts)
+        with running(
+            *service.chores(context),
+            Repeated("webhooks", lambda: outbox.deliver(context, send)),
+        ):
             try:
                 yield
             finally:
@@ -85,25 +102,43 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     )
     app.state.context = context
     app.state.auth = auth
-    app.state.max_body_bytes = chosen.max_body_bytes
+    app.state.max_dataset_bytes = chosen.max_dataset_bytes
     app.state.secure = chosen.behind_proxy
     app.state.failures = FailureLimit()
     app.state.feed = Feed(context)
     app.state.metrics = Metrics(context)
 
     problems.install(app)
-    for module in (studies, trials, results, events, workers, catalogue, datasets, advisor):
+    for module in (
+        studies,
+        trials,
+        results,
+        events,
+        workers,
+        pools,
+        catalogue,
+        datasets,
+        advisor,
+        webhooks,
+    ):
         app.include_router(module.router, prefix="/api/v1", dependencies=[Depends(require_text)])
     app.include_router(meta.router)
     dashboard.install(app)
 
     # The last one added is the first to see a request.
-    app.add_middleware(BodyLimit, limit_bytes=chosen.max_body_bytes)
+    app.add_middleware(Mistakes)
+    app.add_middleware(
+        BodyLimit,
+        limit_bytes=chosen.max_body_bytes,
+        larger={"/api/v1/datasets": chosen.max_dataset_bytes},
+    )
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     if not auth:
         app.add_middleware(HostGuard, hosts=LOOPBACK)
     app.add_middleware(SecurityHeaders, https=chosen.behind_proxy)
     app.add_middleware(Timing, histogram=app.state.metrics.latency)
+    if chosen.behind_proxy:
+        app.add_middleware(Forwarded)
     if chosen.root_path:
         app.add_middleware(PathPrefix, prefix=chosen.root_path)
     return app

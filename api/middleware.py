@@ -6,10 +6,13 @@ Plain ASGI, because Starlette's function middleware would hold back streams.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 
 from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
@@ -64,23 +67,86 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
-class BodyLimit:
-    """Refuses bodies above a limit, whether they say their length or not."""
+class Mistakes:
+    """Answers for a bug, inside of what adds headers and measures.
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int) -> None:
+    Starlette would do so outside of all middleware: without the headers, and unmeasured.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, and makes a problem of what it raises."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except Exception as error:
+            if started:  # too late for another answer: the connection breaks, as it should
+                raise
+            await problems.on_bug(Request(scope), error)(scope, receive, send)
+
+
+class Forwarded:
+    """Takes from the proxy in front who asks, and over what.
+
+    Each proxy adds the address it was asked from at the end. The last one is thus our own proxy's
+    word; what stands before it is whatever the client sent, and would let it pass for many others.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on as if it had come without the proxy."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            address = _last(headers, "x-forwarded-for")
+            with suppress(ValueError):
+                scope = {**scope, "client": (str(ip_address(address)), 0)}
+            if _last(headers, "x-forwarded-proto") == "https":
+                scope = {**scope, "scheme": "https"}
+        await self.app(scope, receive, send)
+
+
+def _last(headers: Headers, name: str) -> str:
+    """The last value of a header that lists several, or that came several times."""
+    return ",".join(headers.getlist(name)).rpartition(",")[2].strip()
+
+
+class BodyLimit:
+    """Refuses bodies above a limit, whether they say their length or not.
+
+    Args:
+        app: What is behind it.
+        limit_bytes: The largest body of any request.
+        larger: Limits of their own for some paths, below the one that a proxy shows the server at.
+    """
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, larger: Mapping[str, int]) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
+        self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, and stops reading once it is too large."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = TooLarge(
-            f"the body is larger than {self.limit_bytes} bytes", limit_bytes=self.limit_bytes
-        )
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        limit = self.larger.get(path, self.limit_bytes)
+        refusal = TooLarge(f"the body is larger than {limit} bytes", limit_bytes=limit)
         stated = Headers(scope=scope).get("content-length", "")
-        if stated.isdecimal() and int(stated) > self.limit_bytes:
+        if stated.isdecimal() and int(stated) > limit:
             await problems.response(refusal)(scope, receive, send)
             return
         seen = 0
@@ -91,14 +157,14 @@ class BodyLimit:
             message = await receive()
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
-                if seen > self.limit_bytes:
+                if seen > limit:
                     raise refusal
             return message
 
         async def unless_refused(message: Message) -> None:
             nonlocal started
             # FastAPI turns whatever goes wrong while it reads a body into a 400 of its own.
-            if started or seen <= self.limit_bytes:
+            if started or seen <= limit:
                 started = True
                 await send(message)
 
@@ -149,14 +215,27 @@ class Timing:
 
         async def timed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # The template, never the path: a label per trial would fill the memory.
-                route = getattr(scope.get("route"), "path", "unmatched")
+                route = template_of(scope)
                 self.histogram.labels(scope["method"], route, str(message["status"])).observe(
                     time.perf_counter() - started
                 )
             await send(message)
 
         await self.app(scope, receive, timed)
+
+
+def template_of(scope: Scope) -> str:
+    """The path as it was declared, never as it was asked for: a label a trial would fill memory.
+
+    A route knows it without the prefix of the router that it was included in, which has no parts
+    that vary, so those come from the request.
+    """
+    declared: str | None = getattr(scope.get("route"), "path", None)
+    if declared is None:
+        return "unmatched"
+    asked: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    missing = asked.count("/") - declared.count("/")
+    return "/".join(asked.split("/")[: missing + 1]) + declared if missing > 0 else declared
 
 
 class PathPrefix:

@@ -176,13 +176,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.TunerError, _on_tuner_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_bug)
 
 
 def _on_tuner_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.TunerError)
     if status_of(type(error)) >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("%s %s: %s", request.method, request.url.path, error, exc_info=error)
+        told = _ids(request)
+        logger.warning(
+            "%s %s: %s", request.method, request.url.path, error, exc_info=error, extra=told
+        )
     return answer(request, problem(error), headers_of(error))
 
 
@@ -234,7 +236,18 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     return answer(request, document, error.headers)
 
 
-def _on_bug(request: Request, error: Exception) -> Response:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+def _ids(request: Request) -> dict[str, object]:
+    """What the path is about, as fields of a log: ``study_id`` as ``study``."""
+    return {
+        name.removesuffix("_id"): value
+        for name, value in request.path_params.items()
+        if name.endswith("_id")
+    }
+
+
+def on_bug(request: Request, error: Exception) -> Response:
+    """The answer to a request that nobody foresaw; what went wrong is for the log alone."""
+    told = _ids(request)
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error, extra=told)
     mistake = errors.TunerError("the server made a mistake; its log has the details")
     return answer(request, problem(mistake), None)

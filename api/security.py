@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -70,6 +71,19 @@ class FailureLimit:
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
         self._good: OrderedDict[bytes, None] = OrderedDict()
 
+    @staticmethod
+    def source(address: str) -> str:
+        """Whose failures are counted together: of IPv6, whoever has one address has 2**64."""
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return address
+        if isinstance(parsed, IPv6Address):
+            if parsed.ipv4_mapped is not None:
+                return str(parsed.ipv4_mapped)
+            return str(IPv6Address(int(parsed) >> 64 << 64))
+        return address
+
     def check(self, address: str, token: str) -> None:
         """Lets an attempt pass.
 
@@ -77,7 +91,7 @@ class FailureLimit:
             TooManyRequests: The address failed too often; the error says how long to wait.
         """
         with self._lock:
-            failures = self._recent(address)
+            failures = self._recent(self.source(address))
             if len(failures) < self.most or _digest(token) in self._good:
                 return
             wait = failures[0] + self.WINDOW_SECONDS - self._now()
@@ -88,6 +102,7 @@ class FailureLimit:
 
     def failed(self, address: str) -> None:
         """Remembers a wrong token."""
+        address = self.source(address)
         with self._lock:
             failures = self._recent(address)
             failures.append(self._now())
@@ -176,13 +191,16 @@ def principal(
     raise Unauthorized("this needs a token: Authorization: Bearer ...")
 
 
-def require(scope: Scope) -> Callable[[Principal], Principal]:
-    """A dependency: the one who asks, if the scope covers it."""
+def require(*scopes: Scope) -> Callable[[Principal], Principal]:
+    """A dependency: the one who asks, if one of the scopes covers it."""
+    wanted = " or ".join(scopes)
 
     def check(found: Annotated[Principal, Depends(principal)]) -> Principal:
-        if not found.may(scope):
+        if not any(found.may(scope) for scope in scopes):
             raise Forbidden(
-                f"this needs a token with the scope {scope}", scope=scope, has=sorted(found.scopes)
+                f"this needs a token with the scope {wanted}",
+                scope=wanted,
+                has=sorted(found.scopes),
             )
         return found
 

@@ -192,7 +192,7 @@ def contender(kind: str, case: str, device: str) -> Callable[[], int]:
     epoch = population(task_type(), batch, device, slots=int(slots[1:]), engine="auto")
     if compiled:
         # As it becomes by itself after a minute of training.
-        epoch.population.compiled_steps = True  # type: ignore[attr-defined]  # set above
+        epoch.population.trainer.compiled_steps = True  # type: ignore[attr-defined]  # set above
     return epoch
 
 

@@ -19,7 +19,13 @@ ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-OUTSIDE = {"POSTGRES_PASSWORD", "PIP_EXTRA_INDEX_URL", "TUNER_WORKER_TOKEN", "TUNER_PORT"}
+OUTSIDE = {
+    "POSTGRES_PASSWORD",
+    "PIP_EXTRA_INDEX_URL",
+    "TUNER_WORKER_TOKEN",
+    "TUNER_PORT",
+    "TUNER_WEBHOOK_HOSTS",
+}
 
 
 def ours() -> list[str]:

@@ -11,19 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from tuner import service
 from tuner.cli.serving import serving
 from tuner.client import Client
+from tuner.service import Context
 from tuner.settings import Settings
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def python(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def python(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("TUNER_")}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=EXAMPLES,
-        env={**clean, "OMP_NUM_THREADS": "1", "TUNER_HOME": str(home)},
+        env={**clean, "OMP_NUM_THREADS": "1", "TUNER_HOME": str(home), **variables},
         capture_output=True,
         text=True,
         timeout=300,
@@ -39,6 +41,35 @@ def test_a_task_of_ones_own_is_tuned(tmp_path: Path) -> None:
     assert answer["study"]["counts"]["fail"] == 0
     assert answer["best"][0]["value"] > 0.9
     assert "model.hidden" in answer["best"][0]["config"]
+
+
+@pytest.mark.parametrize(
+    ("name", "better_than"),
+    [("pytorch_script", ("loss", 1.0)), ("sklearn_script", ("accuracy", 0.9))],
+)
+def test_a_script_of_ones_own_is_tuned(
+    tmp_path: Path, name: str, better_than: tuple[str, float]
+) -> None:
+    line = ["-m", "tuner", "run", f"{name}.yaml", "--config", "worker.toml", "--json"]
+    done = python(tmp_path, *line)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["study"]["state"] == "completed"
+    counts = answer["study"]["counts"]
+    assert (counts["fail"], counts["complete"] + counts["pruned"]) == (0, 5)
+    metric, bound = better_than
+    best = answer["best"][0]
+    assert best["value"] == best["last_metrics"][metric]
+    assert (best["value"] < bound) == (metric == "loss")
+
+
+def test_a_script_runs_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "trial.json").write_text('{"params": {"C": 1.0, "kernel": "linear"}}')
+    done = python(tmp_path, "sklearn_script.py", TUNER_TRIAL=str(tmp_path / "trial.json"))
+    assert done.returncode == 0, done.stderr
+    assert "step 1: accuracy=0.9" in done.stdout
+    alone = python(tmp_path, "sklearn_script.py")
+    assert "not run by a worker; to try it by hand" in alone.stderr
 
 
 def test_a_loop_of_ones_own_is_tuned(tmp_path: Path) -> None:
@@ -58,3 +89,21 @@ def test_a_loop_of_ones_own_is_tuned(tmp_path: Path) -> None:
     assert study.best.value == pytest.approx(
         min(t.value for t in trials if t.state == "complete" and t.value is not None)
     )
+
+
+def test_a_grid_tells_how_the_best_rate_goes_with_the_batch_size(tmp_path: Path) -> None:
+    done = python(tmp_path, "-m", "tuner", "run", "scaling.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    study = json.loads(done.stdout)["study"]
+    assert (study["state"], study["counts"]["complete"]) == ("completed", 102)
+    context = Context.open(f"sqlite:///{tmp_path}/tuner.sqlite")
+    try:
+        found = service.fit_studies(context, [study["id"]])
+        advice = service.advise_study(context, study["id"], 1024)
+    finally:
+        context.close()
+    assert [o.batch_size for o in found.optima] == [16, 32, 64, 128, 256, 512]
+    assert found.identified, found.why
+    assert found.exponent is not None
+    assert found.exponent.high - found.exponent.low < 1.5
+    assert advice.rule == "trials"

@@ -1,4 +1,4 @@
-"""The README tells the truth: its curl lines work, its commands and targets exist."""
+"""The README and pages beside it tell the truth: curl lines work, commands and targets exist."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from tuner.spec import StudySpec, check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("clusters", "webhooks"))]
 
 
-def commands() -> list[str]:
+def commands(page: str = README) -> list[str]:
     """The shell lines of the indented blocks, each with the lines it goes on over, uncommented."""
     found: list[str] = []
     open_quote = False
-    for line in README.splitlines():
+    for line in page.splitlines():
         if not line.startswith("    "):
             open_quote = False
             continue
@@ -76,12 +77,18 @@ def test_the_curl_lines_submit_and_read_a_study(
 
 
 @pytest.mark.parametrize(
-    "line", [c for c in commands() if re.match(r"(\S+=\S+ )*(\.venv/bin/)?tuner ", c)]
+    "line",
+    [
+        command
+        for page in PAGES
+        for command in commands(page)
+        if re.match(r"(\S+=\S+ )*(\.venv/bin/)?tuner ", command)
+    ],
 )
 def test_commands_and_their_options_exist(line: str) -> None:
     words = [word for word in line.split() if "=" not in word or word.startswith("-")][1:]
     command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and (words or not command.invoke_without_command):
         name = words.pop(0)
         assert name in command.commands, f"there is no command {name!r}"
         command = command.commands[name]
@@ -98,10 +105,13 @@ def test_targets_exist() -> None:
 
 def test_variables_exist() -> None:
     known = {f"TUNER_{name}".upper() for name in Settings.model_fields}
-    assert set(re.findall(r"TUNER_[A-Z_]+", README)) <= known
+    for page in PAGES:
+        assert set(re.findall(r"TUNER_[A-Z_]+", page)) <= known
 
 
 def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", "".join(PAGES[1:])):
+        assert (ROOT / "docs" / target).exists(), target
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 
@@ -113,5 +123,5 @@ def test_the_example_is_a_study() -> None:
 
 
 def test_the_code_compiles() -> None:
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", "".join(PAGES), re.DOTALL):
         compile(textwrap.dedent(block), "README.md", "exec")

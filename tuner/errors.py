@@ -6,6 +6,7 @@ command line prints ``str(error)``; a test walks this tree, so that no class lac
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 
@@ -23,6 +24,19 @@ class TunerError(Exception):
         super().__init__(message)
         self.message = message
         self.facts = facts
+
+    def __reduce__(self) -> tuple[Callable[..., TunerError], tuple[object, ...]]:
+        """How it crosses from process to process: classes word their messages themselves."""
+        return remade, (type(self), self.message, self.facts)
+
+
+def remade(kind: type[TunerError], message: str, facts: Mapping[str, object]) -> TunerError:
+    """An error of a class as it was raised elsewhere: worded already, with its facts."""
+    error = kind.__new__(kind)
+    TunerError.__init__(error, message, **facts)
+    if isinstance(error, InvalidInput):
+        error.field = str(facts.get("field", ""))
+    return error
 
 
 class InvalidInput(TunerError):

@@ -31,8 +31,15 @@ def bound(**fields: object) -> Iterator[None]:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What a record carries beyond the usual: its ``extra`` over what is bound now."""
-    extra = {key: value for key, value in vars(record).items() if key not in _USUAL}
+    """What a record carries beyond the usual: its ``extra`` over what is bound now.
+
+    Names that begin with an underscore are what libraries put there for themselves.
+    """
+    extra = {
+        key: value
+        for key, value in vars(record).items()
+        if key not in _USUAL and not key.startswith("_")
+    }
     return {**_BOUND.get(), **extra}
 
 

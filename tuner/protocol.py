@@ -1,22 +1,31 @@
 """The words a worker and the service exchange, the same over HTTP and inside one process.
 
-A worker speaks to a *gateway* with five calls; one implementation is the HTTP client, the other
-calls ``tuner.service``. One request a round carries all slots' measurements up, and the stops and
-refills down.
+A worker speaks to a *gateway* with a handful of calls; one implementation is the HTTP client, the
+other calls ``tuner.service``. One request a round carries all slots' measurements up, and the stops
+and refills down.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from tuner.tasks import TaskForm
 
 # What the columns of every database hold.
 Id = Annotated[int, Field(ge=1, lt=2**63)]
 Step = Annotated[int, Field(lt=2**31)]
 Scalar = str | int | float | bool | None
 Config = dict[str, Scalar | list[Any]]
+
+LOG_BYTES = 256 * 1024
+"""What is kept of the log of one attempt of a trial, unless its worker is told otherwise."""
+LEAST_LOG_BYTES, MOST_LOG_BYTES = 1024, 16 * 2**20
+LARGEST_PIECE = 64 * 1024
+"""Bytes of a log that travel in one piece."""
 
 
 class Message(BaseModel):
@@ -43,6 +52,9 @@ class WorkerHello(Request):
     device: dict[str, Any] = Field(default_factory=dict, description="kind, name, memory")
     tasks: list[str] = Field(min_length=1, description="Tasks it can train.", examples=[["digits"]])
     slots: int = Field(default=1, ge=1, le=65536, description="Trials it can hold at once.")
+    forms: list[TaskForm] = Field(
+        default_factory=list, max_length=1000, description="Of tasks that a server may not have."
+    )
 
 
 class Registration(Message):
@@ -81,11 +93,55 @@ class Leased(Message):
     metrics: list[str] = Field(description="What reports must carry.")
 
 
+class Probe(Message):
+    """A study's range test, handed to a worker before the study's first trial.
+
+    The rate rises by a constant factor from ``low`` to ``high``, one optimizer step a rate, in one
+    population of which each slot has a seed of its own.
+    """
+
+    study_id: int
+    token: str = Field(description="Every later word about this probe carries it.")
+    task: str
+    task_params: dict[str, Any] = Field(default_factory=dict)
+    config: Config = Field(description="What is trained; it has no learning rate.")
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    seeds: int = Field(ge=1)
+
+
+class ProbeReport(Message):
+    """What became of a probe: the worker measures, the service judges."""
+
+    study_id: Id
+    token: str
+    outcome: Literal["measured", "failed", "returned"]
+    """``returned`` hands it back (shutdown); it waits for another worker."""
+    losses: list[Annotated[list[float | None], Field(max_length=10_000)]] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Loss after each step, a row a seed; null where it was not finite.",
+    )
+    reason: str | None = Field(default=None, description="oom, or an error's text.")
+    seconds: float = Field(default=0.0, ge=0, le=1e9, description="That the device was busy.")
+
+
+Tasks = Annotated[
+    list[str] | None,
+    Field(
+        description="What fits beside the trials that are held; none: any of the worker's. When a "
+        "study of another task has its turn, nothing is handed out, so that what is held drains.",
+    ),
+]
+
+
 class LeaseRequest(Request):
     """Asks for up to ``k`` trials; ``prefer`` names the study whose population has room."""
 
     k: int = Field(ge=1, le=65536)
     prefer: Id | None = None
+    tasks: Tasks = None
 
 
 class Measured(Message):
@@ -111,10 +167,31 @@ class SlotReport(Message):
     checkpoint: Checkpoint | None = None
 
 
+class Printed(Message):
+    """A stretch of what a trial's script has printed since its lease began."""
+
+    trial_id: Id
+    token: str
+    start: int = Field(ge=0, lt=2**62, description="Bytes printed before it.")
+    size: int = Field(ge=0, le=LARGEST_PIECE, description="Bytes that it was printed as.")
+    text: str = Field(max_length=LARGEST_PIECE)
+    keep: int = Field(
+        default=LOG_BYTES,
+        ge=LEAST_LOG_BYTES,
+        le=MOST_LOG_BYTES,
+        description="Bytes to keep of an attempt's log: a quarter of them from its beginning, the "
+        "rest from its end.",
+    )
+
+
 class Report(Request):
     """One request a round: every slot's news, and how many trials to send back."""
 
     slots: list[SlotReport]
+    probe: ProbeReport | None = None
+    printed: list[Printed] = Field(
+        default_factory=list, description="Logs of scripts; stored before anything is decided."
+    )
     refill: int = Field(
         default=0,
         ge=-65536,
@@ -123,6 +200,7 @@ class Report(Request):
         "negative to end with fewer.",
     )
     prefer: Id | None = None
+    tasks: Tasks = None
     status: dict[str, Any] = Field(default_factory=dict, description="engine, samples/s, memory")
 
 
@@ -141,15 +219,17 @@ class ReportAnswer(Message):
 
     verdicts: list[SlotVerdict]
     leased: list[Leased]
+    probe: Probe | None = None
     drain: bool = Field(
         default=False, description="Take no more trials: someone drains this worker."
     )
 
 
 class LeaseAnswer(Message):
-    """Trials now held by the worker; none when nothing waits."""
+    """Trials now held by the worker, or a probe that comes before them; neither: nothing waits."""
 
     leased: list[Leased]
+    probe: Probe | None = None
     drain: bool = False
 
 
@@ -157,14 +237,36 @@ class Heartbeat(Message):
     """A sign of life that renews the leases it names."""
 
     held: dict[Id, str] = Field(default_factory=dict, description="Trial id to lease token.")
+    probes: dict[Id, str] = Field(default_factory=dict, description="Study id to lease token.")
     status: dict[str, Any] = Field(default_factory=dict)
 
 
 class HeartbeatAnswer(Message):
-    """Trials to drop: their lease is lost, or their study was cancelled or stopped them."""
+    """What to drop: its lease is lost, or its study was cancelled or stopped it."""
 
-    drop: list[int] = Field(default_factory=list)
+    drop: list[int] = Field(default_factory=list, description="Trials.")
+    drop_probes: list[int] = Field(default_factory=list, description="Studies.")
     drain: bool = False
+
+
+class PoolBeat(Message):
+    """How a pool of workers stands that something else places."""
+
+    name: str = Field(
+        min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["ray"]
+    )
+    driver: str = Field(max_length=64, description="Chosen anew by each start of the driver.")
+    first: bool = Field(default=False, description="It has just started and takes the pool over.")
+    last: bool = Field(default=False, description="It ends, and its workers with it.")
+    running: int = Field(ge=0, le=65536, description="Workers that it has.")
+    fits: int = Field(ge=0, le=65536, description="Workers that there is room for.")
+
+
+class PoolAnswer(Message):
+    """How many workers are wanted, and how often to ask."""
+
+    wanted: int | None = Field(description="null: as many as fit.")
+    heartbeat_seconds: float
 
 
 class Gateway(Protocol):
@@ -188,3 +290,6 @@ class Gateway(Protocol):
 
     def leave(self, worker_id: int) -> None:
         """Says goodbye; what it still held waits for others."""
+
+    def fetch(self, sha256: str, target: Path) -> None:
+        """Writes the uploaded dataset with this checksum into a new file."""

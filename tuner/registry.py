@@ -8,6 +8,7 @@ with ``@register``. Packages outside join through an entry point group of the sa
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from typing import Generic, TypeVar
 from tuner.errors import UnknownName
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Registry(Generic[T]):
@@ -96,7 +99,12 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
         for point in entry_points(group=self.package):
-            if point.name not in self._entries:
+            if point.name in self._entries:
+                continue
+            try:
                 entry = point.load()
-                if point.name not in self._entries:
-                    self.add(point.name, entry)
+            except Exception:  # another package's code, which may raise anything as it is imported
+                log.exception("%s %r (%s) is left out", self.kind, point.name, point.value)
+                continue
+            if point.name not in self._entries:
+                self.add(point.name, entry)

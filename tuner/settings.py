@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     plain_http: bool = Field(False, description="Bind beyond loopback although nothing ends TLS.")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
 
+    max_dataset_bytes: int = Field(
+        2**30, ge=1024, description="Largest dataset, as it is uploaded and as it unpacks."
+    )
+
     data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
         description="Folders (with : between them) below which studies sent to the server may name "
@@ -57,6 +61,12 @@ class Settings(BaseSettings):
         "fsspec knows and every worker reaches; a folder in TUNER_HOME unless given.",
     )
     checkpoint_seconds: float = Field(60.0, gt=0, description="How often a trial is saved.")
+
+    webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts (with commas between them) that webhooks may reach although their "
+        "address is private, and without TLS.",
+    )
 
     lease_seconds: float = Field(30.0, gt=0, description="A lease's life without a heartbeat.")
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker shows life.")
@@ -71,6 +81,13 @@ class Settings(BaseSettings):
     @classmethod
     def _folders(cls, value: object) -> object:
         return value.split(os.pathsep) if isinstance(value, str) else value
+
+    @field_validator("webhook_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(host for part in value.split(",") if (host := part.strip()))
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -91,6 +108,11 @@ class Settings(BaseSettings):
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def secret(self) -> str | None:
+        """The token as it is sent."""
+        return self.token.get_secret_value() if self.token else None
 
     @property
     def in_ci(self) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import httpx
@@ -31,6 +32,7 @@ from tuner.errors import (
     TunerError,
     Unauthorized,
     Unavailable,
+    remade,
 )
 
 API = "/api/v1"
@@ -156,6 +158,34 @@ class Transport:
                 raise error_of(answer)
             yield from answer.iter_lines()
 
+    def download(self, path: str, target: Path) -> None:
+        """Writes an answer of any length into a file, from the beginning at each attempt."""
+
+        def once() -> None:
+            with (
+                reached(self.url),
+                self._http.stream("GET", path, timeout=_LONG) as answer,
+                target.open("wb") as file,
+            ):
+                if not answer.is_success:
+                    answer.read()
+                    raise error_of(answer)
+                for chunk in answer.iter_bytes():
+                    file.write(chunk)
+
+        self._retrying()(once)
+
+    def upload(self, path: str, file: BinaryIO, *, params: Mapping[str, Any]) -> httpx.Response:
+        """Sends a file of any length as the body of a POST, which is not repeated."""
+        headers = {"content-type": "application/octet-stream"}
+        with reached(self.url):
+            answer = self._http.request(
+                "POST", path, content=file, params=params, headers=headers, timeout=_LONG
+            )
+        if answer.is_success:
+            return answer
+        raise error_of(answer)
+
     def _retrying(self) -> Retrying:
         return Retrying(
             retry=retry_if_exception_type((Unavailable, TooManyRequests)),
@@ -165,6 +195,8 @@ class Transport:
         )
 
 
+_LONG = httpx.Timeout(600.0, connect=5.0)
+"""For large files, which a server looks into before it answers."""
 _BACK_OFF = wait_random_exponential(multiplier=0.1, max=5.0)
 
 
@@ -209,12 +241,7 @@ def error_of(answer: httpx.Response) -> TunerError:
     kind = _classes().get(str(problem.get("code"))) or (
         Unavailable if status in _PASSING else _BY_STATUS.get(status, TunerError)
     )
-    error = kind.__new__(kind)
-    # Each class words its own message; this one is worded already.
-    TunerError.__init__(error, str(message), **facts)
-    if isinstance(error, InvalidInput):
-        error.field = str(facts.get("field", ""))
-    return error
+    return remade(kind, str(message), facts)
 
 
 def _classes() -> dict[str, type[TunerError]]:

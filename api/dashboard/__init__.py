@@ -5,14 +5,14 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from api.dashboard import actions, assets, form, login, pages, reference, vary
+from api.dashboard import actions, advisor, assets, form, login, pages, reference, vary
 from api.dashboard.render import problem_page
 from api.problems import Problem
 
 
 def install(app: FastAPI) -> None:
     """Adds the pages, their assets, and the form that errors take for people."""
-    for module in (login, pages, form, vary, actions, reference):
+    for module in (login, pages, form, vary, advisor, actions, reference):
         app.include_router(module.router, include_in_schema=False)
     app.mount(f"/assets/{assets.digest()}", assets.Assets(), name="assets")
 

@@ -51,7 +51,7 @@ def show_form(
         section="/new",
         who=who,
         catalogue={
-            "tasks": [entry.model_dump() for entry in catalogue.list_tasks()],
+            "tasks": [entry.model_dump() for entry in catalogue.list_tasks(context)],
             "optimizers": [entry.model_dump() for entry in catalogue.list_optimizers()],
             "schedules": [entry.model_dump() for entry in catalogue.list_schedules()],
             "samplers": [entry.model_dump() for entry in catalogue.list_samplers()],

@@ -19,6 +19,7 @@ from api.dashboard.render import Viewer, render, root_of
 from api.dashboard.views import (
     ComparedRow,
     ComparePage,
+    RangeCurve,
     StudiesPage,
     StudyPage,
     StudySummary,
@@ -136,6 +137,9 @@ def show_study(
             found.next_cursor,
         )
     summary = StudySummary.of(study)
+    tested = None
+    if study.range_test and fragment in ("", "range"):
+        tested = service.show_range(context, study_id)
     page = StudyPage(
         title=study.name,
         section="/",
@@ -147,9 +151,11 @@ def show_study(
         metrics=_metrics(study, rows.trials),
         last_event=last_event,
         spec_yaml=yaml.safe_dump(study.spec, sort_keys=False, allow_unicode=True),
+        range=tested,
+        range_curve=None if tested is None else RangeCurve.of(tested),
     )
-    template = {"head": "study_head.html", "table": "trials_table.html"}.get(fragment, "study.html")
-    return render(request, template, page)
+    pieces = {"head": "study_head.html", "table": "trials_table.html", "range": "study_range.html"}
+    return render(request, pieces.get(fragment, "study.html"), page)
 
 
 @router.get("/studies/{study_id}/compare")

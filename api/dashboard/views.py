@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +11,7 @@ from urllib.parse import urlencode
 
 from api.problems import Problem
 from api.security import Principal, Scope
-from tuner.service import StudyView, TrialView, WorkerView
+from tuner.service import RangeEvidence, StudyView, TrialView, WorkerView
 
 FINISHED_STUDY = frozenset({"completed", "cancelled", "failed"})
 ENDS = {
@@ -217,6 +218,40 @@ class StudyPage(Shown):
     last_event: int
     """Events up to here are in the page; the stream goes on from here."""
     spec_yaml: str
+    range: RangeEvidence | None
+    """The range test before its first trial, if there is one."""
+    range_curve: RangeCurve | None
+    """Its picture, once it was measured."""
+
+
+@dataclass(frozen=True)
+class RangeCurve:
+    """The loss of a range test against the logarithm of its rates, 300 wide and 90 high."""
+
+    path: str
+    left: float
+    width: float
+    """The range that is searched."""
+
+    @classmethod
+    def of(cls, test: RangeEvidence) -> RangeCurve | None:
+        """The curve, where anything was measured."""
+        known = [(lr, y) for lr, y in zip(test.lr, test.loss, strict=True) if y is not None]
+        if len(known) < 2 or test.low is None or test.high is None:
+            return None
+        first, last = math.log(test.lr[0]), math.log(test.lr[-1])
+        low, start = min(y for _, y in known), known[0][1]
+        # What diverges may leave the picture, or it would press all else to the floor.
+        high = min(max(y for _, y in known), start + 0.5 * (start - low))
+
+        def across(lr: float) -> float:
+            return min(max(300 * (math.log(lr) - first) / (last - first), 0.0), 300.0)
+
+        def down(y: float) -> float:
+            return 85 - 80 * (min(y, high) - low) / ((high - low) or 1.0)
+
+        path = " ".join(f"{across(lr):.1f},{down(y):.1f}" for lr, y in known)
+        return cls(path, across(test.low), across(test.high) - across(test.low))
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,13 @@ class FitTrials(Question):
     optimizer: str | None = Field(default=None, max_length=64)
 
 
+class Critical(Question):
+    """Studies whose trials differ in batch size, and how good is good enough."""
+
+    studies: list[Id] = Field(min_length=1, max_length=100, description="Ids.")
+    target: float = Field(examples=[0.2], description="Of the objective, in its own sense.")
+
+
 class Plan(Question):
     """A configuration, and what may be spent on learning how its learning rate scales."""
 
@@ -149,6 +156,13 @@ def fit(context: Ctx, question: FitTrials) -> dict[str, Any]:
     found = service.fit_studies(
         context, question.studies, given=given, optimizer=question.optimizer
     )
+    return dict(finite(found.to_dict()))
+
+
+@router.post("/critical", summary="Find the critical batch size", responses=documented(NotFound))
+def critical(context: Ctx, question: Critical) -> dict[str, Any]:
+    """Where more samples a step stop saving steps, by how soon trials come down to a target."""
+    found = service.critical_batch(context, question.studies, question.target)
     return dict(finite(found.to_dict()))
 
 

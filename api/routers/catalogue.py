@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING
 from typing import Any
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from api.problems import documented, finite
-from api.security import require
-from tuner import optimizers, pruners, samplers, schedules, spaces, tasks
+from api.security import Ctx, require
+from tuner import optimizers, pruners, samplers, schedules, service, spaces
+from tuner.tasks import TaskForm
 
 router = APIRouter(
     tags=["catalogue"], dependencies=[Depends(require("read"))], responses=documented()
@@ -49,8 +48,12 @@ class Entry(BaseModel):
 class TaskEntry(Entry):
     """A task: data, model and loss that workers can train."""
 
+    kind: str = Field(description="task, or script: a program of the worker's own config file")
     params: list[Setting] = Field(description="What the study file's ``task.params`` may hold.")
-    metrics: list[str] = Field(examples=[["val_loss", "val_accuracy"]])
+    metrics: list[str] = Field(
+        examples=[["val_loss", "val_accuracy"]],
+        description="None: whatever the script reports.",
+    )
     objective: dict[str, str] = Field(examples=[{"metric": "val_loss", "direction": "minimize"}])
 
 
@@ -63,9 +66,9 @@ class RuleEntry(Entry):
 
 
 @router.get("/tasks", summary="Tasks that workers can train")
-def list_tasks() -> list[TaskEntry]:
-    """Every task of the registry, with its parameters and metrics."""
-    return [_task(name, task) for name, task in tasks.registry.items()]
+def list_tasks(context: Ctx) -> list[TaskEntry]:
+    """Every task that is installed here or that a worker has told of, with what it measures."""
+    return [_task(form) for form in service.list_tasks(context)]
 
 
 @router.get("/optimizers", summary="Optimizers")
@@ -129,13 +132,22 @@ def list_pruners() -> list[Entry]:
     ]
 
 
-def _task(name: str, task: type[tasks.Task]) -> TaskEntry:
-    metric, direction = task.objective
+def _task(form: TaskForm) -> TaskEntry:
+    metric, direction = form.objective
     return TaskEntry(
-        name=name,
-        summary=task.summary,
-        params=_params(task),
-        metrics=["val_loss", "train_loss", *(f"val_{metric}" for metric in task.extra_metrics)],
+        name=form.name,
+        kind=form.kind,
+        summary=form.summary,
+        params=[
+            Setting(
+                name=parameter.name,
+                type=parameter.type,
+                default=finite(parameter.default),
+                required=parameter.required,
+            )
+            for parameter in form.params
+        ],
+        metrics=list(form.metrics or ()),
         objective={"metric": metric, "direction": direction},
         settings=[
             Setting(
@@ -148,28 +160,9 @@ def _task(name: str, task: type[tasks.Task]) -> TaskEntry:
                 choices=list(setting.choices),
                 search=dict(setting.search) if setting.search else None,
             )
-            for key, setting in task.settings.items()
+            for key, setting in form.settings.items()
         ],
     )
-
-
-def _params(task: type[tasks.Task]) -> list[Setting]:
-    """The constructor's keyword arguments, as the study file's ``task.params`` names them."""
-    found = []
-    for key, parameter in inspect.signature(task).parameters.items():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            continue
-        required = parameter.default in (parameter.empty, MISSING)
-        kind = parameter.annotation
-        found.append(
-            Setting(
-                name=key,
-                type=kind if isinstance(kind, str) else getattr(kind, "__name__", "any"),
-                default=None if required else finite(parameter.default),
-                required=required,
-            )
-        )
-    return found
 
 
 def _hyper(name: str, hyper: optimizers.Hyper) -> Setting:

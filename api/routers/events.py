@@ -1,4 +1,4 @@
-"""A study's events as a stream (server-sent events), for dashboards and ``submit --watch``."""
+"""Events: a study's as a stream, for dashboards and ``submit --watch``; all of them, for audits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from starlette.concurrency import run_in_threadpool
 
 from api.live import Feed
 from api.problems import documented
-from api.routers.parameters import StudyId
-from api.security import Ctx, Reader
+from api.routers.parameters import Cursor, Limit, StudyId
+from api.security import Admin, Ctx, Reader
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
-from tuner.service import EventView
+from tuner.service import EventView, Page
 
 router = APIRouter(tags=["results"])
 
@@ -58,6 +58,14 @@ async def events(
     over = study.state in FINISHED
     batches = feed.missed(study_id, start) if over else feed.listen(study_id, start)
     return EventSourceResponse(_messages(batches), ping=15, sep="\n")
+
+
+@router.get("/audit", tags=["meta"], summary="The audit trail", responses=documented())
+def audit(
+    context: Ctx, _principal: Admin, cursor: Cursor = None, limit: Limit = 50
+) -> Page[EventView]:
+    """Every change of anything, tokens and webhooks too, by whom and when; the newest first."""
+    return service.audit(context, cursor=cursor, limit=limit)
 
 
 def _event_id(text: str) -> int:

@@ -11,7 +11,7 @@ from api.routers.parameters import StudyId
 from api.security import Ctx, Reader
 from tuner import service
 from tuner.errors import NotFound, Refusal, UnknownName
-from tuner.service import Curves, Importances, Overview, TrialView
+from tuner.service import Curves, Importances, Overview, RangeEvidence, TrialView
 
 router = APIRouter(prefix="/studies/{study_id}", tags=["results"])
 
@@ -33,6 +33,12 @@ def best(
 ) -> list[TrialView]:
     """The best ``k`` trials; with several objectives the Pareto front."""
     return service.best(context, study_id, k=k)
+
+
+@router.get("/range", summary="Range of learning rates", responses=documented(NotFound))
+def range_test(context: Ctx, _principal: Reader, study_id: StudyId) -> RangeEvidence:
+    """The range test before the first trial: which rates it found, from which curve, and why."""
+    return service.show_range(context, study_id)
 
 
 @router.get("/curves", summary="Learning curves", responses=documented(NotFound))

@@ -24,7 +24,7 @@ from api.security import Ctx, Reader, Submitter
 from tuner import service
 from tuner.errors import Conflict, LeaseLost, NotFound
 from tuner.protocol import Config, Measured, SlotVerdict
-from tuner.service import Asked, MeasurementView, Page, TrialView
+from tuner.service import Asked, LogView, MeasurementView, Page, TrialView
 
 router = APIRouter(tags=["trials"])
 
@@ -140,6 +140,28 @@ def measurements(
     return service.measurements(context, trial_id, after_step=after_step)
 
 
+@router.get("/trials/{trial_id}/log", summary="Log", responses=documented(NotFound))
+def show_log(
+    context: Ctx,
+    _principal: Reader,
+    trial_id: TrialId,
+    attempt: Annotated[
+        int | None, Query(ge=1, lt=2**31, description="Which attempt's; the last one's.")
+    ] = None,
+    after: Annotated[
+        int, Query(ge=0, lt=2**63, description="The answer before's ``cursor``: only what is new.")
+    ] = 0,
+    tail: Annotated[
+        int | None, Query(ge=0, le=1_000_000, description="The last lines, at most so many.")
+    ] = None,
+) -> LogView:
+    """What the trial's script printed: of a long log the beginning and the end.
+
+    Empty for a trial that is no script's. Ask again with ``after`` until ``ended``.
+    """
+    return service.show_log(context, trial_id, attempt=attempt, after=after, tail=tail)
+
+
 @router.post("/trials/{trial_id}/stop", summary="Stop", responses=documented(NotFound, Conflict))
 def stop_trial(context: Ctx, principal: Submitter, trial_id: TrialId) -> TrialView:
     """Ends the trial; its measurements stay."""
@@ -176,11 +198,11 @@ def ask(
     responses=documented(NotFound, LeaseLost),
 )
 def report_trial(
-    context: Ctx, _principal: Submitter, trial_id: TrialId, report: OwnReport
+    context: Ctx, principal: Submitter, trial_id: TrialId, report: OwnReport
 ) -> SlotVerdict:
     """Stores one evaluation, renews the lease, and says whether to go on. Safe to repeat."""
     measured = Measured(**report.model_dump(exclude={"token"}))
-    return service.report_trial(context, trial_id, report.token, measured)
+    return service.report_trial(context, trial_id, report.token, measured, actor=principal.name)
 
 
 @router.post(
@@ -198,7 +220,7 @@ def renew_trial(context: Ctx, _principal: Submitter, trial_id: TrialId, renew: R
     summary="End a trial",
     responses=documented(NotFound, LeaseLost, Conflict),
 )
-def tell(context: Ctx, _principal: Submitter, trial_id: TrialId, told: Tell) -> TrialView:
+def tell(context: Ctx, principal: Submitter, trial_id: TrialId, told: Tell) -> TrialView:
     """Ends a trial of one's own loop; told again, or after its last report, it stays as it is."""
     arguments: dict[str, Any] = told.model_dump(exclude={"token"}, exclude_none=True)
-    return service.tell(context, trial_id, told.token, **arguments)
+    return service.tell(context, trial_id, told.token, actor=principal.name, **arguments)

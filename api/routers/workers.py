@@ -36,26 +36,26 @@ def list_workers(context: Ctx, _principal: Reader) -> list[WorkerView]:
     status_code=status.HTTP_201_CREATED,
     responses=documented(),
 )
-def register_worker(context: Ctx, _principal: Trainer, hello: WorkerHello) -> Registration:
+def register_worker(context: Ctx, principal: Trainer, hello: WorkerHello) -> Registration:
     """Introduces a worker; the answer names its id and how often it must show life."""
-    return service.register_worker(context, hello)
+    return service.register_worker(context, hello, actor=principal.name)
 
 
 @router.post("/{worker_id}/lease", summary="Lease trials", responses=documented(NotFound))
 def lease(
-    context: Ctx, _principal: Trainer, worker_id: WorkerId, request: LeaseRequest
+    context: Ctx, principal: Trainer, worker_id: WorkerId, request: LeaseRequest
 ) -> LeaseAnswer:
     """Takes up to ``k`` trials; none when nothing waits."""
-    return service.lease(context, worker_id, request)
+    return service.lease(context, worker_id, request, actor=principal.name)
 
 
 @router.post("/{worker_id}/report", summary="Report a round", responses=documented(NotFound))
-def report(context: Ctx, _principal: Trainer, worker_id: WorkerId, report: Report) -> ReportAnswer:
+def report(context: Ctx, principal: Trainer, worker_id: WorkerId, report: Report) -> ReportAnswer:
     """Delivers all slots' measurements; the answer says which stop, and what fills free slots.
 
     Safe to repeat. A slot whose lease was lost gets the verdict ``lost`` and changes nothing.
     """
-    return service.report(context, worker_id, report)
+    return service.report(context, worker_id, report, actor=principal.name)
 
 
 @router.post("/{worker_id}/heartbeat", summary="Show life", responses=documented(NotFound))
@@ -78,6 +78,6 @@ def drain_worker(context: Ctx, principal: Submitter, worker_id: WorkerId) -> Wor
     status_code=status.HTTP_204_NO_CONTENT,
     responses=documented(NotFound),
 )
-def leave(context: Ctx, _principal: Trainer, worker_id: WorkerId) -> None:
+def leave(context: Ctx, principal: Trainer, worker_id: WorkerId) -> None:
     """Says goodbye; what the worker still held waits for others."""
-    service.leave(context, worker_id)
+    service.leave(context, worker_id, actor=principal.name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from tests.databases import _sqlite_template
@@ -44,31 +45,45 @@ Start = Callable[..., AbstractContextManager[Server]]
 
 @contextmanager
 def running(
-    folder: Path, *, auth: bool = True, lease_seconds: float = 30.0, **settings: object
+    folder: Path,
+    *,
+    auth: bool = True,
+    lease_seconds: float = 30.0,
+    webhook_hosts: tuple[str, ...] = (),
+    **settings: object,
 ) -> Iterator[Server]:
     """A server until the block ends."""
     path = folder / "tuner.sqlite"
     if not path.exists():
         path.write_bytes(_sqlite_template())
-    context = Context.open(
-        f"sqlite:///{path}", settings=ServiceSettings(home=folder, lease_seconds=lease_seconds)
-    )
+    told = ServiceSettings(home=folder, lease_seconds=lease_seconds, webhook_hosts=webhook_hosts)
+    context = Context.open(f"sqlite:///{path}", settings=told)
     app = create_app(context, Settings.read(home=folder, **settings), auth=auth)
+    try:
+        with listening(app) as url:
+            admin = tokens.create_token(context, "admin", ["admin"]).secret if auth else None
+            yield Server(url, context, admin)
+    finally:
+        context.close()
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """The address of an application until the block ends."""
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app, port=0, log_config=None, timeout_graceful_shutdown=1, proxy_headers=False
+        )
     )
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
     try:
         while not server.started and thread.is_alive():
             thread.join(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        admin = tokens.create_token(context, "admin", ["admin"]).secret if auth else None
-        yield Server(f"http://127.0.0.1:{port}", context, admin)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()
-        context.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from tests.api.conftest import Server
 from tests.api.loops import submitted, train
+from tests.tuner.service import probing
 from tuner import optimizers, pruners, samplers, schedules, tasks
 
 Spec = dict[str, Any]
@@ -206,7 +208,8 @@ def test_a_worker_registers_leases_reports_and_leaves(client: httpx.Client, spec
     verdicts = post(client, f"workers/{worker}/report", {"slots": slots})["verdicts"]
     assert [verdict["action"] for verdict in verdicts] == ["continue", "lost"]
     assert post(client, f"workers/{worker}/drain")["state"] == "draining"
-    assert post(client, f"workers/{worker}/lease", {"k": 1}) == {"leased": [], "drain": True}
+    drained = {"leased": [], "probe": None, "drain": True}
+    assert post(client, f"workers/{worker}/lease", {"k": 1}) == drained
     assert client.delete(f"/api/v1/workers/{worker}").status_code == 204
     counts = get(client, f"studies/{study['id']}")["counts"]
     assert counts["running"] == 0
@@ -251,7 +254,8 @@ def test_the_advisor_answers_the_known_question(client: httpx.Client) -> None:
     }
     advice = post(client, "advisor/scale", question)
     assert advice["config"]["lr"] == pytest.approx(0.00141421, rel=1e-5)
-    assert "rises" in advice["why"]
+    assert "rises from 0.0005 to 0.00141421" in advice["why"]
+    assert "Measured rises flatten" in advice["why"]
     refused = post(client, "advisor/scale", {**question, "rule": "linear"}, 422)
     assert (refused["code"], refused["field"]) == ("refusal", "optimizer")
 
@@ -265,6 +269,18 @@ def test_memory_and_fit(client: httpx.Client) -> None:
         for lr in (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
     ]
     assert post(client, "advisor/fit", {"trials": trials, "optimizer": "adamw"})
+
+
+def test_the_critical_batch_size_needs_a_target_that_runs_reach(
+    server: Server, client: httpx.Client, spec: Spec
+) -> None:
+    study = submitted(server.context, spec).id
+    train(server.context, study)
+    body = {"studies": [study], "target": -1.0}
+    refused = post(client, "advisor/critical", body, 422)
+    assert refused["field"] == "target"
+    assert "these do: none" in refused["detail"]
+    assert post(client, "advisor/critical", {**body, "studies": [99]}, 404)["code"] == "not_found"
 
 
 def test_advice_on_a_study(server: Server, client: httpx.Client, spec: Spec) -> None:
@@ -285,6 +301,37 @@ def test_advice_on_a_study(server: Server, client: httpx.Client, spec: Spec) -> 
     assert asked["cautions"] == said["cautions"]
     question["studies"] = [999]
     assert post(client, "advisor/scale", question, 404)["code"] == "not_found"
+
+
+def test_a_range_test_comes_first_and_is_shown(client: httpx.Client, spec: Spec) -> None:
+    body = {"name": "auto", "task": "digits", "budget": {"trials": 4, "epochs": 1}}
+    study = post(client, "studies", body, 201)
+    assert study["range_test"]["state"] == "waiting"
+    hello = {"name": "w", "tasks": ["digits"], "slots": 4}
+    worker = post(client, "workers", hello, 201)["worker_id"]
+    answer = post(client, f"workers/{worker}/lease", {"k": 4})
+    probe = answer["probe"]
+    assert (probe["study_id"], answer["leased"]) == (study["id"], [])
+    beat = {"probes": {str(study["id"]): "wrong"}}
+    assert post(client, f"workers/{worker}/heartbeat", beat)["drop_probes"] == [study["id"]]
+    said = {"study_id": study["id"], "token": probe["token"], "outcome": "measured"}
+    report = {"slots": [], "probe": {**said, "losses": [[1.0]]}}
+    problem = post(client, f"workers/{worker}/report", report, 422)
+    assert problem["field"] == "probe.losses"
+    report["probe"] = {**said, "losses": probing.losses(), "seconds": 1.0}
+    assert post(client, f"workers/{worker}/report", report)["probe"] is None
+    found = get(client, f"studies/{study['id']}")["range_test"]
+    assert (found["state"], found["low"] < found["high"]) == ("measured", True)
+    kept = get(client, f"studies/{study['id']}/range")
+    assert kept["loss"][-1] is None
+    assert kept["why"] == found["why"]
+    assert client.get(f"/api/v1/studies/{submit_plain(client, spec)}/range").status_code == 404
+    wrong = {**spec, "name": "wrong", "space": {"lr": 1e-3}, "range_test": True}
+    assert post(client, "studies", wrong, 422)["field"] == "range_test"
+
+
+def submit_plain(client: httpx.Client, spec: Spec) -> int:
+    return int(post(client, "studies", spec, 201)["id"])
 
 
 def test_a_plan_can_be_submitted(client: httpx.Client) -> None:
@@ -319,19 +366,49 @@ def test_memory_from_measured_peaks(client: httpx.Client) -> None:
     assert post(client, "advisor/memory", tiny)["largest_batch"] is None
 
 
+def test_the_log_of_a_trial_is_tailed(client: httpx.Client, spec: Spec) -> None:
+    post(client, "studies", spec, 201)
+    worker = post(client, "workers", {"name": "w", "tasks": ["digits"]}, 201)["worker_id"]
+    (leased,) = post(client, f"workers/{worker}/lease", {"k": 1})["leased"]
+    path = f"trials/{leased['trial_id']}/log"
+    assert get(client, path)["text"] == ""
+    piece = {"trial_id": leased["trial_id"], "token": leased["token"]}
+    for start, text in ((0, "epoch 1\n"), (8, "epoch 2\n")):
+        printed = [{**piece, "start": start, "size": len(text), "text": text}]
+        post(client, f"workers/{worker}/report", {"slots": [], "printed": printed})
+    found = get(client, path)
+    assert found == {
+        "trial_id": leased["trial_id"],
+        "attempt": 1,
+        "attempts": [1],
+        "text": "epoch 1\nepoch 2\n",
+        "cursor": found["cursor"],
+        "ended": False,
+    }
+    assert get(client, path, tail=1)["text"] == "epoch 2\n"
+    assert get(client, path, after=found["cursor"])["text"] == ""
+    assert client.get(f"/api/v1/{path}", params={"attempt": 2}).status_code == 404
+    assert client.get(f"/api/v1/{path}", params={"tail": -1}).status_code == 422
+
+
 def test_datasets_are_kept_by_name(client: httpx.Client) -> None:
-    upload = {"file": ("iris.csv", b"a,b\n1,2\n3,4\n", "text/csv")}
-    form = {"name": "iris", "format": "csv"}
-    made = client.post("/api/v1/datasets", data=form, files=upload)
+    query = {"name": "iris", "format": "csv"}
+    made = client.post("/api/v1/datasets", params=query, content=b"a,b\n1,2\n3,4\n")
     assert made.status_code == 201, made.text
-    assert (made.json()["rows"], list(made.json()["columns"])) == (2, ["a", "b"])
-    assert client.post("/api/v1/datasets", data=form, files=upload).json() == made.json()
-    assert get(client, "datasets") == [made.json()]
-    other = {"file": ("iris.csv", b"a,b\n5,6\n", "text/csv")}
-    assert client.post("/api/v1/datasets", data=form, files=other).json()["code"] == "conflict"
-    path = f"/api/v1/datasets/{made.json()['id']}"
+    found = made.json()
+    assert (found["rows"], list(found["columns"])) == (2, ["a", "b"])
+    assert found["reference"] == "dataset:iris"
+    again = client.post("/api/v1/datasets", params=query, content=b"a,b\n1,2\n3,4\n")
+    assert again.json() == found
+    assert get(client, "datasets") == [found]
+    other = client.post("/api/v1/datasets", params=query, content=b"a,b\n5,6\n")
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    file = client.get(f"/api/v1/datasets/files/{found['sha256']}")
+    assert (file.status_code, file.content) == (200, b"a,b\n1,2\n3,4\n")
+    path = f"/api/v1/datasets/{found['id']}"
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
+    assert client.get(f"/api/v1/datasets/files/{found['sha256']}").status_code == 404
 
 
 def test_health_and_metrics(server: Server, client: httpx.Client, spec: Spec) -> None:
@@ -340,8 +417,23 @@ def test_health_and_metrics(server: Server, client: httpx.Client, spec: Spec) ->
     assert client.get("/readyz").json()["status"] == "ok"
     text = client.get("/metrics").text
     assert "tuner_up 1.0" in text
-    assert 'tuner_open_studies{state="queued"} 1.0' in text
+    assert 'tuner_studies{state="queued"} 1.0' in text
+    for name in ("queue_depth", 'leases{holder="worker"}', 'trials{state="waiting"}'):
+        assert f"tuner_{name} " in text
+    assert "tuner_samples_per_second 0.0" in text
     assert 'route="/healthz"' in text
+    client.get("/api/v1/trials/1/measurements")
+    client.get("/workers")
+    client.get("/api/v1/workers")
+    text = client.get("/metrics").text
+    assert set(re.findall(r'seconds_count.*route="(\S+?)"', text)) == {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/api/v1/trials/{trial_id}/measurements",
+        "/workers",
+        "/api/v1/workers",
+    }
 
 
 def test_every_operation_is_described(client: httpx.Client) -> None:

@@ -12,7 +12,8 @@ from tuner.errors import TooManyRequests
 from tuner.service import tokens
 
 OPEN_PATHS = {"/healthz", "/readyz"}
-NAMES = {"study_id": "1", "trial_id": "1", "worker_id": "1", "dataset_id": "1", "name": "history"}
+IDS = ("study_id", "trial_id", "worker_id", "dataset_id", "webhook_id", "pool_id")
+NAMES = {**dict.fromkeys(IDS, "1"), "name": "history", "sha256": "0" * 64}
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -77,8 +78,64 @@ def test_scopes(server: Server, scopes: list[str], method: str, path: str, allow
 
 
 def test_changes_name_their_actor(server: Server, spec: dict[str, object]) -> None:
-    with server.client(server.token("submit", "read")) as client:
-        assert client.post("/api/v1/studies", json=spec).json()["owner"] == "submit-read"
+    """Whoever makes them: a user, a user's own loop, a worker, an admin."""
+    body = {"name": "mine", "tasks": ["digits"], "slots": 1}
+    with (
+        server.client(server.token("submit", "read")) as user,
+        server.client(server.token("work")) as worker,
+        server.client() as admin,
+    ):
+        assert user.post("/api/v1/studies", json=spec).json()["owner"] == "submit-read"
+        (asked,) = user.post("/api/v1/studies/1/ask", json={"k": 1}).json()
+        told = {"token": asked["token"], "values": [1.0]}
+        user.post(f"/api/v1/trials/{asked['trial_id']}/tell", json=told).raise_for_status()
+        worker.post("/api/v1/workers", json=body).raise_for_status()
+        (leased,) = worker.post("/api/v1/workers/1/lease", json={"k": 1}).json()["leased"]
+        end = {"trial_id": leased["trial_id"], "token": leased["token"], "outcome": "fail"}
+        worker.post("/api/v1/workers/1/report", json={"slots": [end]}).raise_for_status()
+        worker.delete("/api/v1/workers/1").raise_for_status()
+        user.post("/api/v1/studies/1/cancel").raise_for_status()
+        trail = admin.get("/api/v1/audit", params={"limit": 1000}).json()["items"]
+        assert user.get("/api/v1/audit").status_code == 403
+    of_server = {"trial.created"}  # suggested ahead, because nobody asked
+    seen = {(e["kind"], e["actor"]) for e in trail if e["kind"] not in of_server or e["actor"]}
+    assert {
+        ("token.created", None),
+        ("study.created", "submit-read"),
+        ("trial.leased", "submit-read"),
+        ("trial.state", "submit-read"),
+        ("worker.registered", "work"),
+        ("trial.leased", "work"),
+        ("trial.state", "work"),
+        ("worker.left", "work"),
+        ("study.state", "submit-read"),
+    } <= seen
+    assert {actor for kind, actor in seen if not kind.startswith("token.")} <= {
+        "submit-read",
+        "work",
+    }
+    assert [e["id"] for e in trail] == sorted((e["id"] for e in trail), reverse=True)
+    assert all(e["created_at"] for e in trail)
+
+
+def test_the_audit_trail_comes_in_pages(client: httpx.Client, spec: dict[str, object]) -> None:
+    client.post("/api/v1/studies", json=spec).raise_for_status()
+    for _ in range(2):
+        client.post("/api/v1/studies/1/pause").raise_for_status()
+        client.post("/api/v1/studies/1/resume").raise_for_status()
+    whole = client.get("/api/v1/audit").json()["items"]
+    assert [e["kind"] for e in whole][:4] == ["study.state"] * 4
+    paged: list[object] = []
+    cursor = None
+    for _ in whole:
+        query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = client.get("/api/v1/audit", params=query).json()
+        paged += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert paged == whole
+    assert client.get("/api/v1/audit", params={"cursor": "x"}).json()["field"] == "cursor"
 
 
 @contextmanager
@@ -232,6 +289,65 @@ def test_the_limit_forgets_after_a_minute_and_stays_small() -> None:
     for i in range(2 * FailureLimit.MOST_ADDRESSES):
         limit.failed(f"10.{i}")
     assert len(limit._failures) == FailureLimit.MOST_ADDRESSES
+
+
+def test_addresses_of_one_ipv6_network_fail_together() -> None:
+    limit = FailureLimit(2)
+    limit.failed("2001:db8:0:1::1")
+    limit.failed("2001:db8:0:1:ffff::2")
+    with pytest.raises(TooManyRequests):
+        limit.check("2001:db8:0:1::3", "x")
+    limit.check("2001:db8:0:2::3", "x")
+    limit.failed("::ffff:192.0.2.1")
+    limit.failed("192.0.2.1")
+    with pytest.raises(TooManyRequests):
+        limit.check("192.0.2.1", "x")
+    limit.check("192.0.2.2", "x")
+    limit.check("unknown", "x")
+
+
+def test_behind_a_proxy_its_word_alone_counts(start: Callable[..., Server]) -> None:
+    """It adds whom it was asked by; what a client says of itself stands before that."""
+    server = start(behind_proxy=True)
+    with server.client("bad") as client:
+        for i in range(20):
+            said = {"x-forwarded-for": f"198.51.100.{i}, 203.0.113.7"}
+            assert client.get("/api/v1/studies", headers=said).status_code == 401
+        said = {"x-forwarded-for": "198.51.100.99, 203.0.113.7"}
+        assert client.get("/api/v1/studies", headers=said).status_code == 429
+        twice = [("x-forwarded-for", "203.0.113.8"), ("x-forwarded-for", "203.0.113.7")]
+        assert client.get("/api/v1/studies", headers=twice).status_code == 429
+        for other in ("203.0.113.8", "203.0.113.7, 203.0.113.8", "2001:db8::1", "nonsense"):
+            said = {"x-forwarded-for": other}
+            assert client.get("/api/v1/studies", headers=said).status_code == 401
+
+
+def test_without_a_proxy_nobody_speaks_for_others(server: Server) -> None:
+    with server.client("bad") as client:
+        codes = [
+            client.get("/api/v1/studies", headers={"x-forwarded-for": f"203.0.113.{i}"}).status_code
+            for i in range(21)
+        ]
+        assert codes == [401] * 20 + [429]
+
+
+def test_a_bug_tells_nothing_and_keeps_the_headers(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("tuner.service.list_workers", broken)
+    with server.client() as client:
+        answer = client.get("/api/v1/workers")
+        assert (answer.status_code, answer.json()["code"]) == (500, "error")
+        assert "secret detail" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        page = client.get("/workers", headers={"accept": "text/html"})
+        assert page.status_code == 500
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        measured = 'route="/api/v1/workers",status="500"'
+        assert measured in client.get("/metrics").text
 
 
 def test_headers_keep_browsers_narrow(client: httpx.Client) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -15,22 +14,14 @@ from typing import Any
 import httpx
 
 from tests.faults import children
+from tests.installation import PATIENCE_SECONDS, free_port, until
 
-PATIENCE_SECONDS = 300
 SERVICE: dict[str, Any] = {"lease_seconds": 3.0, "heartbeat_seconds": 0.5, "max_attempts": 10_000}
 """Short leases, so that much can expire in a minute; attempts without end, so that nothing fails
 because it was hit often."""
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([children.__name__])
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:
@@ -129,14 +120,3 @@ class Worker(Process):
     def __init__(self, folder: Path, url: str, number: int = 0, slots: int = 2) -> None:
         log = folder / f"worker-{number}.log"
         super().__init__(children.work, log, url, folder, f"worker-{number}", slots)
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
-    """Waits until ``condition`` gives something true; gives it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"waited {seconds} s for {what}")

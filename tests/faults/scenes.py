@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from tests.faults.children import TASK
 from tests.faults.cluster import Cluster
-from tests.faults.processes import SERVICE, Server, Worker, until
+from tests.faults.processes import SERVICE, Server, Worker
 from tests.faults.stage import Stage
+from tests.installation import until
 from tuner.protocol import LeaseRequest, Measured, Report, SlotReport, WorkerHello
 from tuner.transport import Transport
 from tuner.worker.http import HttpGateway

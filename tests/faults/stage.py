@@ -14,8 +14,9 @@ from tests.faults.children import TASK
 from tests.faults.hands import Hand
 from tests.faults.invariants import Audit, audit
 from tests.faults.ledger import Ledger
-from tests.faults.processes import Process, Server, Worker, until
+from tests.faults.processes import Process, Server, Worker
 from tests.faults.proxy import Faults, Proxy
+from tests.installation import until
 from tuner import service
 from tuner.errors import Unavailable
 from tuner.service import Context, StudyView

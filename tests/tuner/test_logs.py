@@ -1,7 +1,6 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -9,12 +8,8 @@ from tuner import logs
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield io.StringIO()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+def stream() -> io.StringIO:
+    return io.StringIO()
 
 
 def test_lines_carry_what_is_bound_and_what_is_extra(stream: io.StringIO) -> None:
@@ -22,11 +17,12 @@ def test_lines_carry_what_is_bound_and_what_is_extra(stream: io.StringIO) -> Non
     log = logging.getLogger("tuner.test")
     with logs.bound(study=3):
         with logs.bound(trial=7):
-            log.info("leased %d", 2, extra={"worker": "w"})
+            log.info("leased %d", 2, extra={"worker": "w", "_library": 1})
         log.warning("done")
     log.debug("not shown")
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
     assert (first["study"], first["trial"], first["worker"]) == (3, 7, "w")
+    assert "_library" not in first
     assert (first["level"], first["message"]) == ("info", "leased 2")
     assert second["study"] == 3
     assert "trial" not in second

@@ -161,7 +161,15 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (space(dropout=1.0), "space.dropout", "outside"),
     (space(label_smoothing=-0.1), "space.label_smoothing", "outside"),
     (space(clip_norm=0.0), "space.clip_norm", "outside"),
-    (space(**{"lr_scale.head": -1.0}), "space.lr_scale.head", "outside"),
+    (space(**{"lr_scale.1": -1.0}), "space.lr_scale.1", "outside"),
+    (space(**{"lr_scale.head": 0.1}), "space.lr_scale.head", "no such part; it has 1, 3, 5"),
+    (
+        space(**{"lr_scale.1": 0.1}, optimizer={"type": "categorical", "choices": ["prodigy"]}),
+        "space.lr_scale.1",
+        "prodigy keeps numbers of the whole model",
+    ),
+    (space(precision="fp8"), "space.precision", "none of"),
+    (space(precision={"type": "float", "low": 8, "high": 16}), "space.precision.low", "none of"),
     (space(**{"model.hidden": -5}), "space.model.hidden", "outside"),
     (space(**{"model.activation": "sigmod"}), "space.model.activation", "none of"),
     (space(**{"model.hidden": 2.5}), "space.model.hidden", "whole number"),
@@ -307,7 +315,8 @@ def test_hyperparameters_of_every_chosen_optimizer_are_known() -> None:
         "lr": LR,
         "momentum": {"type": "float", "low": 0.0, "high": 0.99, "when": {"optimizer": "sgd"}},
         "beta1": {"type": "float", "low": 0.5, "high": 0.99, "when": {"optimizer": "adamw"}},
-        "lr_scale.head": {"type": "float", "low": 0.1, "high": 1.0},
+        "lr_scale.1": {"type": "float", "low": 0.1, "high": 1.0},
+        "precision": {"type": "categorical", "choices": ["fp32", "bf16"]},
         "model.hidden": {"type": "int", "low": 16, "high": 64},
     }
     checked = check(StudySpec.parse(change(space=parameters)))

@@ -66,8 +66,8 @@ def across(
         gaps,
         observations,
         level,
-        tuple(_replicates(name, points, alpha, rng) for name in (form, *plausible)),
-    )
+        _curves=tuple(_replicates(name, points, alpha, rng) for name in (form, *plausible)),
+    ).drawn()
 
 
 def _points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,6 +110,17 @@ class Advice:
     fixed: Fixed
     old: dict[str, Any]
 
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Advice:
+        """The inverse of :meth:`to_dict`, for advice that came as JSON."""
+        parts = {
+            "range": Range(**given["range"]),
+            "alternatives": tuple(Alternative(**one) for one in given["alternatives"]),
+            "experiments": tuple(Experiment(**one) for one in given["experiments"]),
+            "cautions": tuple(given["cautions"]),
+        }
+        return cls(**{**given, **parts})
+
     @property
     def lr(self) -> float:
         """The recommended learning rate."""
@@ -133,7 +145,8 @@ class Advice:
             "old": dict(self.old),
         }
 
-    def __str__(self) -> str:
+    def brief(self) -> str:
+        """The answer for a person, without what else was said."""
         batch = f"batch size {self.old['batch_size']} -> {self.config['batch_size']}"
         lines = [
             f"{self.optimizer}, {batch}, fixed {self.fixed}",
@@ -143,8 +156,11 @@ class Advice:
         ]
         lines += [f"  {text}" for name, text in self.changes.items() if name != "lr"]
         lines += [f"  caution: {text}" for text in self.cautions]
-        lines += [f"  otherwise {alternative}" for alternative in self.alternatives]
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        others = [f"  otherwise {alternative}" for alternative in self.alternatives]
+        return "\n".join([self.brief(), *others])
 
     def _repr_markdown_(self) -> str:
         def cell(value: object) -> str:

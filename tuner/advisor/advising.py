@@ -31,6 +31,9 @@ LARGEST_EXPONENT = math.log(wording.MEASURED_128_TO_1024[2], 8)
 PROXY = 3.0
 """``B_simple`` stands for ``B_noise`` to about this factor either way."""
 
+NEIGHBOUR = math.sqrt(2)
+"""A rate this close to where the best one lies is its neighbour on a grid, and tuned."""
+
 Studies = Fit | Iterable[Observation]
 
 
@@ -210,12 +213,11 @@ class _Case:
         place = "within" if far == 1 else f"{far:.3g}x outside"
         reason = f"interval of +-{half:.2f} octaves, {place} the batch sizes tried"
         here = self.fit.predict(self.old_batch).lr
-        if not here.low <= self.lr <= here.high:
+        if not here.low / NEIGHBOUR <= self.lr <= here.high * NEIGHBOUR:
             move.cautions.append(
                 f"at batch size {self.old_batch} your trials put the best lr at {here.value:.4g} "
                 f"({here.low:.4g} to {here.high:.4g}), so {self.lr:.4g} was not tuned there or is "
-                "of another "
-                "setting"
+                "of another setting"
             )
         ladder = tuple(
             Experiment(move.config | {"lr": lr.value * 2.0**step}, "brackets the predicted optimum")

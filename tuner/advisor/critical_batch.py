@@ -9,13 +9,13 @@ B_crit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from tuner.advisor import forms
 from tuner.errors import InvalidInput
@@ -44,6 +44,22 @@ def samples_to_target(batch_size: float, steps_min: float, critical: float) -> f
     return batch_size * steps_to_target(batch_size, steps_min, critical)
 
 
+def reached(curve: Mapping[int, float], target: float) -> float | None:
+    """The step at which a curve first comes down to ``target``, between its points.
+
+    None where it never does, or had done so before it was first measured: then the step is unknown.
+    """
+    before: tuple[int, float] | None = None
+    for step, loss in sorted(curve.items()):
+        if loss <= target:
+            if before is None:
+                return None
+            earlier, higher = before
+            return earlier + (step - earlier) * (higher - target) / (higher - loss)
+        before = (step, loss)
+    return None
+
+
 @dataclass(frozen=True)
 class CriticalBatch:
     """A fitted trade of steps for samples.
@@ -67,6 +83,11 @@ class CriticalBatch:
     identified: bool
     why: str
     level: float
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> CriticalBatch:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{name: value for name, value in given.items() if name != "twenty_percent"})
 
     @property
     def twenty_percent(self) -> float:
@@ -122,7 +143,7 @@ def fit_critical_batch(
     # too
     # short by t / z: with ten runs coverage was 88 % without the second factor.
     inflation = math.sqrt(b.size / (b.size - 2))
-    inflation *= float(stats.t.ppf(1 - tail, b.size - 2) / stats.norm.ppf(1 - tail))
+    inflation *= float(stdtrit(b.size - 2, 1 - tail) / ndtri(1 - tail))
     kept = np.clip(residual, -3 * scale, 3 * scale) * inflation
     rng = np.random.default_rng(seed)
     again = fitted + rng.choice(kept, (draws, b.size))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class Fit:
         trials: ``lr`` and ``batch_size`` of trials that would identify or sharpen the fit.
         observations: How many went in.
         level: Coverage of the intervals.
+        curve: What it says at some batch sizes, from half the least to four times the greatest.
     """
 
     identified: bool
@@ -91,7 +93,32 @@ class Fit:
     trials: tuple[dict[str, float], ...]
     observations: int
     level: float
+    curve: tuple[Prediction, ...] = ()
     _curves: tuple[tuple[forms.Curves, Array], ...] = field(repr=False, compare=False, default=())
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Fit:
+        """The inverse of :meth:`to_dict`, but for :meth:`predict`: JSON holds no replicates."""
+        exponent = given["exponent"]
+        parts = {
+            "exponent": None if exponent is None else Interval(**exponent),
+            "excluded": tuple(given["excluded"]),
+            "optima": tuple(BatchOptimum(**one) for one in given["optima"]),
+            "trials": tuple(given["trials"]),
+            "curve": tuple(
+                Prediction(**{**one, "lr": Interval(**one["lr"])}) for one in given["curve"]
+            ),
+        }
+        return cls(**{**given, **parts})
+
+    def drawn(self) -> Fit:
+        """The same with its curve."""
+        if not self._curves:
+            return self
+        sizes = [o.batch_size for o in self.interior]
+        grid = np.unique(np.round(np.geomspace(min(sizes) / 2, max(sizes) * 4, 25)).astype(int))
+        curve = tuple(self.predict(int(size)) for size in grid if size >= 1)
+        return replace(self, curve=curve)
 
     @property
     def interior(self) -> tuple[BatchOptimum, ...]:
@@ -110,8 +137,10 @@ class Fit:
         Raises:
             InvalidInput: The fit is not identified; the message says what is missing.
         """
-        if not self._curves:
+        if not self.identified:
             raise InvalidInput("studies", f"lr*(B) is not identified: {self.why}")
+        if not self._curves:
+            raise InvalidInput("studies", "a fit that came as JSON tells only its curve")
         x = np.array([math.log2(batch_size)])
         # Every form that foretold nearly as well as the best may be the true one: their replicates
         # are pooled, or intervals would be as narrow as the choice is arbitrary.
@@ -141,12 +170,7 @@ class Fit:
         return bend * math.log2(lr / self.predict(batch_size).lr.value) ** 2
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON values, with the fitted curve at a few batch sizes for a picture."""
-        curve = []
-        if self._curves:
-            sizes = [o.batch_size for o in self.interior]
-            grid = np.unique(np.round(np.geomspace(min(sizes) / 2, max(sizes) * 4, 25)).astype(int))
-            curve = [self.predict(int(size)).to_dict() for size in grid if size >= 1]
+        """The same as JSON values."""
         return {
             "identified": self.identified,
             "why": self.why,
@@ -159,7 +183,7 @@ class Fit:
             "trials": [dict(trial) for trial in self.trials],
             "observations": self.observations,
             "level": self.level,
-            "curve": curve,
+            "curve": [point.to_dict() for point in self.curve],
         }
 
     def __str__(self) -> str:
@@ -174,8 +198,7 @@ class Fit:
         return (
             f"lr* = c B^s with s = {self.exponent.value:.3f} ({self.exponent.low:.3f} to "
             f"{self.exponent.high:.3f}), excludes {out}; form {self.form}; missed held-out batch "
-            "sizes by "
-            f"(octaves): {missed}"
+            f"sizes by (octaves): {missed}"
         )
 
     def _repr_markdown_(self) -> str:

@@ -30,6 +30,10 @@ PRECISIONS: dict[str, str] = {
     "bf16": "weights, gradients and state in bfloat16",
 }
 
+PLAIN: dict[str, float] = {"sgd": 0.0, "rmsprop": 4.0}
+"""Bytes of float32 state in torch's own optimizers without momentum. The rules here keep a buffer
+all the same, so that trials with and without momentum share a population."""
+
 HEADROOM = 0.9
 """Share of a device's memory to plan on; the rest is fragmentation and surprises."""
 
@@ -218,13 +222,10 @@ class MemoryAdvice:
     def __str__(self) -> str:
         text = (
             f"{self.optimizer}, {self.precision}: {self.per_parameter.total:.4g} bytes a "
-            "parameter, "
-            f"{self.parameter_bytes / 1e9:.3f} GB a trial"
+            f"parameter, {_size(self.parameter_bytes)} a trial"
         )
         if self.activation_bytes is not None:
-            text += (
-                f" and {self.activation_bytes / 1e9:.3f} GB activations at batch {self.batch_size}"
-            )
+            text += f" and {_size(self.activation_bytes)} activations at batch {self.batch_size}"
         if self.trials_one_process is not None:
             text += (
                 f"; {self.trials_one_process} trials in one process, {self.trials_each} in one each"
@@ -278,6 +279,11 @@ def memory(
     else:
         held, slope = None, 0.0
         cautions.append("activations were not measured, and they often outweigh all else")
+    if optimizer in PLAIN and state is None:
+        cautions.append(
+            f"the state holds a momentum buffer; torch's own {optimizer} without momentum keeps "
+            f"{PLAIN[optimizer]:g} bytes in float32"
+        )
     one = apart = largest = None
     if capacity is not None and held is not None:
         one = trials_per_device(capacity, fixed, held, context, headroom=headroom)
@@ -301,3 +307,11 @@ def memory(
         basis,
         tuple(cautions),
     )
+
+
+def _size(count: float) -> str:
+    """Bytes in the unit that leaves few digits before the point."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.4g} {unit}"
+    return f"{count:.0f} bytes"

@@ -100,8 +100,7 @@ class Move:
             no(
                 "optimizer",
                 "the surge is derived for steps of a sign-like size per coordinate, and "
-                f"{self.optimizer} does "
-                "not take them",
+                f"{self.optimizer} does not take them",
                 "linear" if family == "sgd" else "sqrt",
             )
         if rule == "gain" and family == "adagrad":
@@ -132,8 +131,7 @@ class Move:
             no(
                 "batch",
                 f"batch size {largest} is above the noise scale {self.noise_scale:.4g}: noise no "
-                "longer "
-                "dominates there, and the rise has flattened",
+                "longer dominates there, and the rise has flattened",
                 "gain",
             )
 
@@ -172,10 +170,8 @@ class Move:
             self.config["eps"] = eps / ratio
             self.changes["eps"] = (
                 f"eps from {eps:.4g} to {eps / ratio:.4g}: it stands beside the root of the "
-                "averaged square, "
-                f"which falls x{1 / ratio:.4g} where noise dominates it; harmless either way while "
-                "that root is "
-                "above 10 eps almost everywhere"
+                f"averaged square, which falls x{1 / ratio:.4g} where noise dominates it; harmless "
+                "either way while that root is above 10 eps almost everywhere"
             )
 
     def fill(self) -> None:

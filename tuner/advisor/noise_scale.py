@@ -13,6 +13,7 @@ magnitude.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -179,53 +180,6 @@ def samples_needed(
 
 
 @dataclass(frozen=True)
-class Ema:
-    """Running means of numerator and denominator, divided last (bias corrections cancel).
-
-    Attributes:
-        trace: Uncorrected mean of ``tr(Sigma)``, broadcast over trials.
-        sq_norm: The same of ``|G|^2``.
-        weight: How much of the means is data: ``1 - alpha^count``.
-        alpha: Decay a measurement.
-    """
-
-    trace: Array
-    sq_norm: Array
-    weight: Array
-    alpha: float = 0.99
-
-    @classmethod
-    def empty(cls, shape: int | tuple[int, ...] = (), alpha: float = 0.99) -> Ema:
-        """Nothing seen yet."""
-        if not 0 <= alpha < 1:
-            raise InvalidInput("alpha", f"{alpha!r} is outside [0, 1)")
-        return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape), alpha)
-
-    def observe(self, new: Estimate) -> Ema:
-        """With one more measurement; where it is not finite (a diverged trial), nothing changes."""
-        good = np.isfinite(new.trace) & np.isfinite(new.sq_norm)
-
-        def mix(old: Array, value: Values) -> Array:
-            return np.where(good, self.alpha * old + (1 - self.alpha) * np.asarray(value), old)
-
-        with np.errstate(invalid="ignore"):
-            return Ema(
-                mix(self.trace, new.trace),
-                mix(self.sq_norm, new.sq_norm),
-                mix(self.weight, 1.0),
-                self.alpha,
-            )
-
-    @property
-    def estimate(self) -> Estimate:
-        """The smoothed moments, corrected for the start from zero; NaN before any measurement."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return Estimate(
-                np.asarray(self.sq_norm / self.weight), np.asarray(self.trace / self.weight)
-            )
-
-
-@dataclass(frozen=True)
 class NoiseScale:
     """What is known of one noise scale, in samples.
 
@@ -249,6 +203,20 @@ class NoiseScale:
     measurements: int
     level: float = 0.95
 
+    @classmethod
+    def from_metrics(cls, metrics: Mapping[str, float | None]) -> NoiseScale | None:
+        """What a trial reported of its noise scale; None where it was never measured."""
+
+        def positive(name: str) -> float | None:
+            given = metrics.get(name)
+            return given if given is not None and math.isfinite(given) and given > 0 else None
+
+        value, low, high = (positive(f"noise_scale{end}") for end in ("", "_low", "_high"))
+        if value is None and low is None:
+            return None
+        why = "noise drowns the gradient's own square" if value is None else ""
+        return cls(value, low, high, why, math.nan, math.nan, 0)
+
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
         return {
@@ -260,8 +228,8 @@ class NoiseScale:
         if self.value is None:
             bound = "" if self.low is None else f", at least {self.low:.4g} samples"
             return f"noise scale unknown{bound}: {self.why}"
-        high = "unbounded" if self.high is None else f"{self.high:.4g}"
-        return f"noise scale {self.value:.4g} samples ({self.level:.0%}: {self.low:.4g} to {high})"
+        low, high = (f"{x:.4g}" if x is not None else "unbounded" for x in (self.low, self.high))
+        return f"noise scale {self.value:.4g} samples ({self.level:.0%}: {low} to {high})"
 
 
 def summarize(
@@ -304,9 +272,7 @@ def summarize(
             "the gradients of the micro-batches do not differ: there is no noise to scale"
         )
     length = min(count, block or max(1, round(1.5 * count ** (1 / 3))))
-    starts = np.random.default_rng(seed).integers(0, count, (draws, -(-count // length)))
-    rows = ((starts[..., None] + np.arange(length)) % count).reshape(draws, -1)[:, :count]
-    means = pair[:, rows].mean(-1)
+    means = _resampled(pair, length, draws, np.random.default_rng(seed))
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = means[0] / means[1]
     tail = (1 - level) / 2
@@ -320,6 +286,23 @@ def summarize(
     high = 1 / least if least > 0 else None
     why = "" if high is not None else "the signal is too weak to bound it from above"
     return NoiseScale(trace / sq_norm, low, high, why, sq_norm, trace, count, level)
+
+
+def _resampled(series: Array, length: int, draws: int, rng: np.random.Generator) -> Array:
+    """``[..., draws]`` means of circular blocks that together are as long as ``series [..., T]``.
+
+    From sums of blocks, so that a draw costs as many additions as it has blocks. Whole blocks are a
+    little longer than the series, and so their mean a little too quiet: that is put right.
+    """
+    count = series.shape[-1]
+    blocks = -(-count // length)
+    around = np.concatenate([np.zeros_like(series[..., :1]), series, series[..., :length]], axis=-1)
+    total = np.cumsum(around, axis=-1)
+    sums = total[..., length : length + count] - total[..., :count]
+    chosen = rng.integers(0, count, (draws, blocks))
+    mean = series.mean(-1)[..., None]
+    drawn = sums[..., chosen].sum(-1) / (blocks * length)
+    return np.asarray(mean + (drawn - mean) * math.sqrt(blocks * length / count))
 
 
 def _json(value: Any) -> Any:

@@ -126,8 +126,7 @@ def require_one_group(observations: Sequence[Observation]) -> None:
     raise Refusal(
         name,
         f"it differs between these trials: {shown}{also}; a best lr is that of one setting, so fit "
-        "trials "
-        "that share all but lr, batch size and seed",
+        "trials that share all but lr, batch size and seed",
         differs={key: [str(value) for value in values] for key, values in found.items()},
         instead="one group of trials",
     )

@@ -86,8 +86,8 @@ class Plan:
     def __str__(self) -> str:
         return (
             f"{self.trials} trials: batch sizes {', '.join(map(str, self.batch_sizes))}, "
-            f"{len(self.lrs)} "
-            f"learning rates from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}\n  {self.why}"
+            f"{len(self.lrs)} learning rates from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}\n  "
+            f"{self.why}"
         )
 
 
@@ -143,8 +143,7 @@ def plan(
         raise Refusal(
             "trials",
             f"{trials} trials cannot identify lr*(B): it takes {LEAST_BATCH_SIZES} batch sizes "
-            "with "
-            f"{LEAST_RATES} learning rates each; give it {LEAST_TRIALS} or use a rule",
+            f"with {LEAST_RATES} learning rates each; give it {LEAST_TRIALS} or use a rule",
             instead=LEAST_TRIALS,
         )
     if not (math.isfinite(noise) and noise > 0):
@@ -155,8 +154,7 @@ def plan(
         raise Refusal(
             "largest",
             f"batch sizes from {low} to {high} span less than {LEAST_SPAN:g}x, too little to tell "
-            "an "
-            "exponent; allow smaller ones (they cost the same samples)",
+            "an exponent; allow smaller ones (they cost the same samples)",
             instead=math.ceil(LEAST_SPAN * low),
         )
     aim = target if target is not None else high
@@ -195,13 +193,10 @@ def plan(
     only = f", though only {best.chance:.0%} of the cases considered would tell"
     why = (
         f"{len(best.sizes)} batch sizes over a factor of {best.sizes[-1] / best.sizes[0]:g} pin "
-        "the slope, and "
-        f"{len(lrs)} rates over {span:.1f} octaves keep each optimum off the edge for the "
-        "exponents that "
-        f"were measured. Expect the exponent to +-{best.slope:.2f} and the best lr at {aim} to "
-        f"+-{best.prediction:.2f} octaves{only if best.chance < 1 else ''}; nothing is pruned, "
-        "since a "
-        "pruned trial has no final loss."
+        f"the slope, and {len(lrs)} rates over {span:.1f} octaves keep each optimum off the edge "
+        f"for the exponents that were measured. Expect the exponent to +-{best.slope:.2f} and the "
+        f"best lr at {aim} to +-{best.prediction:.2f} octaves{only if best.chance < 1 else ''}; "
+        "nothing is pruned, since a pruned trial has no final loss."
     )
     return Plan(
         study,

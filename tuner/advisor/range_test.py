@@ -14,13 +14,13 @@ fourfold.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tuner.advisor.families import traits
+from tuner.advisor.families import FamilyName, traits
 from tuner.errors import InvalidInput
 
 Array = npt.NDArray[np.float64]
@@ -42,6 +42,10 @@ WORSE = 4.0
 """Diverged: not finite, or above this times the best loss so far."""
 
 LEAST_STEPS = 30
+LOWEST, HIGHEST, STEPS, SEEDS = 1e-7, 10.0, 200, 3
+
+POWERS: dict[FamilyName, float] = {"sgd": 1.0, "adagrad": 0.0, "parameter-free": 0.0}
+"""Of the batch size, with which the ends of a range move; 1/2 for every other family."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,29 @@ class RangeTest:
         """The range as a parameter of a study's search space."""
         return {"type": "float", "low": self.low, "high": self.high, "log": True}
 
+    def across(
+        self, batch_size: float, smallest: float, largest: float, optimizer: str
+    ) -> RangeTest:
+        """The range for other batch sizes too: each end moves by the rule of the optimizer.
+
+        Args:
+            batch_size: That of the test.
+            smallest: The least that will be trained with; the low end falls to it.
+            largest: The greatest; the high end rises to it.
+            optimizer: Registry name.
+        """
+        power = POWERS.get(traits(optimizer).family, 0.5)
+        down = min(1.0, smallest / batch_size) ** power
+        up = max(1.0, largest / batch_size) ** power
+        if down == up == 1:
+            return self
+        rule = "linear" if power == 1 else "square-root"
+        why = (
+            f"tested at batch size {batch_size:g}; by the {rule} rule the ends reach from batch "
+            f"size {smallest:g} to {largest:g}"
+        )
+        return replace(self, low=self.low * down, high=self.high * up, reasons=(*self.reasons, why))
+
     def __str__(self) -> str:
         head = f"search lr from {self.low:.3g} to {self.high:.3g}"
         if self.suggestion is not None:
@@ -98,7 +125,7 @@ class RangeTest:
         return "\n  ".join([head, *self.reasons])
 
 
-def rates(low: float = 1e-7, high: float = 10.0, steps: int = 200) -> Array:
+def rates(low: float = LOWEST, high: float = HIGHEST, steps: int = STEPS) -> Array:
     """The lr of each step of the test: exponential from ``low`` to ``high``."""
     if not 0 < low < high:
         raise InvalidInput("low", f"{low!r} must be positive and below {high!r}")

@@ -57,9 +57,8 @@ def sde_beta(beta: float, kappa: float, name: str = "beta1") -> float:
         raise Refusal(
             name,
             f"the SDE rule would make it 1 - {kappa:g} x {1 - beta:.4g} = {scaled:.4g}, which is "
-            "no decay "
-            f"rate: the average would have to forget within one step; use {name}^{kappa:g} = "
-            f"{beta**kappa:.4g} instead (rule half_life)",
+            "no decay rate: the average would have to forget within one step; use "
+            f"{name}^{kappa:g} = {beta**kappa:.4g} instead (rule half_life)",
             rule="sde",
             instead=beta**kappa,
         )
@@ -133,8 +132,7 @@ def surge_peak(hessian: Array, gradient: Array, sigma: Array) -> float:
         raise Refusal(
             "hessian",
             f"the off-diagonal sum of H_ij g_i g_j / (s_i s_j) is {off:.3g}, not positive: the "
-            "best lr has no "
-            "peak in the batch size; use the sqrt rule, bounded by trials",
+            "best lr has no peak in the batch size; use the sqrt rule, bounded by trials",
             rule="surge",
             instead="sqrt",
         )
@@ -218,25 +216,54 @@ def scaled_decay(
     raise Refusal(
         "weight_decay",
         f"it passes through {through}, so its strength depends on gradients that the batch size "
-        "changes: no "
-        "rule is known; keep it and tune it again, or move to an optimizer with decoupled decay "
-        "(adamw)",
+        "changes: no rule is known; keep it and tune it again, or move to an optimizer with "
+        "decoupled decay (adamw)",
         rule="decay_timescale",
         instead="adamw",
     )
 
 
-def momentum_lr(lr: float, momentum: float, new_momentum: float, dampening: float = 0.0) -> float:
+LONGEST_HORIZON = 0.1
+"""Of a run: beyond it momentum is still being built up for much of the time."""
+
+
+def momentum_lr(
+    lr: float,
+    momentum: float,
+    new_momentum: float,
+    dampening: float = 0.0,
+    *,
+    steps: float = math.inf,
+) -> float:
     """The lr that keeps ``lr (1 - dampening) / (1 - momentum)`` at another momentum.
 
     Valid while the horizon ``1 / (1 - momentum)`` is a small part of the run (Polyak; the SDE
     limit).
+
+    Args:
+        lr: At the old momentum.
+        momentum: The old one.
+        new_momentum: The new one.
+        dampening: Of both.
+        steps: Of the run, where they are known.
+
+    Raises:
+        InvalidInput: A momentum is outside [0, 1), or the dampening leaves nothing.
+        Refusal: The run is too short for either momentum to settle.
     """
     for name, value in (("momentum", momentum), ("new_momentum", new_momentum)):
         if not 0 <= value < 1:
             raise InvalidInput(name, f"{value!r} is outside [0, 1)")
     if not dampening < 1:
         raise InvalidInput("dampening", f"{dampening!r} leaves nothing of the gradient; below 1")
+    horizon = 1 / (1 - max(momentum, new_momentum))
+    if horizon > LONGEST_HORIZON * steps:
+        raise Refusal(
+            "momentum" if momentum >= new_momentum else "new_momentum",
+            f"it averages over {horizon:.3g} steps, more than a tenth of a run of {steps:g}: the "
+            "effective rate is never reached; tune the lr at the new momentum",
+            rule="momentum",
+        )
     return lr * (1 - new_momentum) / (1 - momentum)
 
 

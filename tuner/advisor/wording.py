@@ -42,13 +42,12 @@ def why_trials(fit: Fit, prediction: Prediction, lr: float) -> str:
     error = fit.held_out.get(fit.form)
     return (
         f"In your own {fit.observations} trials the best learning rate {slope} with the batch "
-        "size, which puts "
-        f"it at {prediction.lr.value:.6g} for {prediction.batch_size}, {move} the old {lr:.6g}. "
-        f"The {fit.form} curve missed batch sizes it had not seen by {error or 0:.2f} octaves"
+        f"size, which puts it at {prediction.lr.value:.6g} for {prediction.batch_size}, {move} the "
+        f"old {lr:.6g}. The {fit.form} curve missed batch sizes it had not seen by "
+        f"{error or 0:.2f} octaves"
         + (
             f", and {prediction.batch_size} lies {prediction.beyond:.3g}x outside those tried, "
-            "where measured "
-            "rises flatten."
+            "where measured rises flatten."
             if prediction.beyond > 1
             else "."
         )
@@ -62,56 +61,48 @@ def _mechanism(rule: str, family: str, kappa: float, lr: float, new_lr: float, f
     rises = "rises" if new_lr > lr else "falls"
     noise = (
         f"Averaging {factor:.4g}x {'more' if up else 'fewer'} samples {'cuts' if up else 'raises'} "
-        "the "
-        f"gradient's noise {factor**0.5:.3g}-fold"
+        f"the gradient's noise {factor**0.5:.3g}-fold"
     )
     if new_lr == lr and fixed == "steps":
         text = (
             "At a fixed number of steps a larger batch brings as many but better steps, not fewer "
-            "that must "
-            f"each go further, so the learning rate stays {lr:.6g}."
+            f"that must each go further, so the learning rate stays {lr:.6g}."
         )
     elif new_lr == lr and family == "adagrad":
         text = (
             f"The learning rate stays {lr:.6g}: the sum of squares that divides the step has its "
-            "own share in "
-            "fewer, cleaner steps, and shrinks exactly as much as each step must grow."
+            "own share in fewer, cleaner steps, and shrinks exactly as much as each step must "
+            "grow."
         )
     elif new_lr == lr:
         text = (
             f"The learning rate stays {lr:.6g}: where curvature rather than noise limits the step, "
-            "or the "
-            "optimizer finds its own step size, a cleaner gradient allows no longer one."
+            "or the optimizer finds its own step size, a cleaner gradient allows no longer one."
         )
     elif rule == "linear" and up:
         text = (
             f"One step on {factor:.4g}x more samples replaces {factor:.4g} small steps in nearly "
-            "the same "
-            f"direction, so the learning rate rises in proportion, {move}."
+            f"the same direction, so the learning rate rises in proportion, {move}."
         )
     elif rule == "linear":
         text = (
             f"A step on {factor:.4g}x fewer samples is one of {factor:.4g} that replace the large "
-            "one, so the "
-            f"learning rate falls in proportion, {move}."
+            f"one, so the learning rate falls in proportion, {move}."
         )
     elif rule == "gain":
         text = (
             f"{noise}, and the noise scale says how much of that a step can use: the learning rate "
-            f"{rises} "
-            f"{move}, x{new_lr / lr:.3g} for a batch x{kappa:.4g}."
+            f"{rises} {move}, x{new_lr / lr:.3g} for a batch x{kappa:.4g}."
         )
     elif rule == "surge":
         text = (
             f"{noise}; steps of a sign-like size gain from that up to the noise scale and lose "
-            "beyond it, so "
-            f"the learning rate {rises} {move}."
+            f"beyond it, so the learning rate {rises} {move}."
         )
     else:
         text = (
             f"{noise}, so the learning rate {'can rise' if up else 'must fall'} by the square root "
-            "of the "
-            f"batch ratio: it {rises} {move}."
+            f"of the batch ratio: it {rises} {move}."
         )
     return text
 
@@ -122,35 +113,29 @@ def _measured(rule: str, known: Traits, kappa: float, fixed: Fixed) -> str:
     if fixed == "steps":
         a, b = FIXED_STEPS_SLOPES["sgd" if known.family == "sgd" else "adam"]
         text = (
-            "Measured changes at fixed steps are small (exponents "
-            f"{a:g} to {b:g} of the batch size on noisy quadratics), so treat the square root as "
-            "the top of "
-            "the range."
+            f"Measured changes at fixed steps are small (exponents {a:g} to {b:g} of the batch "
+            "size on noisy quadratics), so treat the square root as the top of the range."
         )
     elif rule == "keep":
         text = (
             "In 17 measured language-model settings the best AdamW rate still followed the batch "
-            "size, slowly "
-            f"(median exponent {median:g}), so a few trials on that side may pay."
+            f"size, slowly (median exponent {median:g}), so a few trials on that side may pay."
         )
     elif known.family == "sgd":
         text = (
             "Measured rises flatten: on a noisy quadratic the exponent is 1 far below the noise "
-            "scale and "
-            f"0.01 far above it, so try {'lower' if kappa > 1 else 'higher'} rates too."
+            f"scale and 0.01 far above it, so try {'lower' if kappa > 1 else 'higher'} rates too."
         )
     elif kappa == 8:
         text = (
             f"Measured rises flatten: from 128 to 1024 the best AdamW rate rose x{middle:g} in the "
-            "median of "
-            f"17 language-model settings (x{least:g} to x{most:g}), not x2.83, so try lower rates "
-            "too."
+            f"median of 17 language-model settings (x{least:g} to x{most:g}), not x2.83, so try "
+            "lower rates too."
         )
     else:
         text = (
             "Measured rises flatten: in 17 language-model settings the best AdamW rate followed "
-            "the batch "
-            f"size to the power {median:g} in the median ({low:g} to {high:g}), not 0.5, so try "
-            f"{'lower' if kappa > 1 else 'higher'} rates too."
+            f"the batch size to the power {median:g} in the median ({low:g} to {high:g}), not 0.5, "
+            f"so try {'lower' if kappa > 1 else 'higher'} rates too."
         )
     return text

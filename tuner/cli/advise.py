@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ import typer
 
 from tuner.cli import measuring
 from tuner.cli.options import Json, Token, Url, settings_of
-from tuner.cli.output import print_json, say, shown
+from tuner.cli.output import print_json, print_table, say
 from tuner.errors import InvalidInput
 
 app = typer.Typer(
@@ -19,6 +18,7 @@ app = typer.Typer(
 )
 app.command("range")(measuring.range_)
 app.command("measure")(measuring.measure)
+app.command("memory")(measuring.memory)
 
 Fixed = Annotated[
     Literal["epochs", "steps"], typer.Option(help="What both runs have the same number of.")
@@ -30,6 +30,7 @@ Lr = Annotated[float, typer.Option(help="The learning rate that works.")]
 Batch = Annotated[int, typer.Option(help="The batch size it works at.")]
 To = Annotated[int, typer.Option(help="The new batch size.")]
 Optimizer = Annotated[str, typer.Option(help="A name of the catalogue.")]
+Studies = Annotated[list[str], typer.Argument(metavar="STUDY...", help="Ids, or names.")]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="Another hyperparameter: NAME=VALUE.")
 ]
@@ -99,14 +100,14 @@ def study(
     with Client(url, token) as client:
         advice = client.advice(client.study(study).id, to, trial=trial, rule=rule, fixed=fixed)
     if json:
-        print_json(advice)
+        print_json(advice.to_dict())
     else:
-        tell(advice)
+        say(str(advice))
 
 
 @app.command()
 def fit(
-    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Ids, or names.")],
+    studies: Studies,
     optimizer: Annotated[
         str | None, typer.Option(help="That of the trials' configurations unless given.")
     ] = None,
@@ -120,63 +121,32 @@ def fit(
     with Client(url, token) as client:
         found = client.fit(*(client.study(name).id for name in studies), optimizer=optimizer)
     if json:
-        print_json(found)
+        print_json(found.to_dict())
         return
-    if not found["identified"]:
-        say(f"the best lr against the batch size is not identified: {found['why']}")
-        return
-    s = found["exponent"]
-    say(
-        f"best lr ~ batch size ^ {shown(s['value'])} ({shown(s['low'])} to {shown(s['high'])}), "
-        f"by the {found['form']} form"
-    )
+    say(str(found))
+    rows = [[o.batch_size, o.lr, o.log2_error, o.rates, o.why] for o in found.optima]
+    print_table(("batch size", "best lr", "+- octaves", "rates tried", ""), rows)
+    if found.trials:
+        wanted = [[int(t["batch_size"]), t["lr"]] for t in found.trials]
+        print_table(("batch size", "lr"), wanted, title="trials that would tell more")
 
 
 @app.command()
-def memory(
-    parameters: Annotated[int, typer.Option(help="Parameters of one model.")],
-    optimizer: Optimizer = "adamw",
-    precision: Annotated[
-        Literal["fp32", "autocast", "mixed", "bf16"], typer.Option(help="Of the training.")
-    ] = "fp32",
-    batch: Annotated[int, typer.Option(help="Samples held at once: the micro-batch.")] = 1,
-    peak: Annotated[
-        list[str] | None,
-        typer.Option(help="A measured peak, BATCH=BYTES; give it at two batch sizes."),
-    ] = None,
-    capacity: Annotated[float | None, typer.Option(help="Bytes of the device.")] = None,
-    context: Annotated[
-        float, typer.Option(help="Bytes that a process takes before any tensor.")
-    ] = 0.0,
+def critical(
+    studies: Studies,
+    target: Annotated[float, typer.Option(help="Of the objective: how good is good enough.")],
+    url: Url = None,
+    token: Token = None,
     json: Json = False,
 ) -> None:
-    """Says what a trial takes, and how many of them a device holds.
+    """Finds the critical batch size: where more samples a step stop saving steps.
 
-    For example: tuner advise memory --parameters 25000000 --capacity 80e9 --peak 8=1.8e9
-    --peak 24=3.4e9
+    For example: tuner advise critical digits-scaling --target 0.3
     """
-    from tuner.advisor import memory as room
+    from tuner.client import Client
 
-    peaks = None
-    if peak:
-        sizes, measured = [], []
-        for text in peak:
-            size, _, held = text.partition("=")
-            try:
-                sizes.append(int(size))
-                measured.append(float(held))
-            except ValueError as error:
-                raise InvalidInput("peak", f"expected BATCH=BYTES, got {text!r}") from error
-        peaks = room.measured(sizes, measured)
-    found = room.memory(
-        optimizer,
-        parameters,
-        precision=precision,
-        batch_size=batch,
-        peaks=peaks,
-        capacity=capacity,
-        context=context,
-    )
+    with Client(url, token) as client:
+        found = client.critical(*(client.study(name).id for name in studies), target=target)
     if json:
         print_json(found.to_dict())
     else:
@@ -229,19 +199,3 @@ def plan(
         print_json(found.to_dict())
     else:
         say(str(found) + ("" if output is not None else f"\n\n{file}"))
-
-
-def tell(advice: Mapping[str, Any]) -> None:
-    """Advice for a person: the lr, how sure it is, why, and what moves with it."""
-    low, high = advice["range"]["low"], advice["range"]["high"]
-    say(
-        f"batch size {advice['old']['batch_size']} -> {advice['config']['batch_size']}: "
-        f"lr {shown(advice['config']['lr'])} (range {shown(low)} to {shown(high)}), "
-        f"by {advice['rule']}; confidence {advice['confidence']}: {advice['confidence_why']}"
-    )
-    say(f"  {advice['why']}")
-    for name, text in advice["changes"].items():
-        if name != "lr":
-            say(f"  {text}")
-    for text in advice["cautions"]:
-        say(f"  caution: {text}")

@@ -1,7 +1,8 @@
 """The worker processes that a server starts beside itself.
 
 A child holds a pipe to its parent and stops when it closes, so that no worker outlives a server
-that was killed. One that dies is started again a few times, later each time, and then no more.
+that was killed. One that dies is started again a few times, later each time, and then no more; one
+that ends in order was drained, and stays away.
 """
 
 from __future__ import annotations
@@ -109,6 +110,10 @@ class Children:
         if child.given_up or child.process.poll() is None:
             return
         code = child.process.returncode
+        if code == 0:
+            child.given_up = True
+            logger.info("%s has ended as it was told to", child.name)
+            return
         if child.due == 0.0:
             if child.restarts >= RESTARTS:
                 child.given_up = True

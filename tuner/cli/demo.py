@@ -9,7 +9,6 @@ import typer
 
 import tuner
 from tuner import logs
-from tuner.cli.advise import tell
 from tuner.cli.options import Home
 from tuner.cli.output import err, print_json, say, shown
 from tuner.cli.progress import watch
@@ -20,6 +19,7 @@ from tuner.errors import Conflict, NotFound, TunerError
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
+    from tuner.advisor import Advice
     from tuner.client import Client
     from tuner.service import StudyView, TrialView
 
@@ -67,7 +67,7 @@ def demo(
         raise TunerError(f"the study failed; the log is in {log}")
 
 
-def report(study: StudyView, best: list[TrialView], advice: dict[str, Any] | str | None) -> None:
+def report(study: StudyView, best: list[TrialView], advice: Advice | str | None) -> None:
     """What came out, for a person."""
     say("")
     describe(study, best)
@@ -75,10 +75,10 @@ def report(study: StudyView, best: list[TrialView], advice: dict[str, Any] | str
         say(f"\nadvisor: {advice}")
     elif advice is not None:
         say("\nadvisor, on doubling the batch size of the best:")
-        tell(advice)
+        say(advice.brief())
 
 
-def doubled(client: Client, best: list[TrialView]) -> dict[str, Any] | str | None:
+def doubled(client: Client, best: list[TrialView]) -> Advice | str | None:
     """What the advisor says about training the best configuration at twice its batch size."""
     if not best or "batch_size" not in best[0].config:
         return None

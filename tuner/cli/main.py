@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 from tuner import __version__
-from tuner.cli import advise, database, demo, run, server, studies, task, tokens
+from tuner.cli import (
+    advise,
+    audit,
+    database,
+    datasets,
+    demo,
+    run,
+    server,
+    studies,
+    task,
+    tokens,
+    webhooks,
+    worker,
+    workers,
+)
 from tuner.cli.output import complain
 from tuner.errors import InvalidInput, TunerError
 
@@ -43,19 +57,24 @@ def root(
 
 app.command()(demo.demo)
 app.command()(server.serve)
-app.command()(server.worker)
+app.command()(worker.worker)
 app.command()(run.run)
 app.command()(studies.submit)
 app.command("studies")(studies.list_)
 app.command()(studies.show)
+app.command()(studies.log)
 app.command()(studies.pause)
 app.command()(studies.resume)
 app.command()(studies.stop)
 app.command()(studies.cancel)
 app.command()(studies.export)
+app.command()(audit.audit)
 app.add_typer(advise.app, name="advise")
 app.add_typer(task.app, name="task")
+app.add_typer(workers.app, name="workers")
+app.add_typer(datasets.app, name="dataset")
 app.add_typer(tokens.app, name="token")
+app.add_typer(webhooks.app, name="webhook")
 app.add_typer(database.app, name="db")
 
 

@@ -1,10 +1,10 @@
-"""Commands that train a little to advise: ``tuner advise range`` and ``tuner advise measure``."""
+"""Commands that measure to advise: ``tuner advise range``, ``measure`` and ``memory``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from tuner.errors import InvalidInput
 if TYPE_CHECKING:
     import torch
 
+    from tuner.advisor.memory import Footprint
     from tuner.tasks import Task
 
 TaskName = Annotated[str, typer.Option("--task", help="A task's name, or MODULE:CLASS.")]
@@ -78,6 +79,99 @@ def measure(
         say(str(found))
 
 
+def memory(
+    parameters: Annotated[
+        int | None, typer.Option(help="Parameters of one model; counted where a task is given.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="A name of the catalogue; adamw by default.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "autocast", "mixed", "bf16"], typer.Option(help="Of the training.")
+    ] = "fp32",
+    batch: Annotated[int, typer.Option(help="Samples held at once: the micro-batch.")] = 1,
+    peak: Annotated[
+        list[str] | None,
+        typer.Option(help="A measured peak, BATCH=BYTES; give it at two batch sizes."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Measures this task instead: a name, or MODULE:CLASS.")
+    ] = None,
+    config: Config = None,
+    param: Param = None,
+    device: Device = "auto",
+    capacity: Annotated[
+        float | None, typer.Option(help="Bytes of the device; what is free where a task is given.")
+    ] = None,
+    context: Annotated[
+        float, typer.Option(help="Bytes that a process takes before any tensor.")
+    ] = 0.0,
+    json: Json = False,
+) -> None:
+    """Says what a trial takes, and how many of them a device holds.
+
+    For example: tuner advise memory --task digits --batch 64; or, from peaks of your own:
+    tuner advise memory --parameters 25000000 --capacity 80e9 --peak 8=1.8e9 --peak 24=3.4e9
+    """
+    from tuner.advisor import memory as room
+    from tuner.spec.names import DEFAULT_OPTIMIZER
+
+    chosen = _config(config)
+    rule = optimizer or str(chosen.get("optimizer", DEFAULT_OPTIMIZER))
+    peaks = _peaks(peak or [])
+    if task is not None:
+        built, where = _opened(task, param, device, {**chosen, "optimizer": rule})
+        counted, measured, free = _slot(built, {**chosen, "optimizer": rule}, where)
+        parameters, capacity = parameters or counted, capacity or free
+        peaks = peaks or measured
+    if parameters is None:
+        raise InvalidInput("parameters", "is missing: count them, or name a task")
+    found = room.memory(
+        rule,
+        parameters,
+        precision=precision,
+        batch_size=batch,
+        peaks=peaks,
+        capacity=capacity,
+        context=context,
+    )
+    if json:
+        print_json(found.to_dict())
+    else:
+        say(str(found))
+
+
+def _peaks(given: list[str]) -> Footprint | None:
+    """Measured peaks as a line in the batch size."""
+    from tuner.advisor.memory import measured
+
+    sizes, bytes_ = [], []
+    for text in given:
+        size, _, held = text.partition("=")
+        try:
+            sizes.append(int(size))
+            bytes_.append(float(held))
+        except ValueError as error:
+            raise InvalidInput("peak", f"expected BATCH=BYTES, got {text!r}") from error
+    return measured(sizes, bytes_) if given else None
+
+
+def _slot(
+    task: Task, config: Mapping[str, Any], device: torch.device
+) -> tuple[int, Footprint, float]:
+    """Parameters of a model, the peaks of one slot that trains it, and the bytes that are free."""
+    import torch
+
+    from tuner.training import memory
+    from tuner.training.architecture import build
+    from tuner.worker import device as devices
+
+    model = build(task, config, 0, torch.float32)
+    free = devices.free_memory(device)
+    slot = memory.measure(task, config, device=device)
+    return sum(p.numel() for p in model.parameters()), slot.peaks, float(free)
+
+
 def _config(file: Path | None) -> dict[str, Any]:
     """A configuration from a YAML or JSON file; empty without one."""
     import yaml
@@ -105,19 +199,22 @@ def _opened(
     """
     from tuner.cli.task import load
     from tuner.spaces import Space
-    from tuner.spec.check import build, freeze, train_size
+    from tuner.spec.built import build, facts, freeze
     from tuner.spec.names import DEFAULT_OPTIMIZER, check_space
     from tuner.worker import device as devices
 
     known = load(name) if ":" in name else name
     given = settings_of(params or [])
     built = build(known, given)
-    size = train_size(known, freeze(given))
+    size = facts(known, freeze(given)).train_size
     epochs = config.get("epochs", 1.0)
     try:
         space = Space.parse({"optimizer": DEFAULT_OPTIMIZER, **config})
-        check_space(space, built, size, epochs if isinstance(epochs, int | float) else 1.0)
+        length = epochs if isinstance(epochs, int | float) else 1.0
+        check_space(space, built.settings, built.metric_names(), size, length)
     except InvalidInput as error:
         field = error.field.replace("space", "config", 1)
         raise InvalidInput(field, error.message.removeprefix(f"{error.field}: ")) from error
-    return built, devices.choose(device)
+    chosen = devices.choose(device)
+    devices.prepare(chosen)
+    return built, chosen

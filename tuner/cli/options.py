@@ -22,6 +22,12 @@ DatabaseUrl = Annotated[
 Home = Annotated[
     Path | None, typer.Option(help="Folder of database, checkpoints and logs; else TUNER_HOME.")
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="The worker's own file, of scripts to run; else worker.toml in the home."
+    ),
+]
 
 
 def settings_of(given: list[str]) -> dict[str, Any]:

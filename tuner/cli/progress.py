@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tuner.service import StudyView, TrialView
 
 FINISHED = frozenset({"completed", "cancelled", "failed"})
+OPEN_RANGE_TESTS = frozenset({"waiting", "running"})
 LOOK_SECONDS = 0.5
 
 
@@ -62,7 +63,9 @@ def draw(view: StudyView) -> Table:
         Text(f"{counts.fail} failed", style="red" if counts.fail else ""),
     )
     best = Text("best so far: ")
-    if view.best is None:
+    if measuring(view):
+        best = Text("first, a worker measures which learning rates are worth searching")
+    elif view.best is None:
         best.append("none yet")
     else:
         best.append(shown(view.best.value), style="bold")
@@ -77,6 +80,11 @@ def draw(view: StudyView) -> Table:
     return picture
 
 
+def measuring(view: StudyView) -> bool:
+    """Whether trials wait for the study's range test."""
+    return view.range_test is not None and view.range_test.state in OPEN_RANGE_TESTS
+
+
 def validation(trial: TrialView) -> dict[str, float | None]:
     """What was last measured on data that a trial did not train on."""
     return {n: v for n, v in trial.last_metrics.items() if n.startswith("val_")}
@@ -86,6 +94,8 @@ def line(view: StudyView) -> str:
     """The same in one line."""
     counts = view.counts
     best = "none" if view.best is None else shown(view.best.value)
+    if measuring(view):
+        return f"{view.name}: {view.state}, measuring which learning rates are worth searching"
     return (
         f"{view.name}: {view.state}, {counts.complete} complete, {counts.pruned} pruned, "
         f"{counts.running} running, best {best}, time left {duration(view.eta_seconds)}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner import logs
-from tuner.cli.options import DatabaseUrl, Home, Json
+from tuner.cli.options import Config, DatabaseUrl, Home, Json
 from tuner.cli.output import err, print_json, say
 from tuner.cli.progress import FINISHED, watch
 from tuner.cli.signals import stopping
@@ -36,6 +36,7 @@ def run(
     task: Annotated[
         list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")
     ] = None,
+    config: Config = None,
     database_url: DatabaseUrl = None,
     home: Home = None,
     json: Json = False,
@@ -46,23 +47,41 @@ def run(
     """
     from tuner import service
     from tuner.cli.task import load
+    from tuner.service import outbox
     from tuner.spec import StudySpec
     from tuner.storage import migrate
+    from tuner.webhooks import Sender
+    from tuner.worker.scripts.config import scripts_of
 
     for path in task or []:
         load(path)
     settings = Settings.read(home=home, database_url=database_url, log_level="warning")
+    scripts = scripts_of(config, settings.home)
     logs.configure(settings.log_level, as_json=settings.log_json)
     spec = StudySpec.from_yaml(file)
     if seed is not None:
         spec = StudySpec.parse({**spec.to_dict(), "seed": seed})
     migrate.prepare(settings.database_url)
-    context = service.Context.open(settings.database_url)
+    context = service.Context.open(
+        settings.database_url, settings=service.ServiceSettings(home=settings.home)
+    )
     try:
+        service.offer_tasks(context, [script.form(name) for name, script in scripts.items()])
         study = taken_up(context, spec)
         stop = stopping()
         if study.state not in FINISHED:
-            study = trained(context, study.id, stop, device, slots, task or [], settings, json)
+            options: dict[str, Any] = {
+                "device": device,
+                "slots": slots,
+                "tasks": task or [],
+                "home": settings.home,
+                "scripts": scripts,
+                "checkpoints": settings.checkpoints or None,
+                "save_seconds": settings.checkpoint_seconds,
+            }
+            study = trained(context, study.id, stop, options, quiet=json)
+            # What fails now waits for a server on this database.
+            outbox.deliver(context, Sender(settings.webhook_hosts))
         best = service.best(context, study.id, k=5)
     finally:
         context.close()
@@ -89,7 +108,7 @@ def taken_up(context: Context, spec: StudySpec) -> StudyView:
     found = named(context, spec.name)
     if found is None:
         return service.submit(context, spec, actor=ACTOR)
-    if not same(found, spec):
+    if not same(context, found, spec):
         raise InvalidInput(
             "name", f"study {found.id} is named {spec.name!r} too and differs; choose another name"
         )
@@ -117,22 +136,17 @@ def named(context: Context, name: str) -> StudyView | None:
         cursor = page.next_cursor
 
 
-def same(found: StudyView, spec: StudySpec) -> bool:
+def same(context: Context, found: StudyView, spec: StudySpec) -> bool:
     """Whether a stored study is what this file asks for."""
+    from tuner import service
     from tuner.spec import StudySpec, resolve
 
-    return resolve(StudySpec.parse(found.spec)).spec == resolve(spec).spec
+    stored = resolve(StudySpec.parse(found.spec)).spec
+    return stored.to_dict() == service.preview(context, spec).spec
 
 
 def trained(
-    context: Context,
-    study: int,
-    stop: threading.Event,
-    device: str,
-    slots: int | None,
-    tasks: list[str],
-    settings: Settings,
-    quiet: bool,
+    context: Context, study: int, stop: threading.Event, options: dict[str, Any], *, quiet: bool
 ) -> StudyView:
     """Trains a study in this process, drawing it, until it ends or ``stop`` is set."""
     from tuner import service
@@ -143,15 +157,7 @@ def trained(
 
     def work() -> None:
         try:
-            run_study(
-                context,
-                study,
-                device=device,
-                slots=slots,
-                tasks=tasks,
-                home=settings.home,
-                stop=stop,
-            )
+            run_study(context, study, stop=stop, **options)
         except BaseException as error:
             failed.append(error)
         finally:

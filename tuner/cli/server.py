@@ -1,16 +1,13 @@
-"""``tuner serve`` and ``tuner worker``: the two long-running processes."""
+"""``tuner serve``: the server, with workers beside it."""
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import Annotated
 
 import typer
 
 from tuner import logs
-from tuner.cli.children import when_parent_ends
-from tuner.cli.options import DatabaseUrl, Home, Token, Url
+from tuner.cli.options import Config, DatabaseUrl, Home
 from tuner.cli.output import err
 from tuner.cli.serving import serving
 from tuner.cli.signals import stopping
@@ -38,6 +35,7 @@ def serve(
     task: Annotated[
         list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")
     ] = None,
+    config: Config = None,
     database_url: DatabaseUrl = None,
     home: Home = None,
 ) -> None:
@@ -55,55 +53,7 @@ def serve(
     for path in task or []:
         load(path)
     stop = stopping()
-    with serving(settings, auth=not no_auth, stop=stop, tasks=task or ()) as url:
+    with serving(settings, auth=not no_auth, stop=stop, tasks=task or (), config=config) as url:
         err.print(f"tuner is at {url}", markup=False)
         stop.wait()
         err.print("stopping", markup=False)
-
-
-def worker(
-    url: Url = None,
-    token: Token = None,
-    name: Annotated[str | None, typer.Option(help="What it is called; host and pid else.")] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
-    ] = "auto",
-    slots: Annotated[
-        int | None, typer.Option(min=1, help="Trials trained at once; measured by default.")
-    ] = None,
-    task: Annotated[
-        list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")
-    ] = None,
-    exit_with_parent: Annotated[
-        bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when stdin closes.")
-    ] = False,
-    home: Home = None,
-) -> None:
-    """Leases trials from a server, trains them, and reports."""
-    from tuner.transport import Transport
-    from tuner.worker.http import HttpGateway
-    from tuner.worker.loop import run_worker
-
-    for path in task or []:
-        load(path)
-    settings = Settings.read(url=url, token=token, home=home)
-    logs.configure(settings.log_level, as_json=settings.log_json)
-    stop = stopping()
-    if exit_with_parent:
-        when_parent_ends(stop)
-    secret = settings.token.get_secret_value() if settings.token else None
-    gateway = HttpGateway(Transport(settings.url, secret))
-    try:
-        run_worker(
-            gateway,
-            name=name or f"{socket.gethostname()}-{os.getpid()}",
-            device=device,
-            slots=slots,
-            tasks=task or [],
-            home=settings.home,
-            stop=stop,
-            checkpoints=settings.checkpoints or None,
-            save_seconds=settings.checkpoint_seconds,
-        )
-    finally:
-        gateway.close()

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.cli.children import Children, worker_command
+from tuner.cli.children import GRACE_SECONDS, Children, worker_command
 from tuner.cli.machine import cores, default_workers, gpus
 from tuner.cli.output import err
-from tuner.errors import InvalidInput, Unavailable
+from tuner.errors import Conflict, InvalidInput, Unavailable
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def serving(
     stop: threading.Event,
     worker_log: Path | None = None,
     tasks: Sequence[str] = (),
+    config: Path | None = None,
 ) -> Iterator[str]:
     """A running server with its workers; everything is stopped in order when the block ends.
 
@@ -43,12 +44,13 @@ def serving(
         stop: Set when the server ends by itself, so that nobody waits for a dead one.
         worker_log: A file for what the workers log, else standard error.
         tasks: Further tasks that the workers load, as MODULE:CLASS.
+        config: The workers' own file; by default that in the home folder.
 
     Yields:
         Its address.
 
     Raises:
-        InvalidInput: The address may not be bound like that, or cannot be.
+        InvalidInput: The address may not be bound like that, or cannot be; the file is wrong.
         SchemaOutdated: An external database is of another version.
         Unavailable: The database cannot be reached, or the server did not start.
     """
@@ -70,25 +72,27 @@ def serving(
                 max_attempts=settings.max_attempts,
                 home=settings.home,
                 data_roots=settings.data_roots,
+                webhook_hosts=settings.webhook_hosts,
             ),
         )
         stack.callback(context.close)
         listener = stack.enter_context(bound(settings.host, settings.port))
         url = f"http://{reachable(settings.host)}:{listener.getsockname()[1]}"
-        config = uvicorn.Config(
+        http = uvicorn.Config(
             import_from_string(settings.app)(context, settings, auth=auth),
             log_config=None,
             access_log=settings.log_level == "debug",
-            proxy_headers=settings.behind_proxy,
-            forwarded_allow_ips="*" if settings.behind_proxy else None,
+            proxy_headers=False,  # the application reads them itself, and only the proxy's own
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        stack.enter_context(running(uvicorn.Server(config), listener, stop))
+        stack.enter_context(running(uvicorn.Server(http), listener, stop))
         if auth:
             greet(context, url)
         if settings.workers != 0:
-            workers = local_workers(context, settings, url, auth=auth, log=worker_log, tasks=tasks)
+            workers = local_workers(
+                context, settings, url, auth=auth, log=worker_log, tasks=tasks, config=config
+            )
             stack.enter_context(workers)
         yield url
 
@@ -126,8 +130,12 @@ def check_exposure(settings: Settings, *, auth: bool) -> None:
     """Refuses to show the server to a network that could read its tokens, or needs none.
 
     Raises:
-        InvalidInput: The address is not loopback, and auth is off or nothing ends TLS.
+        InvalidInput: Others reach the server, and auth is off or nothing ends TLS.
     """
+    if settings.behind_proxy and not auth:
+        raise InvalidInput(
+            "no_auth", "a proxy would show the server to others, and they could do everything"
+        )
     if settings.loopback:
         return
     if not auth:
@@ -174,7 +182,12 @@ def greet(context: Context, url: str) -> None:
 
     if any("admin" in token.scopes for token in tokens.list_tokens(context)):
         return
-    made = tokens.create_token(context, "admin", ["admin"], actor="first start")
+    try:
+        made = tokens.create_token(context, "admin", ["admin"], actor="first start")
+    except Conflict:
+        # Another server starts at the same time, or the name is in use for something else.
+        err.print("to make an admin's token: tuner token create --name NAME --scope admin")
+        return
     err.print(
         f"\nThis is the first start. The admin's token, shown only now:\n\n    {made.secret}\n\n"
         f"    export TUNER_TOKEN={made.secret}\n    {url}/login\n",
@@ -192,9 +205,15 @@ def local_workers(
     auth: bool,
     log: Path | None,
     tasks: Sequence[str],
+    config: Path | None,
 ) -> Iterator[Children]:
     """The local workers, with a token of their own that lives as long as they do."""
-    from tuner.service import tokens
+    from tuner.service import offer_tasks, tokens
+    from tuner.worker.scripts.config import scripts_of
+
+    scripts = scripts_of(config, settings.home)
+    # At once, since the workers take a while to start.
+    offer_tasks(context, [script.form(name) for name, script in scripts.items()])
 
     count = settings.workers or default_workers()
     environment = {
@@ -213,10 +232,13 @@ def local_workers(
     command = worker_command("--name", f"{socket.gethostname()}-{{index}}")
     command += ["--device", "cuda:{index}"] if count <= gpus() else []
     command += [part for path in tasks for part in ("--task", path)]
+    command += [] if config is None else ["--config", str(config.absolute())]
     children = Children(command, count, environment=environment, log=log)
     try:
         yield children
     finally:
-        children.stop()
+        # A script may end by itself for as long as it may take to be made to.
+        longest = max((script.grace_seconds for script in scripts.values()), default=0.0)
+        children.stop(GRACE_SECONDS + 2 * longest)
         if made is not None:
             tokens.revoke_token(context, made.id, actor="serve")

@@ -14,11 +14,11 @@ import typer
 from tuner.cli.options import Json, Token, Url
 from tuner.cli.output import complain, duration, out, print_json, print_table, say, shown
 from tuner.cli.progress import validation
-from tuner.errors import InvalidInput
+from tuner.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from tuner.client import Client
-    from tuner.service import StudyView, TrialView
+    from tuner.service import RangeTestView, StudyView, TrialView
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Its id, or its name.")]
 
@@ -98,6 +98,35 @@ def show(
         describe(found, best)
 
 
+def log(
+    study: Study,
+    trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt's; the last.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines at the end.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the trial ends.")] = False,
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Shows what a trial's script printed."""
+    if follow and (json or attempt is not None):
+        raise InvalidInput("follow", "shows text of the present attempt: not --json, not --attempt")
+    with connected(url, token) as client:
+        found = next((t for t in client.trials(client.study(study).id) if t.number == trial), None)
+        if found is None:
+            raise NotFound("trial", trial)
+        if json:
+            print_json(client.log(found.id, attempt=attempt, tail=tail))
+            return
+        if follow:
+            texts = client.follow(found.id, tail=tail)
+        else:
+            texts = iter([client.log(found.id, attempt=attempt, tail=tail).text])
+        for text in texts:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+
 def pause(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:
     """Holds a study; its trials keep their checkpoints."""
     _steer("pause", study, url, token, json)
@@ -154,8 +183,18 @@ def describe(study: StudyView, best: list[TrialView]) -> None:
         f"{counts.pruned} pruned, {counts.fail} failed, {counts.running} running, "
         f"{counts.waiting} waiting, {duration(study.device_seconds)} of device time"
     )
+    if study.range_test is not None:
+        say(f"  {ranged(study.range_test)}")
     if best:
         print_best(best)
+
+
+def ranged(test: RangeTestView) -> str:
+    """A study's range test in one line: how far it is, or what it found and why."""
+    if test.low is None:
+        return f"range test: {test.state}; trials start when it has ended"
+    why = "; ".join(test.why)
+    return f"range test: {test.state}, lr from {shown(test.low)} to {shown(test.high)}: {why}"
 
 
 def print_best(best: list[TrialView]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from tuner.service import Context
 
 app = typer.Typer(help="Create, list and revoke access tokens.", no_args_is_help=True)
-ACTOR = "command line"
 
 
 @app.command()
@@ -37,7 +38,7 @@ def create(
     with opened(database_url) as context:
         expires_at = None if days is None else context.now() + timedelta(days=days)
         made = tokens.create_token(
-            context, name, scope, expires_at=expires_at, actor=ACTOR, replace=replace
+            context, name, scope, expires_at=expires_at, actor=actor(), replace=replace
         )
     if json:
         print_json(made)
@@ -75,7 +76,7 @@ def revoke(
 
     with opened(database_url) as context:
         key = int(token) if token.isdecimal() else token
-        found = tokens.revoke_token(context, key, actor=ACTOR)
+        found = tokens.revoke_token(context, key, actor=actor())
     if json:
         print_json(found)
     else:
@@ -95,3 +96,11 @@ def opened(database_url: str | None) -> Iterator[Context]:
         yield context
     finally:
         context.close()
+
+
+def actor() -> str:
+    """Who types, for the audit trail: these commands need no token, but an account here."""
+    try:
+        return f"command line ({getpass.getuser()})"
+    except (KeyError, OSError):  # an id without a name, as containers have
+        return f"command line (user {os.getuid()})"

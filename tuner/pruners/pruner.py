@@ -61,6 +61,8 @@ class Pruner(ABC):
     options: ClassVar[Mapping[str, Option]] = {}
     resumes: ClassVar[bool] = False
     """Whether it sets trials aside and may take them up again."""
+    copies: ClassVar[bool] = False
+    """Whether it starts trials from the checkpoints of others."""
     ranks_by_best: ClassVar[bool] = False
     """Whether its board ranks a trial by its best value so far instead of its present one."""
 

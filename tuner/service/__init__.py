@@ -3,13 +3,26 @@
 Everything outside (the API, the commands, a worker in the same process) goes through these.
 """
 
-from tuner.service.advice import advise_config, advise_study, fit_studies, plan_study
+from tuner.service.advice import (
+    advise_config,
+    advise_study,
+    fit_studies,
+    noise_beside,
+    observed,
+    plan_study,
+)
 from tuner.service.context import Context, ServiceSettings, utc_now
+from tuner.service.critical import critical_batch
 from tuner.service.curves import Curve, Curves, curves
-from tuner.service.events import events, newest_event
-from tuner.service.housekeeping import housekeeping
+from tuner.service.events import audit, events, newest_event
+from tuner.service.gauges import gauges
+from tuner.service.housekeeping import chores
+from tuner.service.logs import LogView, show_log
+from tuner.service.offers import list_tasks, offer_tasks
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
+from tuner.service.picture import fitted, picture
+from tuner.service.probes import show_range
 from tuner.service.results import (
     FIGURES,
     FORMATS,
@@ -51,6 +64,8 @@ from tuner.service.views import (
     MeasurementView,
     ObjectiveView,
     Page,
+    RangeEvidence,
+    RangeTestView,
     StudyView,
     TrialView,
     WorkerView,
@@ -76,11 +91,14 @@ __all__ = [
     "Curves",
     "EventView",
     "Importances",
+    "LogView",
     "MeasurementView",
     "ObjectiveView",
     "Overview",
     "Page",
     "Preview",
+    "RangeEvidence",
+    "RangeTestView",
     "ServiceSettings",
     "StudyPatch",
     "StudyView",
@@ -89,8 +107,11 @@ __all__ = [
     "advise_config",
     "advise_study",
     "ask",
+    "audit",
     "best",
     "cancel_study",
+    "chores",
+    "critical_batch",
     "curves",
     "delete_study",
     "drain_worker",
@@ -100,20 +121,26 @@ __all__ = [
     "figure",
     "find_study",
     "fit_studies",
+    "fitted",
     "frozen_trials",
+    "gauges",
     "heartbeat",
-    "housekeeping",
     "importances",
     "lease",
     "leave",
     "list_studies",
+    "list_tasks",
     "list_trials",
     "list_workers",
     "look_ahead",
     "measurements",
     "newest_event",
+    "noise_beside",
+    "observed",
+    "offer_tasks",
     "overview",
     "pause_study",
+    "picture",
     "plan_study",
     "preview",
     "register_worker",
@@ -122,6 +149,8 @@ __all__ = [
     "report_trial",
     "resume_study",
     "retry_trial",
+    "show_log",
+    "show_range",
     "show_study",
     "show_trial",
     "stop_study",

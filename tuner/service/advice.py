@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from tuner import advisor
 from tuner.advisor import Advice, Fit, Observation
+from tuner.advisor.noise_scale import NoiseScale
 from tuner.advisor.plan import Plan, plan
 from tuner.advisor.rules import Fixed
 from tuner.errors import InvalidInput, NotFound
@@ -19,10 +21,21 @@ from tuner.service.studies import best, plan_of
 from tuner.service.trials import show_trial
 from tuner.service.views import TrialView
 from tuner.spec.names import DEFAULT_OPTIMIZER
-from tuner.storage import studies, trials
+from tuner.storage import measurements, studies, trials
 
 MOST_OBSERVATIONS = 10_000
 """More trials move no optimum, and the bootstrap pays for each."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The trial behind an observation."""
+
+    trial_id: int
+    number: int
+    study_id: int
+    value: float | None
+    """Its objective as it was measured; None: it diverged."""
 
 
 def advise_study(
@@ -50,14 +63,12 @@ def advise_study(
         Refusal: The ``rule`` insisted on does not hold here.
     """
     chosen = _trial(ctx, study_id, trial)
-    noise = chosen.last_metrics.get("noise_scale")
-    known = noise is not None and math.isfinite(noise) and noise > 0
     return advise_config(
         ctx,
         {"optimizer": DEFAULT_OPTIMIZER, **chosen.config},
         batch,
         studies=[study_id],
-        noise_scale=noise if known else None,
+        noise_scale=NoiseScale.from_metrics(chosen.last_metrics),
         fixed=fixed,
         rule=rule,
     )
@@ -70,23 +81,27 @@ def advise_config(
     *,
     studies: Sequence[int] = (),
     optimizer: str | None = None,
-    noise_scale: float | None = None,
+    noise_scale: float | NoiseScale | None = None,
     fixed: Fixed = "epochs",
     rule: str | None = None,
 ) -> Advice:
     """How to move any configuration, with the finished trials of ``studies`` as evidence.
+
+    Where no noise scale is given, it is that of the trial at the same batch size and the nearest
+    learning rate.
 
     Raises:
         NotFound: No such study.
         InvalidInput: A value is impossible.
         Refusal: The ``rule`` insisted on does not hold here.
     """
+    known = noise_scale if noise_scale is not None else noise_beside(ctx, studies, config)
     return advisor.advise(
         config,
         batch,
         optimizer=optimizer,
         fixed=fixed,
-        noise_scale=noise_scale,
+        noise_scale=known,
         studies=observations(ctx, studies) or None,
         rule=rule,
     )
@@ -142,14 +157,23 @@ def observations(ctx: Context, study_ids: Sequence[int]) -> list[Observation]:
     Raises:
         NotFound: No such study.
     """
-    found: list[Observation] = []
+    return [observation for _, observation in observed(ctx, study_ids)]
+
+
+def observed(ctx: Context, study_ids: Sequence[int]) -> list[tuple[Seen, Observation]]:
+    """The same, each with the trial that it was.
+
+    Raises:
+        NotFound: No such study.
+    """
+    found: list[tuple[Seen, Observation]] = []
     with ctx.db.session() as session:
         for study_id in dict.fromkeys(study_ids):
             found += _of_study(ctx, session, study_id)
     return found[:MOST_OBSERVATIONS]
 
 
-def _of_study(ctx: Context, session: Session, study_id: int) -> list[Observation]:
+def _of_study(ctx: Context, session: Session, study_id: int) -> list[tuple[Seen, Observation]]:
     study = studies.get(session, study_id)
     checked = plan_of(ctx, study)
     sign = 1.0 if study.directions[0] == "minimize" else -1.0
@@ -161,14 +185,37 @@ def _of_study(ctx: Context, session: Session, study_id: int) -> list[Observation
             continue  # it ended for a reason that says nothing of its learning rate
         loss = None if diverged or row.values is None else sign * float(row.values[0])
         try:
-            found.append(
-                Observation.from_config(
-                    config, loss, seed=row.seed, diverged=diverged, study=str(study_id)
-                )
+            observation = Observation.from_config(
+                config, loss, seed=row.seed, diverged=diverged, study=str(study_id)
             )
         except InvalidInput:
             continue
+        value = None if loss is None else sign * loss
+        found.append((Seen(row.id, row.number, study_id, value), observation))
     return found
+
+
+def noise_beside(
+    ctx: Context, study_ids: Sequence[int], config: Mapping[str, Any]
+) -> NoiseScale | None:
+    """What was measured next to a configuration; None where nothing comes near."""
+    lr, size = config.get("lr"), config.get("batch_size")
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
+        return None  # refused by its name in a moment
+    near: list[tuple[float, int]] = []
+    with ctx.db.session() as session:
+        for study_id in dict.fromkeys(study_ids):
+            checked = plan_of(ctx, studies.get(session, study_id))
+            for row in trials.of_study(session, study_id, states=("complete",)):
+                tried = row.params if checked is None else checked.space.fill(row.params)
+                rate = tried.get("lr")
+                if tried.get("batch_size") == size and isinstance(rate, int | float) and rate > 0:
+                    near.append((abs(math.log(rate / lr)), row.id))
+        if not near:
+            return None
+        _, trial_id = min(near)
+        last = measurements.last(session, [trial_id]).get(trial_id)
+    return None if last is None else NoiseScale.from_metrics(measurements.numbers(last.metrics))
 
 
 def _trial(ctx: Context, study_id: int, number: int | None) -> TrialView:

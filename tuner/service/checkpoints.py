@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import fsspec
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 """Files deleted between two looks at the database."""
+SUFFIX = ".safetensors"
 LATE = timedelta(minutes=1)
 """How much later than its time a study's end may be seen: clocks differ, transactions take time."""
 
@@ -49,11 +51,22 @@ def delete(found: Iterable[Saved]) -> None:
             continue
         try:
             fs, path = fsspec.core.url_to_fs(saved.uri)
-            fs.rm_file(path)
+            if path.endswith(SUFFIX):
+                fs.rm_file(path)
+            else:
+                fs.rm(_folder(fs, path), recursive=True)
         except FileNotFoundError:
             log.debug("checkpoint %s is gone already", saved.uri)
         except Exception as error:  # a file system's driver raises what it likes, or is missing
             log.warning("checkpoint %s was not deleted: %s", saved.uri, error)
+
+
+def _folder(fs: Any, path: str) -> str:
+    """A script's own folder: that of all its trial's attempts, where nothing else lies in it."""
+    parent = path.rpartition("/")[0]
+    names = [str(entry).rpartition("/")[2] for entry in fs.ls(parent, detail=False)]
+    ours = all(re.fullmatch(r"a\d+|lock|trial\.json", name) for name in names)
+    return parent if ours else path
 
 
 def belongs(saved: Saved) -> bool:
@@ -61,5 +74,5 @@ def belongs(saved: Saved) -> bool:
 
     A worker says where a checkpoint is. It must not be able to have any other file deleted.
     """
-    own = rf"/study-{saved.study_id}/trial-{saved.number}/a\d+-s\d+\.safetensors"
+    own = rf"/study-{saved.study_id}/trial-{saved.number}/a\d+(-s\d+{re.escape(SUFFIX)})?"
     return ".." not in saved.uri and re.search(own + r"\Z", saved.uri) is not None

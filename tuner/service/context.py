@@ -33,6 +33,7 @@ class ServiceSettings:
         home: Where files of the service are kept.
         data_roots: Folders below which a study may name files; None: any file, for a service that
             only its own user submits to.
+        webhook_hosts: Hosts that webhooks may reach though they are private.
     """
 
     lease_seconds: float = 30.0
@@ -41,6 +42,7 @@ class ServiceSettings:
     ask_seconds: float = 3600.0
     home: Path = field(default_factory=lambda: Path(".tuner"))
     data_roots: tuple[Path, ...] | None = None
+    webhook_hosts: tuple[str, ...] = ()
 
 
 @dataclass

@@ -38,6 +38,8 @@ def read(cursor: str | None, kinds: Sequence[tuple[type, ...]]) -> list[Any] | N
     for value, kind in zip(values, kinds, strict=True):
         if not isinstance(value, kind) or isinstance(value, bool):
             raise wrong
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise wrong
         if isinstance(value, datetime) and value.tzinfo is None:
             raise wrong
     return values

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tuner.service import cursor as cursors
 from tuner.service.context import Context
-from tuner.service.views import EventView, event_view
+from tuner.service.views import EventView, Page, event_view
 from tuner.storage import events as stored
 
 
@@ -13,6 +14,22 @@ def events(
     """Events with a higher id than ``after``, oldest first, of one study or of all."""
     with ctx.db.session() as session:
         return [event_view(e) for e in stored.after(session, after, study_id, limit)]
+
+
+def audit(ctx: Context, *, cursor: str | None = None, limit: int = 50) -> Page[EventView]:
+    """What was changed, by whom and when, the newest first, a page at a time.
+
+    Raises:
+        InvalidInput: The cursor is none of this list.
+    """
+    first = cursors.read(cursor, [(int,)])
+    with ctx.db.session() as session:
+        rows = stored.before(session, first[0] if first else None, limit + 1)
+    more, rows = len(rows) > limit, rows[:limit]
+    return Page(
+        items=[event_view(event) for event in rows],
+        next_cursor=cursors.write([rows[-1].id]) if more else None,
+    )
 
 
 def newest_event(ctx: Context, *, study_id: int | None = None) -> int:

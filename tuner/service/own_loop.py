@@ -12,17 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuner.errors import Conflict, InvalidInput, LeaseLost
 from tuner.protocol import Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
+from tuner.service import probes
+from tuner.service.claims import AnsweredBefore, Claim
 from tuner.service.context import Context
 from tuner.service.receipts import name
 from tuner.service.reporting import DIVERGED, take_in
-from tuner.service.supply import (
-    Claim,
-    Handed,
-    Repeated,
-    from_study,
-    refuse_repeated,
-    still_held,
-)
+from tuner.service.supply import from_study, still_held
 from tuner.service.trials import show_trial
 from tuner.service.turn import Turn, turn
 from tuner.service.views import TrialView
@@ -73,7 +68,10 @@ def ask(
         study = studies.get(session, study_id)
         if not study.spec:
             raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
-        checked = ctx.searches.plans.of(study)
+        probing, checked = study.probing, ctx.searches.plans.of(study)
+    if probing:
+        with turn(ctx, study_id, actor=actor) as this:
+            probes.skip(this, "a loop of the user's own asked for trials")
     claim = Claim(
         None,
         None if key is None else name("ask", (actor, study_id), key),
@@ -81,15 +79,14 @@ def ask(
         origin="asked",
         actor=actor,
     )
-    handed: Handed | None
     try:
         with ctx.db.session() as session:
-            refuse_repeated(session, claim)
-        handed = from_study(ctx, study_id, k, claim)
-    except Repeated as before:
-        handed = still_held(ctx, before.token, study_id=study_id)
+            claim.refuse_repeated(session)
+        handed = from_study(ctx, study_id, k, claim) or []
+    except AnsweredBefore as before:
+        handed = still_held(ctx, before.token, study_id=study_id).trials
     out = []
-    for _, row in handed or []:
+    for _, row in handed:
         config = checked.space.fill(row.params)
         out.append(
             Asked(
@@ -105,7 +102,9 @@ def ask(
     return out
 
 
-def report_trial(ctx: Context, trial_id: int, token: str, measured: Measured) -> SlotVerdict:
+def report_trial(
+    ctx: Context, trial_id: int, token: str, measured: Measured, *, actor: str | None = None
+) -> SlotVerdict:
     """One evaluation of a trial; what it is to do next.
 
     Raises:
@@ -114,7 +113,7 @@ def report_trial(ctx: Context, trial_id: int, token: str, measured: Measured) ->
         InvalidInput: A metric is missing, or the step is beyond the training.
     """
     slot = SlotReport(trial_id=trial_id, token=token, measurements=[measured])
-    return _deliver(ctx, slot)
+    return _deliver(ctx, slot, actor)
 
 
 def renew_trial(ctx: Context, trial_id: int, token: str) -> datetime:
@@ -145,6 +144,7 @@ def tell(
     values: Sequence[float | None] | float | None = None,
     state: str = "complete",
     reason: str | None = None,
+    actor: str | None = None,
 ) -> TrialView:
     """Ends a trial, with its objectives' values or with what became of it.
 
@@ -166,7 +166,7 @@ def tell(
         given = [math.nan if v is None else float(v) for v in listed]
     with ctx.db.session() as session:
         study_id = trials.study_of(session, trial_id)
-    with turn(ctx, study_id) as this:
+    with turn(ctx, study_id, actor=actor) as this:
         row = trials.lock(this.session, [trial_id]).get(trial_id)
         if row is not None and leases.ended(row, token):
             _agree(row, state, given)
@@ -219,10 +219,10 @@ def _finite(values: Sequence[float]) -> bool:
     return all(math.isfinite(float(v)) for v in values)
 
 
-def _deliver(ctx: Context, slot: SlotReport) -> SlotVerdict:
+def _deliver(ctx: Context, slot: SlotReport, actor: str | None) -> SlotVerdict:
     with ctx.db.session() as session:
         study_id = trials.study_of(session, slot.trial_id)
-    with turn(ctx, study_id) as this:
+    with turn(ctx, study_id, actor=actor) as this:
         verdict = take_in(ctx, this, [slot], [slot.trial_id], ctx.settings.ask_seconds)[
             slot.trial_id
         ]

@@ -31,23 +31,25 @@ class Plans:
     def __init__(self, size: int = 1000) -> None:
         self._lock = threading.Lock()
         self._size = size
-        self._known: dict[int, tuple[dict[str, Any], Checked]] = {}
+        self._known: dict[int, tuple[dict[str, Any], dict[str, Any] | None, Checked]] = {}
 
     def of(self, study: Study) -> Checked:
-        """The study as submitted.
+        """The study as submitted, with the range of lr that its range test ended with.
 
         Raises:
             InvalidInput: It names what is not installed here, such as another package's task.
         """
         with self._lock:
             known = self._known.get(study.id)
-        if known is not None and known[0] == study.spec:
-            return known[1]
+        if known is not None and known[0] == study.spec and known[1] == study.lr_range:
+            return known[2]
         checked = resolve(StudySpec.parse(study.spec))
+        if study.lr_range:
+            checked = checked.ranged(study.lr_range["low"], study.lr_range["high"])
         with self._lock:
             if len(self._known) >= self._size:
                 self._known.pop(next(iter(self._known)))
-            self._known[study.id] = (study.spec, checked)
+            self._known[study.id] = (study.spec, study.lr_range, checked)
         return checked
 
 
@@ -59,6 +61,7 @@ class Live:
         plans: What studies were submitted as.
         lock: Held by whoever uses or changes the rest.
         search: None until it is needed, and after a transaction with it has failed.
+        searched: What the search was built for; a space that was changed since needs another one.
         revision: It was told everything up to here.
         idle_at: The revision at which it had nothing to suggest; -1: it has not been asked.
         settled_at: The revision at which upkeep last looked whether the study is over.
@@ -67,13 +70,14 @@ class Live:
     plans: Plans
     lock: threading.RLock = field(default_factory=threading.RLock)
     search: Search | None = None
+    searched: Checked | None = None
     revision: int = -1
     idle_at: int = -1
     settled_at: int = -1
 
     def drop(self) -> None:
         """Forgets everything; the next use reads the database."""
-        self.search = None
+        self.search = self.searched = None
         self.revision = self.idle_at = self.settled_at = -1
 
     def plan(self, study: Study) -> Checked:
@@ -83,8 +87,9 @@ class Live:
     def synced(self, session: Session, study: Study) -> Search:
         """The search, told everything that the database holds."""
         checked = self.plan(study)
-        if self.search is None:
+        if self.search is None or self.searched != checked:
             self.search = checked.search(warm_start(session, checked))
+            self.searched = checked
             self.revision = -1
         if self.revision < study.revision:
             rows = trials.changed(session, study.id, self.revision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,10 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
+from tuner.queue import probes
 from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
+from tuner.service.datasets import hold_datasets, located, pinned
 from tuner.service.files import check_files
+from tuner.service.offers import form_of
+from tuner.service.probes import skip as skip_probe
 from tuner.service.receipts import Receipt
 from tuner.service.turn import STOPPED, Turn, elapsed, turn
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
@@ -71,8 +75,8 @@ def submit(
         InvalidInput: A value is wrong; nothing is stored.
         Conflict: The name is taken.
     """
-    check_files(ctx, spec)
-    checked = check(spec)
+    said, written = spec.to_dict(), spec.space != "auto"
+    checked = _accepted(ctx, spec)
     spec = checked.spec
     now = ctx.now()
     study = Study(
@@ -89,13 +93,16 @@ def submit(
         system_attrs={},
     )
     with ctx.db.write() as session:
-        receipt = Receipt.of(session, now, "submit", actor, key, study.spec)
+        receipt = Receipt.of(session, now, "submit", actor, key, said)
         if receipt.fresh:
-            receipt.fill({"study": _add(session, study, spec, actor, now)})
+            receipt.fill({"study": _add(session, study, spec, actor, within=written)})
     return show_study(ctx, receipt.made["study"])
 
 
-def _add(session: Session, study: Study, spec: StudySpec, actor: str | None, now: datetime) -> int:
+def _add(
+    session: Session, study: Study, spec: StudySpec, actor: str | None, *, within: bool
+) -> int:
+    """Stores a study with all that belongs to it; its id."""
     for i, other in enumerate(spec.warm_start):
         try:
             studies.get(session, other)
@@ -103,10 +110,22 @@ def _add(session: Session, study: Study, spec: StudySpec, actor: str | None, now
             raise InvalidInput(f"warm_start[{i}]", error.message) from error
     if studies.by_name(session, spec.name) is not None:
         raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
+    hold_datasets(session, spec)
     study_id = studies.add(session, study)
+    if spec.range_test:
+        probes.add(session, study_id, within=within)
     told = {"name": spec.name}
-    events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
+    events.add(session, [NewEvent("study.created", study_id, data=told)], actor, study.created_at)
     return study_id
+
+
+def _accepted(ctx: Context, spec: StudySpec) -> Checked:
+    """A study that somebody wants, checked as far as this server can, its datasets pinned."""
+    with ctx.db.session() as session:
+        form = form_of(session, spec)
+    spec = pinned(ctx, spec, form)
+    check_files(ctx, spec, form)
+    return check(spec, form, partial(located, ctx))
 
 
 def preview(ctx: Context, spec: StudySpec) -> Preview:
@@ -115,8 +134,7 @@ def preview(ctx: Context, spec: StudySpec) -> Preview:
     Raises:
         InvalidInput: A value is wrong.
     """
-    check_files(ctx, spec)
-    checked = check(spec)
+    checked = _accepted(ctx, spec)
     size = checked.space.grid_size
     search = checked.search()
     suggested = [s.params for s in search.suggest(SAMPLES)]
@@ -227,7 +245,7 @@ def _throughput(session: Session, study_id: int) -> float | None:
 
 
 def plan_of(ctx: Context, study: Study) -> Checked | None:
-    """A study as submitted; None for one that Optuna made, or whose task is not installed here."""
+    """A study as submitted; None for one that Optuna made, or whose parts are not here."""
     if not study.spec:
         return None
     try:
@@ -246,6 +264,7 @@ def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyV
     best = studies.best_ids(session, rows)
     best_rows = trials.by_ids(session, best.values())
     last = measurements.last(session, list(best_rows))
+    probed = probes.of(session, [study.id for study in rows if study.spec.get("range_test")])
     out = []
     for study in rows:
         checked = plan_of(ctx, study)
@@ -260,6 +279,7 @@ def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyV
                 shown,
                 active_seconds=seconds,
                 progress=progress(checked, counted[study.id], steps.get(study.id, 0), seconds),
+                probe=probed.get(study.id),
             )
         )
     return out
@@ -322,13 +342,19 @@ def update_study(
         if patch.space is not None:
             wider = widen(before.space, Space.parse(patch.space))
             merged["space"] = wider.to_dict()
-        after = check(StudySpec.parse(merged))
+            # From here on the range is the one that somebody wrote.
+            merged.pop("range_test", None)
+        wanted = StudySpec.parse(merged)
+        after = check(wanted, form_of(this.session, wanted), partial(located, ctx))
         if after.max_step != before.max_step and study.next_number:
             raise InvalidInput("budget.epochs", "cannot change once there are trials")
         if "name" in given and given["name"] != study.name:
             if studies.by_name(this.session, given["name"]) is not None:
                 raise Conflict(f"there is a study named {given['name']!r} already")
             study.name = given["name"]
+        if patch.space is not None:
+            skip_probe(this, "the space was changed")
+            study.lr_range = None
         study.spec = after.spec.to_dict()
         study.priority = after.spec.priority
         study.max_concurrent = after.spec.max_concurrent

@@ -8,23 +8,26 @@ PostgreSQL the study's row is locked meanwhile, and nothing else is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
+from tuner.protocol import Probe
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.queue.order import order
 from tuner.search import Suggestion
+from tuner.service import probes
+from tuner.service.claims import AnsweredBefore, Claim
 from tuner.service.context import Context
 from tuner.service.receipts import name
 from tuner.service.searches import Live
-from tuner.service.turn import ORIGIN, STOPS_ALL, Turn, elapsed, turn
-from tuner.storage import receipts, studies
+from tuner.service.turn import STOPS_ALL, Turn, elapsed, turn
+from tuner.storage import studies
 from tuner.storage.events import NewEvent
-from tuner.storage.models import Study, Worker
+from tuner.storage.models import OPEN_PROBE_STATES, Study, Worker
 from tuner.storage.studies import OPEN_STATES, Queued
 from tuner.storage.trials import TrialRow
 
@@ -32,93 +35,86 @@ HURRIED_TRIES = 2
 """Tries to suggest outside the transaction before the study is locked for it."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One request for trials. Said again, it is given what it was given before, and nothing more.
+@dataclass
+class Handed:
+    """What a worker is given: trials, each with its study; or a probe, which keeps it busy."""
 
-    Args:
-        worker_id: Who is to hold them; None: a user's own loop.
-        key: The name under which its receipt is kept; None: said again, it is another request.
-        seconds: The life of the lease; a worker's unless given.
-        origin: Of trials that are suggested for it.
-        actor: On whose behalf.
-        token: The lease's, the same for all trials of the request.
-    """
-
-    worker_id: int | None
-    key: str | None
-    seconds: float | None = None
-    origin: str = ORIGIN
-    actor: str | None = None
-    token: str = field(default_factory=leases.new_token)
+    trials: list[tuple[Study, TrialRow]] = field(default_factory=list)
+    probe: Probe | None = None
 
 
-class Repeated(Exception):
-    """The same request was answered before, under this token."""
-
-    def __init__(self, token: str) -> None:
-        super().__init__(token)
-        self.token = token
-
-
-Handed = list[tuple[Study, TrialRow]]
-
-
-def hand_out(ctx: Context, worker: Worker, k: int, prefer: int | None, key: str) -> Handed:
+def hand_out(
+    ctx: Context,
+    worker: Worker,
+    k: int,
+    prefer: int | None,
+    key: str,
+    fitting: Collection[str] | None = None,
+    *,
+    actor: str | None = None,
+) -> Handed:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
+
+    A study whose range test waits gives that instead, and nothing while it runs. One that somebody
+    else is busy with comes last, and is waited for only when there is nothing else to hand out.
 
     Args:
         ctx: The service.
         worker: Who asks.
         k: How many at most.
-        prefer: The study that the worker trains already.
+        prefer: The study that it trains already.
         key: The worker's name for this request.
+        fitting: The tasks that fit beside what it holds; None: all of its own. When another one's
+            study has its turn and something to train, nothing more is handed out, so that what the
+            worker holds drains.
+        actor: On whose behalf.
     """
+    handed = Handed()
     if k < 1:
-        return []
-    claim = Claim(worker.id, name("lease", worker.id, key))
+        return handed
+    claim = Claim(worker.id, name("lease", worker.id, key), actor=actor)
     try:
         with ctx.db.session() as session:
-            refuse_repeated(session, claim)
+            claim.refuse_repeated(session)
             wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
-        return _from_studies(ctx, wanted, k, claim)
-    except Repeated as before:
+        _from_studies(ctx, handed, wanted, k, claim, fitting)
+    except AnsweredBefore as before:
         return still_held(ctx, before.token, worker_id=worker.id)
-
-
-def refuse_repeated(session: Session, claim: Claim) -> None:
-    """Goes no further with a request that was answered before.
-
-    Raises:
-        Repeated: It was.
-    """
-    made = None if claim.key is None else receipts.find(session, claim.key)
-    if made is not None:
-        raise Repeated(made["token"])
+    return handed
 
 
 def still_held(
     ctx: Context, token: str, *, worker_id: int | None = None, study_id: int | None = None
 ) -> Handed:
-    """The trials that a request was given before, as far as they are still held under its token."""
+    """What a request was given before, as far as it is still held under the request's token."""
     with ctx.db.session() as session:
         rows = leases.under(session, token, worker_id=worker_id, study_id=study_id)
-        return [(studies.get(session, row.study_id), row) for row in rows]
+        found = [(studies.get(session, row.study_id), row) for row in rows]
+    return Handed(found, None if worker_id is None else probes.still_held(ctx, token, worker_id))
 
 
-def _from_studies(ctx: Context, wanted: list[Queued], k: int, claim: Claim) -> Handed:
-    """Claims from one study after another.
-
-    A study that somebody else is busy with comes last, and is waited for only when there is nothing
-    else to hand out.
-    """
-    out: Handed = []
+def _from_studies(
+    ctx: Context,
+    handed: Handed,
+    wanted: Sequence[Queued],
+    k: int,
+    claim: Claim,
+    fitting: Collection[str] | None,
+) -> None:
+    """Claims from one study after another."""
+    out = handed.trials
     late: list[int] = []
     for queued in wanted:
-        if len(out) >= k:
+        if queued.probe == "waiting" and not out:
+            handed.probe = probes.offer(ctx, queued.id, claim)
+        if len(out) >= k or handed.probe is not None:
             break
-        live = ctx.searches.of(queued.id)
-        if not queued.ready and live.idle_at == queued.revision:
+        idle = not queued.ready and ctx.searches.of(queued.id).idle_at == queued.revision
+        if idle or queued.probe in OPEN_PROBE_STATES:
+            continue
+        if fitting is not None and queued.task not in fitting:
+            if queued.ready or prepare(ctx, queued.id, 1):
+                return
             continue
         got = from_study(ctx, queued.id, k - len(out), claim, wait=False)
         if got is None:
@@ -126,15 +122,14 @@ def _from_studies(ctx: Context, wanted: list[Queued], k: int, claim: Claim) -> H
         else:
             out += got
     for study_id in late:
-        if out:
+        if out or handed.probe is not None:
             break
         out += from_study(ctx, study_id, k, claim) or []
-    return out
 
 
 def from_study(
     ctx: Context, study_id: int, k: int, claim: Claim, *, wait: bool = True
-) -> Handed | None:
+) -> list[tuple[Study, TrialRow]] | None:
     """Claims up to ``k`` trials of one study, suggesting what is missing.
 
     Args:
@@ -148,7 +143,7 @@ def from_study(
         Study and trial for each; None when the study is busy and ``wait`` is off.
 
     Raises:
-        Repeated: The request was answered before.
+        AnsweredBefore: It was the same request as an earlier one.
     """
     live = ctx.searches.of(study_id)
     with _taken(live, wait) as mine:
@@ -164,13 +159,9 @@ def from_study(
                     continue
                 if ahead is not None:
                     this.told = True  # it was asked a moment ago, at this very revision
-                lease = Lease(claim.worker_id, claim.token, ctx.lease_end(this.now, claim.seconds))
-                rows = _claim(this, k, lease, ahead, claim.origin)
-                if rows and claim.key is not None:
-                    made = {"token": claim.token}
-                    before = receipts.keep(this.session, claim.key, made, this.now)
-                    if before not in (None, made):
-                        raise Repeated(before["token"])
+                rows = _claim(this, k, claim.lease(ctx, this), ahead, claim.origin)
+                if rows:
+                    claim.keep(this)
                 return [(this.study, row) for row in rows]
     raise AssertionError("the last try always returns")
 
@@ -196,7 +187,7 @@ def _taken(live: Live, wait: bool) -> Iterator[bool]:
 def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | None:
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
-        if study.state not in OPEN_STATES:
+        if study.state not in OPEN_STATES or study.probing:
             return None
         try:
             search = live.synced(session, study)
@@ -222,7 +213,7 @@ def _missing(session: Session, study: Study, k: int) -> int:
 
 def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -> list[TrialRow]:
     study = this.study
-    if study.state not in OPEN_STATES or this.exhausted() in STOPS_ALL:
+    if study.state not in OPEN_STATES or study.probing or this.exhausted() in STOPS_ALL:
         if ahead is not None and ahead.suggestions:
             this.live.drop()  # it believes that these will run
         return []
@@ -263,7 +254,7 @@ def prepare(ctx: Context, study_id: int, ready: int) -> int:
             return 0
         with turn(ctx, study_id) as this:
             stale = ahead is not None and ahead.revision != this.study.revision
-            if stale or this.study.state not in OPEN_STATES:
+            if stale or this.study.state not in OPEN_STATES or this.study.probing:
                 live.drop()
                 return 0
             if ctx.db.embedded and ahead is None:

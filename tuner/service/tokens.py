@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, Unauthorized, Unavailable, UnknownName
+from tuner.service.names import check_name
 from tuner.storage import events, tokens
 from tuner.storage.models import Token
 
@@ -29,7 +30,6 @@ SCOPES = ("read", "submit", "work", "admin")
 PREFIX = "tuner_"
 """So that people, and scanners of published code, see what a secret is."""
 TOUCH_EVERY = timedelta(minutes=1)
-MAX_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,7 @@ def authenticate(ctx: Context, secret: str) -> TokenView:
 
 
 def _check(name: str, scopes: Collection[str], expires_at: datetime | None, now: datetime) -> None:
-    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
-        raise InvalidInput("name", f"expected 1 to {MAX_NAME} printable characters")
+    check_name("name", name)
     if not scopes:
         raise InvalidInput("scopes", f"expected some of {', '.join(SCOPES)}")
     for i, scope in enumerate(scopes):

@@ -16,8 +16,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
+from tuner.queue import probes
 from tuner.search import Search, Suggestion
 from tuner.service.context import Context
+from tuner.service.outbox import announce
 from tuner.service.searches import Live, record
 from tuner.spec import Checked
 from tuner.storage import events, measurements, studies, trials
@@ -50,6 +52,8 @@ class Turn:
     revised: bool = False
     deleted: bool = False
     settled: bool = False
+    ended: bool = False
+    """Whether the study came to its end in this turn, so that webhooks are told."""
     told: bool = False
     """Whether the search was asked in this turn, and so is told of every change by it."""
 
@@ -142,13 +146,37 @@ class Turn:
         study = self.study
         if study.state == state:
             return
+        if study.probing and state in ("stopping", *FINISHED_STUDY_STATES):
+            self.end_probe("skipped", f"the study is {state}")
         study.active_seconds, study.active_since = elapsed(study, self.now), None
         if state in ("running", "stopping"):
             study.active_since = self.now
             study.started_at = study.started_at or self.now
         study.state, study.reason = state, reason
-        study.finished_at = self.now if state in FINISHED_STUDY_STATES else None
+        self.ended = state in FINISHED_STUDY_STATES
+        study.finished_at = self.now if self.ended else None
         self.note("study.state", state=state, reason=reason)
+
+    def end_probe(
+        self,
+        state: str,
+        reason: str | None,
+        bounds: tuple[float, float] | None = None,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        """The range test's last change; trials may start, in ``bounds`` or as was submitted."""
+        probe = probes.lock(self.session, self.study.id)
+        if not probes.is_open(probe) or probe is None:
+            return
+        probes.end(self.study, probe, state, bounds, self.now, reason=reason, result=result)
+        self.live.drop()  # what was built on the other range
+        self.told = False
+        self.revised = True
+        found = {} if bounds is None else {"low": bounds[0], "high": bounds[1]}
+        data = {"state": state, "reason": reason, **found}
+        self.events.append(
+            NewEvent("probe.state", self.study.id, worker_id=probe.worker_id, data=data)
+        )
 
     # --- the search's suggestions ---------------------------------------------------------------
 
@@ -286,6 +314,8 @@ def turns(
                     turn.flush()
                     if turn.revised:
                         studies.revise(session, turn.study)
+                    if turn.ended:
+                        announce(session, turn.study, now)
                 session.flush()
                 events.add(session, new, actor, now)
         except BaseException:

@@ -9,12 +9,13 @@ from datetime import timedelta
 
 from tuner.errors import Unavailable
 from tuner.queue import leases
-from tuner.service import checkpoints
+from tuner.queue import probes as queue_probes
+from tuner.service import checkpoints, probes
 from tuner.service.context import Context
 from tuner.service.receipts import KEPT
 from tuner.service.supply import prepare
 from tuner.service.turn import turn
-from tuner.storage import events, receipts, studies, trials, workers
+from tuner.storage import events, offers, receipts, studies, trials, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.studies import OPEN_STATES
 
@@ -79,7 +80,7 @@ def _bound_leases(ctx: Context) -> None:
 
 
 def _reclaim(ctx: Context) -> None:
-    """Trials whose holder fell silent wait for another, or fail after too many attempts."""
+    """What a holder fell silent over waits for another, or fails after too many attempts."""
     with ctx.db.session() as session:
         late = leases.expired(session, ctx.now())
     for study_id, ids in late.items():
@@ -95,6 +96,11 @@ def _reclaim(ctx: Context) -> None:
                 else:
                     this.moved(row, cause=leases.LEASE_EXPIRED)
             this.settle()
+    with ctx.db.session() as session:
+        silent = queue_probes.expired(session, ctx.now())
+    for study_id in silent:
+        with _guarded(study_id), turn(ctx, study_id) as this:
+            probes.reclaim(ctx, this)
 
 
 def _miss_workers(ctx: Context) -> None:
@@ -141,9 +147,11 @@ def _suggest(ctx: Context) -> None:
     """Suggests ahead of need, a few trials for each worker that has room now."""
     with ctx.db.session() as session:
         free: dict[str, int] = {}
+        scripts = offers.scripts(session)
         for worker, held in workers.active(session):
             for task in worker.tasks:
-                free[task] = free.get(task, 0) + min(max(worker.slots - held, 0), AHEAD)
+                slots = 1 if task in scripts else worker.slots
+                free[task] = free.get(task, 0) + min(max(slots - held, 0), AHEAD)
         if not any(free.values()):
             return
         waiting = [
@@ -177,4 +185,4 @@ def _guarded(study_id: int) -> Iterator[None]:
     except Unavailable:
         raise
     except Exception:
-        log.exception("upkeep failed", extra={"study_id": study_id})
+        log.exception("upkeep failed", extra={"study": study_id})

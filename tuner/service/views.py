@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuner.spec import Checked
 from tuner.storage import measurements
 from tuner.storage.measurements import Point
-from tuner.storage.models import Event, Study, Worker
+from tuner.storage.models import Event, Probe, Study, Worker
 from tuner.storage.studies import Counts
 from tuner.storage.trials import TrialRow
 
@@ -57,6 +57,31 @@ class CountsView(View):
     def total(self) -> int:
         """All of them."""
         return self.finished + self.waiting + self.running + self.paused
+
+
+class RangeTestView(View):
+    """Which learning rates a study searches, by the range test before its first trial."""
+
+    state: str = Field(description="waiting, running, measured, failed or skipped")
+    low: float | None = Field(description="Least lr that is searched; null: not yet decided.")
+    high: float | None
+    suggestion: float | None = Field(None, description="Where the loss falls fastest.")
+    why: list[str] = Field(description="How the range came about.")
+    attempt: int
+    worker_id: int | None
+    seconds: float | None = Field(None, description="That a device was busy with it.")
+
+
+class RangeEvidence(RangeTestView):
+    """The same with the curve that it was read from."""
+
+    config: dict[str, Any] = Field(description="What was trained.")
+    drop: float | None = Field(description="The first lr at which the loss had fallen for certain.")
+    divergence: float | None = Field(description="The first lr at which a seed diverged.")
+    lr: list[float]
+    loss: list[float | None] = Field(description="Smoothed, averaged over seeds; null: diverged.")
+    started_at: datetime | None
+    finished_at: datetime | None
 
 
 class TrialView(View):
@@ -105,6 +130,7 @@ class StudyView(View):
     priority: int
     max_concurrent: int | None
     budget: dict[str, Any]
+    range_test: RangeTestView | None = Field(description="null: the study has none.")
     counts: CountsView
     best: TrialView | None
     created_at: datetime
@@ -213,6 +239,7 @@ def study_view(
     active_seconds: float,
     progress: float,
     throughput: float | None = None,
+    probe: Probe | None = None,
 ) -> StudyView:
     """A study as shown."""
     spec = study.spec
@@ -235,6 +262,7 @@ def study_view(
         priority=study.priority,
         max_concurrent=study.max_concurrent,
         budget=spec.get("budget") or {},
+        range_test=None if probe is None else RangeTestView(**range_fields(study, probe)),
         counts=CountsView(**vars(counts)),
         best=best,
         created_at=study.created_at,
@@ -247,6 +275,27 @@ def study_view(
         throughput=throughput,
         spec=spec,
     )
+
+
+def range_fields(study: Study, probe: Probe) -> dict[str, Any]:
+    """What is shown of a range test, whether or not its curve is."""
+    result = probe.result or {}
+    searched = (study.lr_range or study.spec["space"]["lr"]) if not study.probing else {}
+    why = list(result.get("reasons") or ())
+    if probe.reason is not None and not why:
+        why = [f"the range stays as it was submitted: {probe.reason}"]
+    if probe.state == "measured" and not study.spec.get("range_test"):
+        why.append("the space was changed by hand since")
+    return {
+        "state": probe.state,
+        "low": searched.get("low"),
+        "high": searched.get("high"),
+        "suggestion": result.get("suggestion"),
+        "why": why,
+        "attempt": probe.attempt,
+        "worker_id": probe.worker_id,
+        "seconds": result.get("seconds"),
+    }
 
 
 def progress(checked: Checked | None, counts: Counts, steps: int, seconds: float) -> float:

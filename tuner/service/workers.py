@@ -22,26 +22,31 @@ from tuner.protocol import (
     WorkerHello,
 )
 from tuner.queue import leases
+from tuner.queue import probes as queue_probes
+from tuner.service import probes
 from tuner.service.context import Context
+from tuner.service.logs import take_logs
+from tuner.service.offers import offer_tasks
 from tuner.service.receipts import Receipt
 from tuner.service.reporting import take_in
-from tuner.service.supply import hand_out
+from tuner.service.supply import Handed, hand_out
 from tuner.service.turn import turns
 from tuner.service.views import WorkerView, worker_view
 from tuner.spec import Checked
 from tuner.storage import events, trials, workers
 from tuner.storage.events import NewEvent
-from tuner.storage.models import Study, Worker
+from tuner.storage.models import Worker
 from tuner.storage.trials import TrialRow
 
 
-def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
+def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
     """A worker introduces itself; the same hello said twice is of one worker."""
     now = ctx.now()
+    offer_tasks(ctx, hello.forms)
     with ctx.db.write() as session:
         receipt = Receipt.of(session, now, "register", hello.name, hello.key)
         if receipt.fresh:
-            receipt.fill({"worker": _add(session, hello, now)})
+            receipt.fill({"worker": _add(session, hello, actor, now)})
     return Registration(
         worker_id=receipt.made["worker"],
         lease_seconds=ctx.settings.lease_seconds,
@@ -49,7 +54,7 @@ def register_worker(ctx: Context, hello: WorkerHello) -> Registration:
     )
 
 
-def _add(session: Session, hello: WorkerHello, now: datetime) -> int:
+def _add(session: Session, hello: WorkerHello, actor: str | None, now: datetime) -> int:
     worker_id = workers.add(
         session,
         Worker(
@@ -64,11 +69,13 @@ def _add(session: Session, hello: WorkerHello, now: datetime) -> int:
         ),
     )
     told = {"name": hello.name, "slots": hello.slots, "tasks": list(hello.tasks)}
-    events.add(session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], None, now)
+    events.add(session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], actor, now)
     return worker_id
 
 
-def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+def lease(
+    ctx: Context, worker_id: int, request: LeaseRequest, *, actor: str | None = None
+) -> LeaseAnswer:
     """A worker with free slots asks for trials.
 
     Raises:
@@ -77,11 +84,15 @@ def lease(ctx: Context, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
     worker = _heard(ctx, worker_id)
     if worker.state == "draining":
         return LeaseAnswer(leased=[], drain=True)
-    handed = hand_out(ctx, worker, request.k, request.prefer, request.key)
-    return LeaseAnswer(leased=_leased(ctx, handed))
+    handed = hand_out(
+        ctx, worker, request.k, request.prefer, request.key, request.tasks, actor=actor
+    )
+    return LeaseAnswer(leased=_leased(ctx, handed), probe=handed.probe)
 
 
-def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
+def report(
+    ctx: Context, worker_id: int, report: Report, *, actor: str | None = None
+) -> ReportAnswer:
     """A worker delivers a round's news of all its slots, and takes new trials for those now free.
 
     Safe to repeat: a point is stored once, what was decided stays decided, and the trials that it
@@ -90,27 +101,32 @@ def report(ctx: Context, worker_id: int, report: Report) -> ReportAnswer:
     Raises:
         NotFound: No such worker.
         InvalidInput: A report lacks a metric or is of a step beyond the training; nothing of the
-            request is stored.
+            request's slots is stored.
     """
     worker = _heard(ctx, worker_id, report.status)
+    if report.printed:
+        take_logs(ctx, report.printed)
+    if report.probe is not None:
+        probes.take_in(ctx, report.probe)
     verdicts: dict[int, SlotVerdict] = {}
     slots = {slot.trial_id: slot for slot in report.slots}
     if slots:
         belongs = _studies_of(ctx, slots)
-        with turns(ctx, set(belongs.values())) as taken:
+        with turns(ctx, set(belongs.values()), actor=actor) as taken:
             for study_id, turn in taken.items():
                 mine = [slots[i] for i, of in belongs.items() if of == study_id]
                 verdicts.update(take_in(ctx, turn, mine, list(slots)))
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
     wanted = 0 if draining else report.refill + freed
-    fresh = hand_out(ctx, worker, wanted, report.prefer, report.key)
+    handed = hand_out(ctx, worker, wanted, report.prefer, report.key, report.tasks, actor=actor)
     return ReportAnswer(
         verdicts=[
             verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")
             for slot in report.slots
         ],
-        leased=_leased(ctx, fresh),
+        leased=_leased(ctx, handed),
+        probe=handed.probe,
         drain=draining,
     )
 
@@ -127,12 +143,13 @@ def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
         draining = worker.state == "draining"
         workers.touch(session, worker_id, now, beat.status)
         lost = leases.renew(session, beat.held, ctx.lease_end(now))
+        lost_probes = queue_probes.renew(session, beat.probes, ctx.lease_end(now))
     if draining:
         ctx.heard.pop(worker_id, None)
-    return HeartbeatAnswer(drop=sorted(lost), drain=draining)
+    return HeartbeatAnswer(drop=sorted(lost), drop_probes=sorted(lost_probes), drain=draining)
 
 
-def leave(ctx: Context, worker_id: int) -> None:
+def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
     """A worker says goodbye; what it still held waits for others.
 
     Raises:
@@ -141,8 +158,13 @@ def leave(ctx: Context, worker_id: int) -> None:
     with ctx.db.session() as session:
         workers.get(session, worker_id)
         held = leases.held_by(session, worker_id)
-    for study_id, ids in held.items():
+        probed = queue_probes.held_by(session, worker_id)
+    for study_id in probed:
         with turns(ctx, [study_id]) as taken:
+            for turn in taken.values():
+                probes.give_back(turn, worker_id)
+    for study_id, ids in held.items():
+        with turns(ctx, [study_id], actor=actor) as taken:
             for turn in taken.values():
                 for row in trials.lock(turn.session, ids).values():
                     if row.worker_id == worker_id and row.lease_token is not None:
@@ -156,7 +178,7 @@ def leave(ctx: Context, worker_id: int) -> None:
         if worker.state != "gone":
             worker.state = "gone"
             session.flush()
-            events.add(session, [NewEvent("worker.left", worker_id=worker_id)], None, now)
+            events.add(session, [NewEvent("worker.left", worker_id=worker_id)], actor, now)
 
 
 def list_workers(ctx: Context) -> list[WorkerView]:
@@ -201,9 +223,9 @@ def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -
     return worker
 
 
-def _leased(ctx: Context, handed: list[tuple[Study, TrialRow]]) -> list[Leased]:
-    ctx.searches.remember({row.id: study.id for study, row in handed})
-    return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed]
+def _leased(ctx: Context, handed: Handed) -> list[Leased]:
+    ctx.searches.remember({row.id: study.id for study, row in handed.trials})
+    return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed.trials]
 
 
 def _studies_of(ctx: Context, trial_ids: Collection[int]) -> dict[int, int]:

@@ -6,21 +6,30 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from tuner import optimizers, pruners, samplers, tasks
 from tuner.errors import InvalidInput
 from tuner.search import Budget, Objective, Record, Search
 from tuner.spaces import Prior, Space
-from tuner.spec import names
+from tuner.spec import names, range_test, scripts
+from tuner.spec.built import check_params, check_prefixes, facts, freeze
 from tuner.spec.defaults import auto_space
-from tuner.spec.study import BudgetSpec, ObjectiveSpec, PrunerSpec, SamplerSpec, StudySpec
-from tuner.tasks import Task
+from tuner.spec.study import (
+    BudgetSpec,
+    ObjectiveSpec,
+    PrunerSpec,
+    SamplerSpec,
+    StudySpec,
+    TaskSpec,
+)
+from tuner.tasks import Setting, TaskForm
+
+Locate = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 DEFAULT_BUDGET = BudgetSpec(trials=64, epochs=20)
 OWN_OBJECTIVE = ("value", "minimize")
@@ -66,6 +75,10 @@ class Checked:
             return self.max_step
         return self.max_step_of(self.space.fill(params))
 
+    def ranged(self, low: float, high: float) -> Checked:
+        """The study with the range of lr that its range test ended with; the spec stays."""
+        return replace(self, space=range_test.ranged(self.space, low, high))
+
     def search(self, warm_start: Iterable[Record] = ()) -> Search:
         """A fresh search.
 
@@ -89,27 +102,30 @@ class Checked:
         )
 
 
-def resolve(spec: StudySpec) -> Checked:
+def resolve(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) -> Checked:
     """Fills in what the study leaves open.
+
+    One that was resolved before needs no task: what the task decides is written in it.
+
+    Args:
+        spec: The study.
+        form: What workers say of its task, where that is not installed here.
+        locate: Makes a task's parameters those that are valid on this machine.
 
     Raises:
         InvalidInput: A name is unknown, or the space, the objective or the budget is wrong.
     """
-    task = None if spec.task is None else tasks.get(spec.task.name, "task.name")
     objective = spec.objective
     if not objective:
-        metric, direction = OWN_OBJECTIVE if task is None else task.objective
+        metric, direction = OWN_OBJECTIVE if spec.task is None else _form(spec.task, form).objective
         objective = (ObjectiveSpec.model_validate({"metric": metric, "direction": direction}),)
     for i, one in enumerate(objective):
         if one.metric in [o.metric for o in objective[:i]]:
             raise InvalidInput(f"objective[{i}].metric", f"{one.metric!r} is there already")
-    if spec.space == "auto":
-        if spec.task is None or task is None:
-            raise InvalidInput("space", "auto needs a task; without one, name what is searched")
-        raw = auto_space(task, train_size(spec.task.name, freeze(spec.task.params)))
-    else:
-        raw = spec.space
+    raw = _auto(spec.task, form, locate) if spec.space == "auto" else spec.space
     space = Space.parse(raw)
+    if form is not None and form.kind == "script":
+        space = scripts.of_script(space)
     budget = spec.budget or DEFAULT_BUDGET
     sampler = spec.sampler or SamplerSpec(name=_default(samplers.names(), "auto", "tpe"))
     several = len(objective) > 1
@@ -122,6 +138,7 @@ def resolve(spec: StudySpec) -> Checked:
         update={
             "objective": tuple(objective),
             "space": space.to_dict(),
+            "range_test": _range_test(spec, space, form),
             "budget": budget,
             "sampler": sampler,
             "pruner": pruner,
@@ -129,110 +146,108 @@ def resolve(spec: StudySpec) -> Checked:
     )
     return Checked(
         resolved,
-        space.with_priors(_priors(space)),
+        space.with_priors(_priors(space, spec.task)),
         tuple(Objective(o.metric, o.direction) for o in objective),
         *_steps(budget, space, spec.eval_every),
     )
 
 
-def check(spec: StudySpec) -> Checked:
+def _range_test(spec: StudySpec, space: Space, form: TaskForm | None) -> bool | None:
+    """Whether there is one: ``true`` or nothing, so that a resolved study resolves to itself.
+
+    Raises:
+        InvalidInput: It is asked for and makes no sense.
+    """
+    wanted = spec.space == "auto" if spec.range_test is None else spec.range_test
+    if not wanted:
+        return None
+    if spec.task is None:
+        why = "it needs a task"
+    elif form is not None and form.kind == "script":
+        why = f"the script {spec.task.name} trains by itself"
+    else:
+        why = range_test.unfit(space)
+    if why and spec.range_test:
+        raise InvalidInput("range_test", f"cannot be made: {why}")
+    return None if why else True
+
+
+def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) -> Checked:
     """Resolves a study and checks every value of it against the registries and the data.
+
+    Args:
+        spec: The study.
+        form: What workers say of its task. One that is installed here is checked more closely, with
+            its data.
+        locate: Makes a task's parameters those that are valid on this machine, such as the path of
+            an uploaded dataset.
 
     Raises:
         InvalidInput: For the first value that is wrong; ``field`` is its path in the study file.
     """
-    checked = resolve(spec)
+    if spec.task is not None and spec.task.name in tasks.registry:
+        form = None
+    checked = resolve(spec, form, locate)
     _check_end(checked)
-    if spec.task is not None:
-        task = build(spec.task.name, spec.task.params)
-        known = task.metric_names()
-        for i, one in enumerate(checked.objectives):
-            at = "objective.metric" if len(checked.objectives) == 1 else f"objective[{i}].metric"
-            _among(one.metric, known, at)
-        if spec.constraint is not None:
-            _among(spec.constraint.metric, known, "constraint.metric")
-        size = train_size(spec.task.name, freeze(spec.task.params))
-        names.check_space(checked.space, task, size, checked.max_step * spec.eval_every)
+    if spec.task is None:
+        pass
+    elif form is None:
+        task, params = tasks.get(spec.task.name), freeze(locate(spec.task.params))
+        known = facts(spec.task.name, params)
+        _check_metrics(checked, known.metrics)
+        _check_names(checked, task.settings, known.metrics, known.train_size)
+        if any(name.startswith(names.LR_SCALE) for name in checked.space.parameters):
+            check_prefixes(spec.task.name, params, names.corners(checked.space))
+    else:
+        check_params(form, spec.task.params)
+        if form.metrics is not None:
+            _check_metrics(checked, form.metrics)
+        if form.kind == "script":
+            scripts.check(checked.space, checked.spec.pruner)
+        else:
+            _check_names(checked, form.settings, form.metrics or (), None)
     checked.search()
     return checked
 
 
-def build(name: str, params: Mapping[str, Any]) -> Task:
-    """The task that a study names, constructed.
-
-    Raises:
-        InvalidInput: There is no such task, or a parameter is unknown, missing or wrong.
-    """
-    kind = tasks.get(name, "task.name")
-    accepted = inspect.signature(kind).parameters
-    for key in params:
-        if key not in accepted:
-            known = ", ".join(accepted) or "none"
-            raise InvalidInput(f"task.params.{key}", f"{name} has no such parameter, but {known}")
-    for key, parameter in accepted.items():
-        if key not in params and parameter.default is inspect.Parameter.empty:
-            raise InvalidInput(f"task.params.{key}", "is missing")
-    try:
-        return kind(**params)
-    except InvalidInput as error:
-        raise _within("task.params", error) from error
-    except (TypeError, ValueError, OSError) as error:
-        raise InvalidInput("task.params", str(error)) from error
+def _check_metrics(checked: Checked, known: Sequence[str]) -> None:
+    for i, one in enumerate(checked.objectives):
+        at = "objective.metric" if len(checked.objectives) == 1 else f"objective[{i}].metric"
+        _among(one.metric, known, at)
+    if checked.spec.constraint is not None:
+        _among(checked.spec.constraint.metric, known, "constraint.metric")
 
 
-Frozen = tuple[tuple[str, Any], ...]
+def _check_names(
+    checked: Checked, settings: Mapping[str, Setting], metrics: Sequence[str], size: int | None
+) -> None:
+    epochs = checked.max_step * checked.spec.eval_every
+    names.check_space(checked.space, settings, metrics, size, epochs)
 
 
-def freeze(params: Mapping[str, Any]) -> Frozen:
-    """``params`` as a key of a cache; lists become tuples."""
-    return tuple(sorted((k, _hashable(v)) for k, v in params.items()))
+def _form(task: TaskSpec, form: TaskForm | None) -> TaskForm:
+    return form or TaskForm.of(tasks.get(task.name, "task.name"))
 
 
-def _hashable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return ("mapping", freeze(value))
-    if isinstance(value, list | tuple):
-        return ("list", tuple(_hashable(v) for v in value))
-    return value
-
-
-def _thaw(value: Any) -> Any:
-    if isinstance(value, tuple) and len(value) == 2 and value[0] == "mapping":
-        return {k: _thaw(v) for k, v in value[1]}
-    if isinstance(value, tuple) and len(value) == 2 and value[0] == "list":
-        return [_thaw(v) for v in value[1]]
-    return value
-
-
-@lru_cache(maxsize=64)
-def train_size(name: str, params: Frozen) -> int:
-    """How many training samples a task has; the data is read once per process.
-
-    Raises:
-        InvalidInput: The data cannot be read.
-    """
-    task = build(name, {k: _thaw(v) for k, v in params})
-    try:
-        train = task.data().train
-        return len(train)  # type: ignore[arg-type]  # a map-style dataset; others raise TypeError
-    except InvalidInput as error:
-        raise _within("task.params", error) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput("task.params", f"the data cannot be read: {error}") from error
-
-
-def _within(prefix: str, error: InvalidInput) -> InvalidInput:
-    field = error.field if error.field.startswith(prefix) else f"{prefix}.{error.field}".rstrip(".")
-    return InvalidInput(field, error.message.removeprefix(f"{error.field}: "))
+def _auto(task: TaskSpec | None, form: TaskForm | None, locate: Locate) -> dict[str, Any]:
+    """The space that a study without one of its own searches."""
+    if task is None:
+        raise InvalidInput("space", "auto needs a task; without one, name what is searched")
+    if form is None:
+        size = facts(task.name, freeze(locate(task.params))).train_size
+        return auto_space(tasks.get(task.name).settings, size)
+    if form.kind == "script":
+        raise InvalidInput("space", f"auto is not for the script {task.name}: name what it reads")
+    return auto_space(form.settings, None)
 
 
 def _default(registered: list[str], *wanted: str) -> str:
     return next(name for name in (*wanted, *registered) if name in registered)
 
 
-def _among(name: str, known: list[str], field: str) -> None:
+def _among(name: str, known: Sequence[str], field: str) -> None:
     if name not in known:
-        raise InvalidInput(field, f"{name!r} is none of {', '.join(known)}", known=known)
+        raise InvalidInput(field, f"{name!r} is none of {', '.join(known)}", known=list(known))
 
 
 def _steps(budget: BudgetSpec, space: Space, eval_every: float) -> tuple[int, Budget]:
@@ -268,10 +283,14 @@ def _check_end(checked: Checked) -> None:
     raise InvalidInput("budget", "nothing ends this study: name trials, total_epochs or seconds")
 
 
-def _priors(space: Space) -> dict[str, dict[str, Prior]]:
-    """Where each chosen optimizer's good values lie, in the terms of the space."""
+def _priors(space: Space, task: TaskSpec | None) -> dict[str, dict[str, Prior]]:
+    """Where each chosen optimizer's good values lie, in the terms of the space.
+
+    The default optimizer is chosen by a task; in a loop of one's own ``lr`` may mean anything.
+    """
     out: dict[str, dict[str, Prior]] = {}
-    for name in names.values(space.parameters.get("optimizer")) or [names.DEFAULT_OPTIMIZER]:
+    default = [] if task is None else [names.DEFAULT_OPTIMIZER]
+    for name in names.values(space.parameters.get("optimizer")) or default:
         if not isinstance(name, str) or name not in optimizers.registry:
             continue  # named by the check of the space
         for key, hyper in optimizers.get(name).hyper.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tuner import optimizers, schedules
@@ -11,7 +11,8 @@ from tuner.errors import InvalidInput
 from tuner.optimizers import Hyper
 from tuner.schedules import plan
 from tuner.spaces import Categorical, Constant, Float, Int, Parameter, Scalar, Space
-from tuner.tasks import Setting, Task
+from tuner.tasks import Setting
+from tuner.training.slot import takes_scales
 
 DEFAULT_OPTIMIZER = "adamw"
 LR_SCALE = "lr_scale."
@@ -26,7 +27,15 @@ COMMON: dict[str, Hyper] = {
     "warmup_fraction": Hyper(0.0, low=0.0, high=1.0, open_high=True, doc="share of steps"),
 }
 """What every task understands beside the optimizer's and the schedule's own names."""
+CHOSEN: dict[str, Setting] = {
+    "precision": Setting(
+        "fp32", "of the forward pass; bf16 is for GPUs that have it", choices=("fp32", "bf16")
+    ),
+}
+"""The same, where the values are words."""
 WHOLE = ("batch_size",)
+LARGE = 2**20
+"""Training samples of a task of which that is not known: enough for any schedule to unfold."""
 
 
 def values(parameter: Parameter | None) -> list[Scalar]:
@@ -57,13 +66,20 @@ def largest(parameter: Parameter | None) -> float | None:
     return max(numbers, default=None)
 
 
-def check_space(space: Space, task: Task, train_size: int, epochs: float) -> None:
+def check_space(
+    space: Space,
+    settings: Mapping[str, Setting],
+    metrics: Sequence[str],
+    train_size: int | None,
+    epochs: float,
+) -> None:
     """Refuses names that nothing reads and values that something cannot take.
 
     Args:
         space: What is searched.
-        task: What is trained.
-        train_size: Its training samples.
+        settings: What the task understands beside the common names.
+        metrics: What it measures.
+        train_size: Its training samples; None where only a worker can count them.
         epochs: Of a full training.
 
     Raises:
@@ -77,18 +93,21 @@ def check_space(space: Space, task: Task, train_size: int, epochs: float) -> Non
             continue
         if any(name in rule.hyper for rule in rules.values()):
             _check_hyper(name, parameter, rules, field)
-        elif name in task.settings:
-            _check_setting(parameter, task.settings[name], field)
+        elif name in settings:
+            _check_setting(parameter, settings[name], field)
         elif name in COMMON:
             _check_numbers(parameter, COMMON[name], field, whole=name in WHOLE)
+        elif name in CHOSEN:
+            _check_setting(parameter, CHOSEN[name], field)
         elif name.startswith(LR_SCALE) and len(name) > len(LR_SCALE):
             _check_numbers(parameter, Hyper(1.0, low=0.0), field)
+            _check_scalable(parameter, rules, field)
         elif name not in scheduled:
-            raise InvalidInput(field, _unknown(name, task, rules))
+            raise InvalidInput(field, _unknown(name, settings, rules))
     for at, value in _ends(space, "batch_size"):
-        if isinstance(value, int | float) and value > train_size:
+        if train_size is not None and isinstance(value, int | float) and value > train_size:
             raise InvalidInput(at, f"{value!r} is more than the {train_size} training samples")
-    _check_schedules(space, task, train_size, epochs)
+    _check_schedules(space, metrics, train_size or LARGE, epochs)
 
 
 def _chosen_optimizers(space: Space) -> dict[str, optimizers.Rule]:
@@ -109,6 +128,18 @@ def _check_hyper(
     for optimizer, rule in rules.items():
         if name in rule.hyper and (wanted is None or optimizer in wanted):
             _check_numbers(parameter, rule.hyper[name], field)
+
+
+def _check_scalable(parameter: Parameter, rules: Mapping[str, optimizers.Rule], field: str) -> None:
+    """Parts of a model can have rates of their own only under a rule that treats parts alone."""
+    wanted = parameter.when.get("optimizer")
+    for optimizer, rule in rules.items():
+        if not takes_scales(rule) and (wanted is None or optimizer in wanted):
+            raise InvalidInput(
+                field,
+                f"{optimizer} keeps numbers of the whole model, so it has one rate only; "
+                "`when` can say for which optimizers this is",
+            )
 
 
 def _check_numbers(parameter: Parameter, hyper: Hyper, field: str, *, whole: bool = False) -> None:
@@ -134,26 +165,28 @@ def _ends(space: Space, name: str) -> list[tuple[str, Scalar]]:
     return [] if parameter is None else extremes(parameter, f"space.{name}")
 
 
-def _unknown(name: str, task: Task, rules: Mapping[str, optimizers.Rule]) -> str:
+def _unknown(
+    name: str, settings: Mapping[str, Setting], rules: Mapping[str, optimizers.Rule]
+) -> str:
     if name.startswith(plan.PREFIX):
-        settings = sorted(n for n in plan.config_names() if n.startswith(plan.PREFIX))
-        return f"no schedule has this setting; known: {', '.join(settings)}"
+        schedule = sorted(n for n in plan.config_names() if n.startswith(plan.PREFIX))
+        return f"no schedule has this setting; known: {', '.join(schedule)}"
     own = sorted({key for rule in rules.values() for key in rule.hyper})
     elsewhere = [n for n, rule in optimizers.registry.items() if name in rule.hyper]
     if elsewhere:
         return f"{' and '.join(rules)} has no {name}; {', '.join(elsewhere)} have"
-    known = ["optimizer", *own, *COMMON, "schedule", "warmup", *task.settings]
+    known = ["optimizer", *own, *COMMON, *CHOSEN, "schedule", "warmup", *settings]
     return f"nothing reads this name; known: {', '.join(dict.fromkeys(known))}"
 
 
-def _check_schedules(space: Space, task: Task, train_size: int, epochs: float) -> None:
+def _check_schedules(space: Space, metrics: Sequence[str], train_size: int, epochs: float) -> None:
     """Builds the plan of configurations at the ends and the middle of the space."""
     parameter = space.parameters.get("schedule")
     if isinstance(parameter, Float | Int):
         raise InvalidInput("space.schedule", "is the name of a schedule, or choices of such")
     for at, name in _ends(space, "schedule"):
         schedules.registry.get(name if isinstance(name, str) else str(name), at)
-    for config in _corners(space):
+    for config in corners(space):
         batch = config.get("batch_size", COMMON["batch_size"].default)
         length = float(config.get("epochs", epochs))
         per_epoch = max(1, math.ceil(train_size / min(max(int(batch), 1), train_size)))
@@ -164,12 +197,12 @@ def _check_schedules(space: Space, task: Task, train_size: int, epochs: float) -
                 (f"space.{MONITOR}", made.plateau.chosen["monitor"])
             ]
             for at, metric in followed:
-                if metric not in task.metric_names():
-                    known = ", ".join(task.metric_names())
+                if metric not in metrics:
+                    known = ", ".join(metrics)
                     raise InvalidInput(at, f"the task measures no {metric!r}; it has {known}")
 
 
-def _corners(space: Space) -> Iterable[dict[str, Any]]:
+def corners(space: Space) -> Iterable[dict[str, Any]]:
     """Configurations whose numbers are all low, all middling or all high, for every schedule."""
     searched = list(space.searched)
     for u in (0.0, 0.5, 1.0):

@@ -87,6 +87,11 @@ class StudySpec(Part):
     space: dict[str, Any] | Literal["auto"] = Field(
         "auto", description="Name to constant or range; auto takes the defaults of the optimizer."
     )
+    range_test: bool | None = Field(
+        None,
+        description="Whether a worker measures the range of lr first, in one short run that counts "
+        "neither as a trial nor as epochs. By default where the space is auto.",
+    )
     sampler: SamplerSpec | None = None
     pruner: PrunerSpec | None = None
     budget: BudgetSpec | None = None

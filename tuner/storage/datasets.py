@@ -16,22 +16,29 @@ def add(session: Session, dataset: Dataset) -> int:
     return dataset.id
 
 
-def get(session: Session, dataset: int | str) -> Dataset:
-    """One dataset, by its id or its name.
+def get(session: Session, dataset: int | str, *, lock: bool = False) -> Dataset:
+    """One dataset, by its id or its name; ``lock`` until the transaction ends.
 
     Raises:
         NotFound: It is not there.
     """
     column = Dataset.id if isinstance(dataset, int) else Dataset.name
-    found = session.scalar(select(Dataset).where(column == dataset))
+    query = select(Dataset).where(column == dataset)
+    found = session.scalar(query.with_for_update() if lock else query)
     if found is None:
         raise NotFound("dataset", dataset)
     return found
 
 
-def by_name(session: Session, name: str) -> Dataset | None:
-    """The dataset of that name."""
-    return session.scalar(select(Dataset).where(Dataset.name == name))
+def by_name(session: Session, name: str, *, lock: bool = False) -> Dataset | None:
+    """The dataset of that name, if there is one; ``lock`` until the transaction ends."""
+    query = select(Dataset).where(Dataset.name == name)
+    return session.scalar(query.with_for_update() if lock else query)
+
+
+def by_checksum(session: Session, sha256: str) -> Dataset | None:
+    """A dataset with that content, if there is one."""
+    return session.scalar(select(Dataset).where(Dataset.sha256 == sha256).limit(1))
 
 
 def every(session: Session) -> list[Dataset]:

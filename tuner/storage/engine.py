@@ -41,6 +41,8 @@ READING: dict[str, Any] = {_MODE: "read", "postgresql_readonly": True}
 """Execution options under which a transaction refuses to write, on both databases."""
 WRITING: dict[str, Any] = {_MODE: "write"}
 """Execution options under which a transaction on SQLite takes the write lock as it begins."""
+COMMITTED = "committed"
+"""In a session's ``info``: what to call once the transaction is committed, and not before."""
 _SQLITE_PASSING = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_FULL"})
 
 
@@ -124,6 +126,8 @@ class Database:
             session.connection()  # begins now, not at the first statement
             yield session
             session.commit()
+            for tell in session.info.pop(COMMITTED, ()):
+                tell()
 
     def dispose(self) -> None:
         """Closes all connections that are not in use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +11,10 @@ from typing import Any, cast
 from sqlalchemy import Table, func, insert, select
 from sqlalchemy.orm import Session
 
+from tuner.storage.engine import COMMITTED
 from tuner.storage.models import Event
+
+log = logging.getLogger(__name__)
 
 ORDER_LOCK = 0x74756E6572
 """The advisory lock that puts commits with events in order on PostgreSQL."""
@@ -38,6 +42,7 @@ def add(session: Session, events: Sequence[NewEvent], actor: str | None, now: da
     """
     if not events:
         return
+    session.info.setdefault(COMMITTED, []).append(lambda: log_all(events, actor))
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(ORDER_LOCK)))
     session.connection().execute(
@@ -57,12 +62,53 @@ def add(session: Session, events: Sequence[NewEvent], actor: str | None, now: da
     )
 
 
+def log_all(events: Sequence[NewEvent], actor: str | None) -> None:
+    """Logs what has happened, with the ids of what it happened to.
+
+    What every round of every trial brings is for dashboards, not for a log.
+    """
+    for event in events:
+        level = level_of(event)
+        if not log.isEnabledFor(level):
+            continue
+        ids = {
+            "study": event.study_id,
+            "trial": event.trial_id,
+            "worker": event.worker_id,
+            "actor": actor,
+        }
+        said = " ".join(f"{key}={value}" for key, value in event.data.items() if value is not None)
+        fields = {key: value for key, value in ids.items() if value is not None}
+        line = f"{event.kind} {said}".rstrip()
+        log.log(level, "%s", line, extra={"event": event.kind, **fields})
+
+
+def level_of(event: NewEvent) -> int:
+    """How much a log should make of an event."""
+    if event.kind in ("trial.measured", "trial.leased", "trial.created"):
+        return logging.DEBUG
+    if event.kind == "trial.state":
+        if "cause" in event.data:
+            return logging.WARNING
+        failed = event.data.get("state") == "fail" and event.data.get("reason") != "cancelled"
+        return logging.INFO if failed else logging.DEBUG
+    return logging.WARNING if event.data.get("state") == "failed" else logging.INFO
+
+
 def after(session: Session, last_id: int, study_id: int | None, limit: int) -> list[Event]:
     """Events with a higher id, of one study or of all."""
     query = select(Event).where(Event.id > last_id)
     if study_id is not None:
         query = query.where(Event.study_id == study_id)
     return list(session.scalars(query.order_by(Event.id).limit(limit)))
+
+
+def before(session: Session, first_id: int | None, limit: int) -> list[Event]:
+    """Events with a lower id, of everything, the newest first."""
+    query = select(Event)
+    if first_id is not None:
+        query = query.where(Event.id < first_id)
+    return list(session.scalars(query.order_by(Event.id.desc()).limit(limit)))
 
 
 def newest(session: Session, study_id: int | None = None) -> int:

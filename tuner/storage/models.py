@@ -40,6 +40,9 @@ FINISHED_TRIAL_STATES = ("complete", "pruned", "fail")
 FINISHED_STUDY_STATES = ("completed", "cancelled", "failed")
 ORIGINS = ("sampled", "enqueued", "retried", "asked", "optuna")
 WORKER_STATES = ("active", "draining", "gone")
+DELIVERY_STATES = ("waiting", "delivered", "failed")
+PROBE_STATES = ("waiting", "running", "measured", "failed", "skipped")
+OPEN_PROBE_STATES = ("waiting", "running")
 
 
 def one_of(column: str, values: tuple[str, ...]) -> str:
@@ -116,9 +119,50 @@ class Study(Base):
     """Wall seconds in state running, up to ``active_since``; a budget of seconds counts these."""
     active_since: Mapped[datetime | None]
     reason: Mapped[str | None] = mapped_column(Text)
+    lr_range: Mapped[dict[str, Any] | None]
+    """The range of lr that its probe ended with, ``{"low", "high"}``: it takes the place of that of
+    ``spec``. NULL where there is no probe, or while it is open."""
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     system_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    @property
+    def probing(self) -> bool:
+        """Whether its range of learning rates is still to be measured, so that no trial starts."""
+        return bool(self.spec.get("range_test")) and self.lr_range is None
+
+
+class Probe(Base):
+    """A study's range test: what a worker measures, under a lease, before the first trial.
+
+    There is one for each study that asks for it. It is kept when it has ended, as the evidence for
+    the range that the study searches.
+    """
+
+    __tablename__ = "probes"
+    __table_args__ = (
+        CheckConstraint(one_of("state", PROBE_STATES), name="state"),
+        CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease_whole"),
+        CheckConstraint("(lease_token IS NULL) = (state <> 'running')", name="lease_running"),
+    )
+
+    study_id: Mapped[int] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    within: Mapped[bool]
+    """Whether the range of the study file is never left, since somebody wrote it."""
+    attempt: Mapped[int] = mapped_column(default=1)
+    worker_id: Mapped[int | None] = mapped_column(ForeignKey("workers.id", ondelete="SET NULL"))
+    """The present holder, or the last one."""
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Why it did not measure anything."""
+    result: Mapped[dict[str, Any] | None]
+    """What was found (``RangeTest.to_dict``), and the configuration that was trained."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -201,6 +245,25 @@ class Measurement(Base):
     created_at: Mapped[datetime]
 
 
+class LogPiece(Base):
+    """A stretch of what one run of a trial's script printed."""
+
+    __tablename__ = "log_pieces"
+    __table_args__ = (UniqueConstraint("trial_id", "lease", "start"), NEVER_REUSED)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    """In the order in which they came; readers ask for what is after the last one they saw."""
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    lease: Mapped[str] = mapped_column(String(16))
+    """A digest of the lease's token: one lease is one run of the script."""
+    start: Mapped[int] = mapped_column(BigInteger)
+    """Bytes that the run had printed before it."""
+    size: Mapped[int]
+    """Bytes that it was printed as."""
+    text: Mapped[str] = mapped_column(Text)
+
+
 class Worker(Base):
     """A process that trains on one device, and when it was last heard of."""
 
@@ -222,6 +285,38 @@ class Worker(Base):
     """Its last word: slots in use, samples per second, memory, engine and why."""
     registered_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
+
+
+class Pool(Base):
+    """A number of workers that something else places, such as Ray, and how many are wanted."""
+
+    __tablename__ = "pools"
+    __table_args__ = (
+        CheckConstraint("wanted IS NULL OR wanted >= 0", name="wanted"),
+        NEVER_REUSED,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    driver: Mapped[str | None] = mapped_column(String(64))
+    """Who runs it now; one that was started later takes over. NULL: nobody."""
+    wanted: Mapped[int | None]
+    """NULL: as many as fit."""
+    running: Mapped[int] = mapped_column(default=0)
+    fits: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+
+
+class OfferedTask(Base):
+    """A task that some worker has, as the last one to register describes it."""
+
+    __tablename__ = "offered_tasks"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    form: Mapped[dict[str, Any]]
+    """Its ``tuner.tasks.TaskForm``."""
+    offered_at: Mapped[datetime]
 
 
 class Dataset(Base):
@@ -282,3 +377,52 @@ class Event(Base):
     actor: Mapped[str | None] = mapped_column(String(255))
     data: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime]
+
+
+class Webhook(Base):
+    """An address that is told when a study ends."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(String(255))
+    """Signs what is sent. Not a hash: the receiver's copy is compared with nothing, it computes."""
+    events: Mapped[list[str]]
+    """Kinds of messages it wants."""
+    tag: Mapped[str | None] = mapped_column(String(100))
+    """Only studies with this tag; NULL: all."""
+    owner: Mapped[str | None] = mapped_column(String(255))
+    created_at: Mapped[datetime]
+
+
+class Delivery(Base):
+    """A message to one webhook: written with the change it tells of, sent later, kept as a log."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        CheckConstraint(one_of("state", DELIVERY_STATES), name="state"),
+        CheckConstraint("(due_at IS NULL) = (state <> 'waiting')", name="due_waiting"),
+        Index("ix_deliveries_due_at", "due_at"),
+        Index("ix_deliveries_webhook_id_id", "webhook_id", "id"),
+        NEVER_REUSED,
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    webhook_id: Mapped[int] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    message: Mapped[str] = mapped_column(String(64))
+    """The same at every attempt, so that a receiver knows one that it had before."""
+    kind: Mapped[str] = mapped_column(String(64))
+    study_id: Mapped[int | None]
+    """No foreign key: the log outlives the study."""
+    body: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime | None]
+    """When to try next; while an attempt is under way, when it counts as lost."""
+    status: Mapped[int | None]
+    """What the receiver answered last."""
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]

@@ -14,7 +14,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from tuner.errors import NotFound
 from tuner.storage.measurements import NOT_NUMBERS
-from tuner.storage.models import Study, Trial
+from tuner.storage.models import FINISHED_STUDY_STATES, Probe, Study, Trial
 
 OPEN_STATES = ("queued", "running")
 """In these a study may start trials."""
@@ -54,6 +54,9 @@ class Queued:
     active_seconds: float
     leased: int
     ready: int
+    task: str
+    probe: str | None = None
+    """The state of its range test, if it has one."""
 
 
 def get(session: Session, study_id: int) -> Study:
@@ -141,6 +144,16 @@ def states(session: Session, wanted: Iterable[str]) -> list[tuple[int, str, int]
     return [(row.id, row.state, row.revision) for row in rows]
 
 
+def open_specs(session: Session) -> list[tuple[str, dict[str, Any]]]:
+    """Name and study file of every study that is not over."""
+    rows = session.execute(
+        select(Study.name, Study.spec)
+        .where(Study.state.not_in(FINISHED_STUDY_STATES))
+        .order_by(Study.id)
+    )
+    return [(name, spec) for name, spec in rows]
+
+
 def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued]:
     """The open studies whose task is among ``tasks``, with what they hold and what waits."""
     leased = func.count(Trial.id).filter(Trial.state == "running", Trial.lease_token.is_not(None))
@@ -154,15 +167,18 @@ def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued
             Study.device_seconds,
             Study.active_seconds,
             Study.active_since,
+            Study.spec[("task", "name")].as_string().label("task"),
             leased.label("leased"),
             ready.label("ready"),
+            Probe.state.label("probe"),
         )
+        .outerjoin(Probe, Probe.study_id == Study.id)
         .outerjoin(Trial, and_(Trial.study_id == Study.id, Trial.state.in_(("waiting", "running"))))
         .where(
             Study.state.in_(OPEN_STATES),
             Study.spec[("task", "name")].as_string().in_(tuple(tasks)),
         )
-        .group_by(Study.id)
+        .group_by(Study.id, Probe.state)
     )
     return [
         Queued(
@@ -175,6 +191,8 @@ def queued(session: Session, tasks: Sequence[str], now: datetime) -> list[Queued
             + (0.0 if row.active_since is None else (now - row.active_since).total_seconds()),
             row.leased,
             row.ready,
+            row.task,
+            row.probe,
         )
         for row in rows
     ]

@@ -9,10 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from typing_extensions import override
+
 from tuner.registry import Registry
+from tuner.tasks.form import TaskForm
 from tuner.tasks.task import Arrays, Config, Samples, Setting, Splits, Task
 
-registry: Registry[type[Task]] = Registry("task", "tuner.tasks")
+
+class Tasks(Registry[type[Task]]):
+    """The registry of tasks; a class is called what it is registered as."""
+
+    @override
+    def add(self, name: str, entry: type[Task]) -> None:
+        super().add(name, entry)
+        entry.name = name
+
+
+registry = Tasks("task", "tuner.tasks")
 
 T = TypeVar("T", bound=type[Task])
 
@@ -21,7 +34,6 @@ def register(name: str) -> Callable[[T], T]:
     """Adds a task class under ``name``."""
 
     def decorate(task: T) -> T:
-        task.name = name
         registry.add(name, task)
         return task
 
@@ -40,6 +52,7 @@ __all__ = [
     "Setting",
     "Splits",
     "Task",
+    "TaskForm",
     "get",
     "register",
     "registry",

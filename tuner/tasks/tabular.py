@@ -80,7 +80,7 @@ class Tabular(Task):
 
     summary = "A CSV or Parquet table with a named target: classification or regression."
     settings: ClassVar[Mapping[str, Setting]] = MLP_SETTINGS
-    extra_metrics = ("accuracy", "absolute_error")
+    extra_metrics: tuple[str, ...] = ("accuracy", "absolute_error")
 
     def __init__(
         self,
@@ -98,6 +98,8 @@ class Tabular(Task):
         self.weights = Weights(checkpoint)
         self.target = target
         self.kind = kind
+        if kind != "auto":
+            self._measure(regression=kind == "regression")
         self.drop = list(drop or [])
         self.valid = valid
         self.test = test
@@ -107,19 +109,12 @@ class Tabular(Task):
         """The table, read and cut once."""
         prepared = self._prepare(read_table(self.path))
         log.info("%s: %s", self.path.name, prepared.decision)
+        self._measure(regression=prepared.classes is None)
         return prepared
 
-    @override
-    def metric_names(self) -> list[str]:
-        """Those of the kind of task, once that is known."""
-        names = super().metric_names()
-        if self.kind == "auto" and "prepared" not in self.__dict__:
-            return names
-        regression = self.kind == "regression" or (
-            self.kind == "auto" and self.prepared.classes is None
-        )
-        names.remove("val_accuracy" if regression else "val_absolute_error")
-        return names
+    def _measure(self, *, regression: bool) -> None:
+        """Only the metrics of the kind, once that is known."""
+        self.extra_metrics = ("absolute_error",) if regression else ("accuracy",)
 
     @override
     def data(self) -> Splits:

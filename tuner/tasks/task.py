@@ -157,5 +157,5 @@ class Task(ABC):
         """All metrics a study may name as objective or constraint."""
         return ["val_loss", "train_loss", *(f"val_{name}" for name in self.extra_metrics)]
 
-    extra_metrics: ClassVar[tuple[str, ...]] = ()
-    """The keys that :meth:`metrics` returns."""
+    extra_metrics: tuple[str, ...] = ()
+    """The keys that :meth:`metrics` returns; where data decides, those of it once it is read."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from tuner.errors import NotVmappable
 from tuner.tasks import Config, Task
 from tuner.training.architecture import build, describe, loss_names, loss_numbers
+from tuner.training.batch import Batch, Gradients
 from tuner.training.engine import AGREEMENT, Verdict
-from tuner.training.program import Backend, Batch, Gradients, Programs, first_line
+from tuner.training.program import Backend, Form, Programs, first_line
 from tuner.training.source import Source
 
 SAMPLES = 8
@@ -27,7 +28,7 @@ SLOW_UNDER_VMAP: Mapping[type[nn.Module], str] = {
 def self_check(
     task: Task, config: Config, source: Source, *, fuse: bool = True, check: bool = True
 ) -> Verdict:
-    """Compares gradients of two slots between the looped, fused and traced forms, on the CPU.
+    """Compares gradients of two slots between the looped, fused and recorded forms, on the CPU.
 
     Args:
         task: Model and loss.
@@ -39,10 +40,11 @@ def self_check(
     Returns:
         Which forms may be used, and why not the others.
     """
+    models = [build(task, config, seed, torch.float64) for seed in (0, 1)]
+    images = any(isinstance(module, nn.Conv2d) for module in models[0].modules())
     if not check:
-        return Verdict(fuse, traced=True)
+        return Verdict(fuse, recorded=True, images=images)
     dtype = torch.float64
-    models = [build(task, config, seed, dtype) for seed in (0, 1)]
     flat = torch.stack(
         [torch.cat([p.detach().reshape(-1) for p in model.parameters()]) for model in models]
     )
@@ -53,18 +55,15 @@ def self_check(
     architecture = describe(models[0], task, config)
     programs = Programs(task, architecture, loss_names(config))
     batches = [_batch(source, config, start, dtype) for start in (0, SAMPLES)]
-    plain = [
-        programs.gradients(flat, buffers, batch, fused=False, backend="eager") for batch in batches
-    ]
+    plain = [programs.gradients(flat, buffers, batch, Form(False, "eager")) for batch in batches]
 
     def differs(fused: bool, backend: Backend) -> str:
         """Why a form is no candidate, or an empty string."""
+        form = Form(fused, backend, channels_last=images and backend != "eager")
         try:
             # Recorded on the first batch, compared on the second: a branch taken by luck shows.
             for batch, expected in zip(batches, plain, strict=True):
-                found = programs.gradients(
-                    flat, buffers, batch, fused=fused, backend=backend, at_once=True
-                )
+                found = programs.gradients(flat, buffers, batch, form, at_once=True)
                 if not agree(found, expected):
                     return "its gradients differ from the plain ones"
         except NotVmappable as error:
@@ -75,12 +74,12 @@ def self_check(
 
     reason = differs(True, "eager") if fuse else "asked for"
     fused = not reason
-    traced = not differs(fused, "traced")
+    recorded = not differs(fused, "recorded")
     if fused:
         reason = suspects(models[0]).removeprefix("; ")
     elif fuse:
         reason += suspects(models[0])
-    return Verdict(fused, traced, reason)
+    return Verdict(fused, recorded, reason, images)
 
 
 def agree(found: Gradients, expected: Gradients) -> bool:

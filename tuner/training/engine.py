@@ -1,21 +1,23 @@
 """Which form of the program to run: measured on this device, for this model, while it trains.
 
 Fusing pays where a step is too small to fill the device, and nowhere else. The first micro-batches
-of an architecture run in each form in turn; all of them train, so nothing is thrown away. Before
-that, two slots in float64 must agree between the forms, or the faster one is not a candidate.
+of an architecture run in each form in turn, recorded as they will be; all of them train, so nothing
+is thrown away. Before that, two slots in float64 must agree between the forms, or the faster one is
+not a candidate.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
 
-from tuner.training.program import Backend
+from tuner.training.program import Backend, Form
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +38,22 @@ class Mode:
         fused: Whether ``vmap`` runs a block of slots at once.
         block: How many; 1 when looped.
         backend: How the program runs.
+        channels_last: Whether images lie channels last.
     """
 
     fused: bool
     block: int
     backend: Backend
+    channels_last: bool = False
 
     def __str__(self) -> str:
         form = f"fused x{self.block}" if self.fused else "looped"
-        return f"{form}, {self.backend}"
+        return f"{form}, {self.backend}{', channels last' if self.channels_last else ''}"
+
+    @property
+    def form(self) -> Form:
+        """What the programs are told."""
+        return Form(self.fused, self.backend, self.channels_last)
 
 
 @dataclass
@@ -53,13 +62,15 @@ class Verdict:
 
     Args:
         fused: Whether the fused form may be used.
-        traced: Whether recorded programs may.
+        recorded: Whether recorded programs may.
         reason: Why not, or an empty string.
+        images: Whether the model convolves images, so that their layout matters.
     """
 
     fused: bool
-    traced: bool
+    recorded: bool
     reason: str = ""
+    images: bool = False
 
 
 @dataclass
@@ -90,48 +101,82 @@ class Engine:
             return f"looped: {self.verdict.reason}"
         if not self._decided:
             return "still measuring"
-        (rows, samples), mode = list(self._decided.items())[-1]
+        rows, samples = max(self._decided)
+        mode = self._decided[rows, samples]
         parts = []
-        for other in self.candidates(rows):
+        for other in self.timed_modes(rows, samples):
             best = self._best(rows, samples, other)
             if best is not None:
                 parts.append(f"{other}: {rows * samples / best:,.0f}/s")
         why = "; ".join(parts) if parts else f"asked for {self.choice}"
         return f"{mode} ({why})"
 
-    def candidates(self, rows: int) -> list[Mode]:
-        """The modes that make sense for so many rows."""
-        backends: list[Backend] = ["eager"]
-        if self.verdict.traced:
-            backends = ["traced", "compiled"] if self.compiled else ["traced"]
+    def candidates(self, rows: int, samples: int) -> list[Mode]:
+        """The modes that make sense for so many rows; fewer once their layout is decided."""
+        widest = min(rows, self.max_block)
+        blocks = [b for b in BLOCKS if b <= widest / 2] + [widest]
+        if self.choice == "fused":
+            blocks = [widest]
+        first = [mode for last in self._layouts for mode in self._of_layout(last, widest)]
+        layout = self._layout(rows, samples, first)
+        if layout is None:
+            return first
+        return self._of_layout(layout, *blocks)
+
+    @property
+    def _layouts(self) -> list[bool]:
+        return [False, True] if self.verdict.images else [False]
+
+    def _layout(self, rows: int, samples: int, modes: Sequence[Mode]) -> bool | None:
+        """Whether images lie better channels last; None until all of ``modes`` are timed."""
+        if len(self._layouts) == 1:
+            return self._layouts[0]
+        if any(self._open(rows, samples, mode) for mode in modes):
+            return None
+        fastest = min(modes, key=lambda mode: self._best(rows, samples, mode) or math.inf)
+        return fastest.channels_last
+
+    def _of_layout(self, last: bool, *blocks: int) -> list[Mode]:
         modes: list[Mode] = []
-        if self.choice != "fused" or not self.verdict.fused:
-            modes += [Mode(False, 1, backend) for backend in backends]
-        if self.choice != "looped" and self.verdict.fused:
-            widest = min(rows, self.max_block)
-            blocks = [b for b in BLOCKS if b <= widest / 2] + [widest]
-            if self.choice == "fused":
-                blocks = [widest]
-            modes += [
-                Mode(True, b, backend) for b in blocks if b > 1 or rows == 1 for backend in backends
-            ]
-        return modes or [Mode(False, 1, backends[-1])]
+        fused = self.choice != "looped" and self.verdict.fused
+        for backend in self._backends:
+            if self.choice != "fused" or not fused:
+                modes.append(Mode(False, 1, backend, last))
+            if fused:
+                modes += [Mode(True, b, backend, last) for b in blocks if b > 1]
+        return modes or [Mode(True, 1, self._backends[-1], last)]
+
+    @property
+    def _backends(self) -> list[Backend]:
+        if not self.verdict.recorded:
+            return ["eager"]
+        found: list[Backend] = ["graphed"] if self.device.type == "cuda" else ["recorded"]
+        return [*found, "compiled"] if self.compiled else found
 
     def mode(self, rows: int, samples: int) -> Mode:
         """The mode for the next micro-batch: the fastest, or one that has yet to be timed."""
         decided = self._decided.get((rows, samples))
         if decided is not None:
             return decided
-        adopted = self._adopted(rows)
-        candidates = [adopted] if adopted else self.candidates(rows)
+        adopted = self._adopted(rows) or self._meanwhile(rows, samples)
+        candidates = [adopted] if adopted else self.candidates(rows, samples)
         if len(candidates) > 1:
             for mode in candidates:
-                if len(self.timings.get((rows, samples, mode), ())) < WARM_CALLS + TIMED_CALLS:
+                if self._open(rows, samples, mode):
                     return mode
         best = min(candidates, key=lambda mode: self._best(rows, samples, mode) or 0.0)
+        if adopted is not None and not self._decided:
+            return best
         self._decided[rows, samples] = best
         log.info("engine for %d slots x %d samples: %s", rows, samples, self.explanation)
         return best
+
+    @property
+    def evaluation(self) -> tuple[Backend, bool]:
+        """How validation runs, and whether channels last: as training does where it is known."""
+        plain: Backend = "recorded" if self.verdict.recorded else "eager"
+        last = next(reversed(self._decided.values())).channels_last if self._decided else False
+        return plain, last
 
     def deciding(self, rows: int, samples: int) -> bool:
         """Whether calls of this shape are still being timed."""
@@ -147,6 +192,10 @@ class Engine:
         self._wait()
         self.timings.setdefault((rows, samples, mode), []).append(time.perf_counter() - start)
         return result
+
+    def timed_modes(self, rows: int, samples: int) -> list[Mode]:
+        """The modes that were tried on this shape."""
+        return [mode for r, s, mode in self.timings if (r, s) == (rows, samples)]
 
     def shrink(self, block: int) -> None:
         """The device ran out of memory with blocks of this size: use half from now on."""
@@ -170,7 +219,7 @@ class Engine:
             return 1
         speeds = {
             m.block: 1 / best
-            for m in self.candidates(rows)
+            for m in self.timed_modes(rows, samples)
             if m.fused and (best := self._best(rows, samples, m)) is not None
         }
         if not speeds:
@@ -191,8 +240,16 @@ class Engine:
         """The mode found for about as many rows or more: not worth timing again."""
         for (known, _), mode in self._decided.items():
             if known >= rows / 1.5 and known > 1:
-                return Mode(mode.fused, min(mode.block, rows), mode.backend)
+                return replace(mode, block=min(mode.block, rows))
         return None
+
+    def _meanwhile(self, rows: int, samples: int) -> Mode | None:
+        """For the last, partial micro-batch of an epoch: what whole ones are being timed with."""
+        larger = [mode for r, s, mode in self.timings if r == rows and s > samples]
+        return larger[-1] if larger else None
+
+    def _open(self, rows: int, samples: int, mode: Mode) -> bool:
+        return len(self.timings.get((rows, samples, mode), ())) < WARM_CALLS + TIMED_CALLS
 
     def _best(self, rows: int, samples: int, mode: Mode) -> float | None:
         times = self.timings.get((rows, samples, mode), [])[WARM_CALLS:]

@@ -90,7 +90,7 @@ def measure(
     model = build(task, config, 0, dtype)
     architecture = describe(model, task, config)
     rows = Rows(architecture, 1, torch.device("cpu"), dtype)
-    fixed = sum(tensor.nbytes for tensor in rows.everything())
+    fixed = rows.gradient.nbytes + sum(tensor.nbytes for tensor in rows.everything())
     rows.places(optimizers.get(str(config.get("optimizer", DEFAULT_OPTIMIZER)), "optimizer"))
     state = sum(pool.nbytes for pool in rows.pools.values())
     resident = fixed + max(state, STATES * rows.params.nbytes)
@@ -102,8 +102,8 @@ def measure(
         peaks = measured(sizes, _allocated(task, config, sizes, device, dtype, data))
     else:
         kept = [_kept(model, task, config, data, size) for size in sizes]
-        # A step has the gradient by parameter and as one row, beside what is resident.
-        step = 2 * rows.params.nbytes
+        # A step may have the gradient by parameter too, beside what is resident.
+        step = rows.params.nbytes
         peaks = measured(sizes, [resident + step + each for each in kept])
     return SlotMemory(resident, peaks)
 

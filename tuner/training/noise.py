@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from tuner.advisor.noise_scale import estimate
+from tuner.advisor.noise_scale import estimate, summarize
 
 DECAY = 0.99
 """Of the moving averages, per window. Their identical bias corrections cancel in the ratio."""
 KEPT = 256
 """Windows kept for the advisor's bootstrap."""
+DRAWS = 200
+"""Replicates of the interval: a quarter of a millisecond, as long as ten steps of a small model."""
+NEWS = 1.125
+"""The interval is found anew when so many times as many batches have been measured."""
 
 
 @dataclass
@@ -29,12 +34,18 @@ class NoiseWindows:
         trace: Moving average of tr(Sigma).
         signal: Moving average of |G|^2.
         count: Batches measured.
+        low: Lower end of the interval, when it was last found.
+        high: Upper end.
+        found_at: Batches measured then.
     """
 
     windows: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=KEPT))
     trace: float = 0.0
     signal: float = 0.0
     count: int = 0
+    low: float | None = None
+    high: float | None = None
+    found_at: int = 0
 
     def add(
         self,
@@ -70,14 +81,28 @@ class NoiseWindows:
             return None
         return self.trace / self.signal
 
-    def to_list(self) -> list[list[float]]:
-        """As JSON: the averages first, then the windows."""
-        return [[self.trace, self.signal, float(self.count)], *map(list, self.windows)]
+    def metrics(self) -> dict[str, float | None]:
+        """What to report: the scale, and the ends of its 95 % interval where they are known.
+
+        Without a scale but with a lower end, noise drowns the signal; with neither, too little was
+        measured.
+        """
+        if self.count > NEWS * self.found_at:
+            traces, signals = zip(*self.windows, strict=True)
+            known = summarize(signals, traces, draws=DRAWS)
+            self.low, self.high, self.found_at = known.low, known.high, self.count
+        return {
+            "noise_scale": self.scale,
+            "noise_scale_low": self.low,
+            "noise_scale_high": self.high,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**vars(self), "windows": list(map(list, self.windows))}
 
     @classmethod
-    def from_list(cls, rows: Iterable[Iterable[float]]) -> NoiseWindows:
-        """The inverse of :meth:`to_list`."""
-        head, *windows = [tuple(row) for row in rows]
-        trace, signal, count = head
-        kept: deque[tuple[float, float]] = deque(((a, b) for a, b in windows), maxlen=KEPT)
-        return cls(kept, trace, signal, int(count))
+    def from_dict(cls, known: Mapping[str, Any]) -> NoiseWindows:
+        """The inverse of :meth:`to_dict`."""
+        windows = deque(((a, b) for a, b in known["windows"]), maxlen=KEPT)
+        return cls(**{**known, "windows": windows})

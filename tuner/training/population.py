@@ -13,13 +13,11 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tuner.errors import OutOfMemory
 from tuner.tasks import Config, Task
 from tuner.training.architecture import (
     Architecture,
@@ -28,13 +26,13 @@ from tuner.training.architecture import (
     loss_names,
 )
 from tuner.training.check import self_check
-from tuner.training.engine import Choice, Engine, Mode
-from tuner.training.program import Batch, Gradients, Programs, join, sum_of
-from tuner.training.row_numbers import RowNumbers
+from tuner.training.engine import Choice, Engine
+from tuner.training.program import Form, Programs
 from tuner.training.rows import Rows
 from tuner.training.slot import Slot
-from tuner.training.source import TrainingData, permutation
-from tuner.training.steps import NOISE_EVERY, Run, runs_of
+from tuner.training.source import TrainingData
+from tuner.training.steps import runs_of
+from tuner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +40,6 @@ COMPILE_STEPS_AFTER = 60.0
 """Seconds of training before optimizer steps are compiled, which takes 5 to 8 s, cold."""
 COMPILE_PROGRAM_AFTER = 300.0
 """Seconds before whole programs are, which takes 5 to 50 s."""
-SHARE_FROM_BYTES = 1 << 18
-"""Slots at the same place in the data read one copy of a micro-batch from this size on."""
 EVALUATION_SAMPLES = 2048
 """Validation samples that all slots together look at in one call, at least; memory decides."""
 
@@ -90,23 +86,21 @@ class Population:
         self.dtype = dtype
         self.slots = slots
         self.data = data or TrainingData(task, self.device, dtype)
-        self.max_micro_batch = max_micro_batch
         template = build(task, config, 0, dtype).to(self.device)
         self.architecture: Architecture = describe(template, task, config)
         self.programs = Programs(task, self.architecture, loss_names(config), autocast)
         verdict = self_check(task, config, self.data.train, fuse=engine != "looped", check=check)
         self.engine = Engine(engine, self.device, verdict)
         self.rows = Rows(self.architecture, slots, self.device, dtype)
+        self.trainer = Trainer(self.rows, self.programs, self.engine, self.data.train)
+        self.trainer.max_micro_batch = max_micro_batch
         self._order: list[int] = []
         """The slot that each row belongs to."""
         self._slots: dict[int, Slot] = {}
         self.compiling = compiling
-        self.compiled_steps = False
-        """Whether optimizer steps run as compiled kernels."""
         self.trained_seconds = 0.0
-        self.noise_every = NOISE_EVERY
-        """One batch in so many is measured for the noise scale."""
         self.evaluations: dict[int, dict[str, float]] = {}
+        self._averaged: Tensor | None = None
 
     # Trials in and out.
 
@@ -257,7 +251,7 @@ class Population:
                 }
                 self._arrange(lengths)
                 for rows, length in self._groups(lengths):
-                    self._segment(rows, length)
+                    self.trainer.train([self._slots[k] for k in self._order[rows]], rows, length)
                     for row in range(rows.start, rows.stop):
                         self._slots[self._order[row]].samples += length
                         todo[self._order[row]] -= length
@@ -278,9 +272,9 @@ class Population:
         """
         if not self.compiling:
             return
-        if not self.compiled_steps and self.trained_seconds > COMPILE_STEPS_AFTER:
+        if not self.trainer.compiled_steps and self.trained_seconds > COMPILE_STEPS_AFTER:
             log.info("optimizer steps are compiled from now on")
-            self.compiled_steps = True
+            self.trainer.compiled_steps = True
         if not self.engine.compiled and self.trained_seconds > COMPILE_PROGRAM_AFTER:
             log.info("compiled programs become candidates")
             self.engine.reconsider(compiled=True)
@@ -318,137 +312,6 @@ class Population:
             key = here
         return groups
 
-    def micro_batch(self, batch_sizes: list[int], position: int = 0) -> int:
-        """Samples in a micro-batch: the largest common divisor that memory allows."""
-        common = math.gcd(*batch_sizes, position)
-        limit = self.max_micro_batch or common
-        return max(d for d in range(1, min(common, limit) + 1) if common % d == 0)
-
-    def _segment(self, rows: slice, length: int) -> None:
-        """Trains neighbouring rows, all at the same place of their epochs, within the epoch."""
-        trials = [self._slots[slot] for slot in self._order[rows]]
-        first = trials[0]
-        begin, end = first.position, first.position + length
-        m = self.micro_batch([t.batch_size for t in trials], begin)
-        runs = runs_of(
-            trials,
-            rows.start,
-            length,
-            self.rows,
-            micro_batch=m,
-            halvable=m % 2 == 0 and not self.architecture.batch_norm,
-            noise_every=self.noise_every,
-        )
-        orders = {(t.data_seed, t.epoch) for t in trials}
-        index = torch.stack(
-            [permutation(first.train_size, seed, epoch)[begin:end] for seed, epoch in orders]
-        )
-        # Sharing a micro-batch saves memory traffic; while that is small, a program less counts.
-        shared = len(orders) == 1 and self.data.sample_bytes * m * len(trials) > SHARE_FROM_BYTES
-        if not shared:
-            where = {order: i for i, order in enumerate(orders)}
-            index = index[[where[t.data_seed, t.epoch] for t in trials]]
-        per_row = RowNumbers(trials, self.device, self.dtype)
-        losses = torch.zeros(len(trials), device=self.device, dtype=torch.float64)
-        for at in range(begin, end, m):
-            stop = min(at + m, end)
-            cut = slice(at - begin, stop - begin)
-            x, y = self.data.train.take(index[0, cut] if shared else index[:, cut])
-            batch = Batch(
-                x,
-                y,
-                shared,
-                per_row.numbers,
-                per_row.scale(at),
-                per_row.seeds,
-                per_row.offsets + (at - begin),
-            )
-            measured = [run for run in runs if run.measures(at)]
-            halves = any(run.batch_size == m for run in measured)
-            gradients = self._gradients(rows, batch, halves=halves)
-            for run in measured:
-                run.measure(gradients)
-            total = sum_of(gradients)
-            losses += total.loss
-            if at == begin and any(trial.samples == 0 for trial in trials):
-                for trial, loss in zip(trials, total.loss.tolist(), strict=True):
-                    if trial.samples == 0:
-                        trial.first_loss = loss / (stop - at)
-            for run in runs:
-                run.take(total.flat, at, stop)
-                if run.rule.needs and run.wants_curvature(stop):
-                    self._refresh(run, batch)
-                if run.steps_at(stop):
-                    run.step(compiled=self.compiled_steps, last=stop == end)
-            for name, value in total.buffers.items():
-                self.rows.buffers[name][rows] = value
-        for trial, loss in zip(trials, losses.tolist(), strict=True):
-            trial.loss_sum += loss
-            trial.loss_count += length
-        for run in runs:
-            run.close()
-
-    def _gradients(self, rows: slice, batch: Batch, *, halves: bool) -> list[Gradients]:
-        """Gradients of the rows on one micro-batch, in one part or two, in blocks that pay."""
-        count = rows.stop - rows.start
-        samples = batch.x.shape[0 if batch.shared else 1]
-        cuts = [slice(0, samples // 2), slice(samples // 2, samples)]
-        while True:
-            mode = self.engine.mode(count, samples)
-            try:
-                if halves:
-                    return [self._blocks(rows, batch.samples(cut), mode) for cut in cuts]
-                whole = partial(self._blocks, rows, batch, mode)
-                return [self.engine.timed(count, samples, mode, whole)]
-            except torch.OutOfMemoryError as error:
-                if mode.block <= 1:
-                    raise OutOfMemory(
-                        f"one slot with a micro-batch of {samples} does not fit {self.device}"
-                    ) from error
-            self.engine.shrink(mode.block)
-
-    def _blocks(self, rows: slice, batch: Batch, mode: Mode) -> Gradients:
-        """Gradients of the rows, a block after another."""
-        count = rows.stop - rows.start
-        block = mode.block if mode.fused else count
-        parts: list[Gradients] = []
-        for start in range(0, count, block):
-            size = min(block, count - start)
-            first = rows.start + start
-            own = batch if size == count else batch.rows(slice(start, start + size))
-            width = self._width(first, size) if mode.fused else size
-            at = slice(first, first + width)
-            found = self.programs.gradients(
-                self.rows.params[at],
-                {name: value[at] for name, value in self.rows.buffers.items()},
-                own if width == size else own.padded(width),
-                fused=mode.fused,
-                backend=mode.backend,
-                at_once=mode.backend == "compiled",
-            )
-            parts.append(found if width == size else found.rows(slice(0, size)))
-        return parts[0] if len(parts) == 1 else join(parts)
-
-    def _width(self, first: int, size: int) -> int:
-        """Rows to compute for ``size``: a power of two, so that few programs serve all sizes.
-
-        The rows beyond are whatever lies there; what comes of them is thrown away.
-        """
-        width = 1 << (size - 1).bit_length()
-        return width if first + width <= self.rows.capacity else size
-
-    def _refresh(self, run: Run, batch: Batch) -> None:
-        """Gives a rule the curvature it asks for, from the micro-batch at hand."""
-        own = batch.rows(run.local)
-        estimate = self.programs.curvature(
-            self.rows.params[run.rows],
-            {name: value[run.rows] for name, value in self.rows.buffers.items()},
-            own,
-            kind=run.rule.needs,
-            fused=self.engine.verdict.fused and self.engine.choice != "looped",
-        )
-        run.refresh(estimate)
-
     # Results.
 
     def evaluate(self) -> dict[int, dict[str, float]]:
@@ -462,14 +325,15 @@ class Population:
         start = time.perf_counter()
         params = self._evaluated_params()
         fused = self.engine.verdict.fused and self.engine.choice != "looped"
+        backend, last = self.engine.evaluation
         total = len(self.data.valid)
         chunk = max(64, EVALUATION_SAMPLES // (count if fused else 1))
-        chunk = min(chunk, self.max_micro_batch or chunk)
+        chunk = min(chunk, self.trainer.max_micro_batch or chunk)
         sums: dict[str, Tensor] = {}
         for at in range(0, total, chunk):
             x, y = self.data.valid.take(torch.arange(at, min(at + chunk, total)))
             buffers = {name: value[:count] for name, value in self.rows.buffers.items()}
-            part = self.programs.evaluate(params, buffers, x, y, fused=fused)
+            part = self.programs.evaluate(params, buffers, x, y, Form(fused, backend, last))
             for name, value in part.items():
                 wide = value.to(torch.float64)
                 sums[name] = sums[name] + wide if name in sums else wide
@@ -495,7 +359,7 @@ class Population:
                 **self.evaluations.get(slot, {}),
                 "lr": trial.learning_rate(),
                 "grad_norm": None if math.isnan(trial.grad_norm) else trial.grad_norm,
-                "noise_scale": trial.noise.scale,
+                **trial.noise.metrics(),
                 "epoch": trial.samples / trial.train_size,
             }
         return found
@@ -506,7 +370,10 @@ class Population:
         params = self.rows.params[:count]
         if not any(trial.rule.eval_mode for trial in self._slots.values()):
             return params
-        params = params.clone()
+        # Memory of its own, which programs may remember by its place.
+        if self._averaged is None:
+            self._averaged = torch.empty_like(self.rows.params)
+        params = self._averaged[:count].copy_(params)
         for row, slot in enumerate(self._order):
             trial = self._slots[slot]
             if trial.rule.eval_mode:

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tuner.training.replacing import replaced
+
 
 def hash32(x: Tensor) -> Tensor:
     """A bijective scramble of int32 values; every output bit depends on every input bit."""
@@ -71,6 +73,14 @@ def _scaled(x: Tensor, keep: Tensor, p: float | Tensor) -> Tensor:
     return x * (keep.to(x.dtype) * scale)
 
 
+def _shut(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to scores so that those under the mask count for nothing.
+
+    To fill them in would take eight times as long on a CPU, and once more for the gradient.
+    """
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -93,12 +103,10 @@ def _attention(
     scores = (query * factor) @ key.transpose(-2, -1)
     if is_causal:
         ones = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
-        scores = scores.masked_fill(ones.triu(1), float("-inf"))
+        scores = scores + _shut(ones.triu(1), scores.dtype)
     if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, float("-inf"))
-        else:
-            scores = scores + attn_mask
+        boolean = attn_mask.dtype == torch.bool
+        scores = scores + (_shut(~attn_mask, scores.dtype) if boolean else attn_mask)
     weights = torch.softmax(scores, -1)
     weights = F.dropout(weights, dropout_p, training=dropout_p > 0)
     return torch.matmul(weights, value)
@@ -107,10 +115,6 @@ def _attention(
 @contextmanager
 def slot_functions(seed: Tensor, offset: Tensor) -> Iterator[None]:
     """Within it, the functional dropouts and attention are ours.
-
-    The names are replaced in ``torch.nn.functional`` itself: a ``TorchFunctionMode`` is switched
-    off inside composite functions such as ``multi_head_attention_forward``, whose dropout would
-    escape.
 
     Args:
         seed: int32 ``[]``, the trial's (a batched tensor under ``vmap``).
@@ -153,11 +157,5 @@ def slot_functions(seed: Tensor, offset: Tensor) -> Iterator[None]:
         "alpha_dropout": alpha,
         "scaled_dot_product_attention": _attention,
     }
-    theirs = {name: getattr(F, name) for name in ours}
-    try:
-        for name, function in ours.items():
-            setattr(F, name, function)
+    with replaced(ours):
         yield
-    finally:
-        for name, function in theirs.items():
-            setattr(F, name, function)

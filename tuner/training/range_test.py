@@ -6,8 +6,12 @@ Each costs one population, its seeds side by side in the slots.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tuner.advisor import noise_scale, range_test
@@ -24,18 +28,55 @@ PARTS = 8
 """Micro-batches that a batch is cut into to tell noise from signal."""
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """What a range test measured.
+
+    Attributes:
+        lr: ``[T]`` rates.
+        losses: ``[seeds, T]``, NaN from where a seed diverged.
+        seconds: Device time.
+    """
+
+    lr: npt.NDArray[np.float64]
+    losses: npt.NDArray[np.float64]
+    seconds: float
+
+
 def find_range(
     task: Task,
     config: Config,
     *,
-    seeds: int = 3,
-    low: float = 1e-7,
-    high: float = 10.0,
-    steps: int = 200,
+    seeds: int = range_test.SEEDS,
+    low: float = range_test.LOWEST,
+    high: float = range_test.HIGHEST,
+    steps: int = range_test.STEPS,
     device: torch.device | str = "cpu",
     data: TrainingData | None = None,
 ) -> RangeTest:
     """Raises the lr exponentially over one short run and looks where the loss falls and diverges.
+
+    Raises:
+        InvalidInput: A value of the config or of the test is illegal.
+    """
+    rates = range_test.rates(low, high, steps)
+    swept = sweep(task, config, rates, seeds=seeds, device=device, data=data)
+    optimizer = str(config.get("optimizer", DEFAULT_OPTIMIZER))
+    return range_test.analyse(swept.lr, swept.losses, optimizer)
+
+
+def sweep(
+    task: Task,
+    config: Config,
+    rates: npt.NDArray[np.float64],
+    *,
+    seeds: int,
+    device: torch.device | str = "cpu",
+    data: TrainingData | None = None,
+    max_micro_batch: int | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Sweep:
+    """One optimizer step at each rate, all seeds side by side.
 
     Each seed has its own initialisation and order of data. The loss that goes with a rate is that
     of the batch after the step taken at it.
@@ -43,26 +84,34 @@ def find_range(
     Args:
         task: What is trained.
         config: Optimizer, batch size and the rest; its ``lr`` and schedule are not used.
+        rates: Rising, one optimizer step each.
         seeds: Runs.
-        low: The first rate.
-        high: The last one.
-        steps: Optimizer steps, one a rate.
         device: Where.
         data: The task's samples, where they are open already.
+        max_micro_batch: The largest that memory allows.
+        interrupted: Asked after each step; true ends the sweep, unfinished.
 
     Raises:
         InvalidInput: A value of the config or of the test is illegal.
     """
     if seeds < 1:
         raise InvalidInput("seeds", f"{seeds} is less than 1")
-    rates = range_test.rates(low, high, steps)
+    start, steps = time.perf_counter(), len(rates)
     constant = {
         name: value
         for name, value in config.items()
         if name not in ("lr", "schedule", "warmup", "warmup_fraction", "epochs")
         and not name.startswith("schedule.")
     }
-    population = Population(task, constant, seeds, device=device, data=data)
+    population = Population(
+        task,
+        constant,
+        seeds,
+        device=device,
+        data=data,
+        max_micro_batch=max_micro_batch,
+        compiling=False,  # a run this short would not earn it back
+    )
     for slot in range(seeds):
         population.load(slot, constant, seed=slot, epochs=1.0, data_seed=slot)
     losses = np.full((seeds, steps + 1), np.nan)
@@ -72,10 +121,9 @@ def find_range(
         first = population.slot(0)
         population.train(min(first.batch_size, first.train_size - first.position))
         losses[:, step] = [population.slot(slot).take_loss() for slot in range(seeds)]
-        if not np.isfinite(losses[:, step]).any():
+        if not np.isfinite(losses[:, step]).any() or interrupted():
             break
-    optimizer = str(config.get("optimizer", DEFAULT_OPTIMIZER))
-    return range_test.analyse(rates, losses[:, 1:], optimizer)
+    return Sweep(rates, losses[:, 1:], time.perf_counter() - start)
 
 
 def measure_noise(
@@ -115,7 +163,7 @@ def measure_noise(
     mixing = population.architecture.batch_norm
     if mixing and not task.ghost_batch_norm:
         raise InvalidInput("task", f"{mixing[0]} (BatchNorm) makes samples depend on one another")
-    population.noise_every = 1
+    population.trainer.noise_every = 1
     per_epoch = max(1, len(population.data.train) // batch)
     epochs = float(config.get("epochs", steps / per_epoch))
     trial = population.load(0, config, seed, epochs=epochs, data_seed=seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from tuner.training.slot import Slot
 class RowNumbers:
     """Loss numbers, dropout seeds and batch scales of neighbouring rows, on the device."""
 
-    def __init__(self, trials: list[Slot], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, trials: Sequence[Slot], device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
         names = sorted({name for trial in trials for name in trial.numbers})
         self.numbers = {

@@ -50,6 +50,8 @@ class Rows:
         self.dtype = dtype
         try:
             self.params = torch.zeros(capacity, architecture.size, device=device, dtype=dtype)
+            self.gradient = torch.zeros_like(self.params)
+            """Gradient of the last micro-batch; no part of a trial's state."""
             self.pending = torch.zeros_like(self.params)
             """Gradient of the unfinished batch, summed over its micro-batches."""
             self.buffers = {

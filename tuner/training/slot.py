@@ -147,7 +147,7 @@ class Slot:
             "first_loss": self.first_loss,
             "seconds": self.seconds,
             "plateau": {name: value.item() for name, value in self.plateau.to_dict().items()},
-            "noise": self.noise.to_list(),
+            "noise": self.noise.to_dict(),
         }
 
     def resume(self, progress: Mapping[str, Any]) -> None:
@@ -163,4 +163,4 @@ class Slot:
                 for name, value in fresh.items()
             }
         )
-        self.noise = NoiseWindows.from_list(progress["noise"])
+        self.noise = NoiseWindows.from_dict(progress["noise"])

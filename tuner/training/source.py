@@ -122,7 +122,6 @@ class TrainingData:
         splits = task.data()
         self.train: Source = open_source(splits.train, device, dtype)
         self.valid: Source = open_source(splits.valid, device, dtype)
-        self.sample_bytes: int = self.train.take(torch.zeros(1, dtype=torch.int64))[0].nbytes
 
 
 def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:

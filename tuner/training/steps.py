@@ -13,7 +13,7 @@ from torch import Tensor
 from tuner.optimizers import Rule
 from tuner.optimizers.kernels import apply_, coefficient_table, working_dtype
 from tuner.schedules.plan import stack
-from tuner.training.program import Gradients
+from tuner.training.batch import Gradients
 from tuner.training.rows import FLAT, Rows
 from tuner.training.slot import Slot
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from tuner import tasks
-from tuner.errors import NotFound, OutOfMemory, TunerError
-from tuner.protocol import Checkpoint, Leased, Measured, SlotReport
-from tuner.tasks import Task
+from tuner.errors import NotFound, OutOfMemory, TunerError, Unavailable
+from tuner.protocol import Checkpoint, Leased, Measured, Probe, SlotReport
+from tuner.tasks import Config, Task
 from tuner.training import Population, TrainingData, memory
 from tuner.training.architecture import build, mixing_modules, structure_key
 from tuner.training.checkpoint import CheckpointStore
@@ -25,6 +25,7 @@ from tuner.training.engine import Choice
 from tuner.training.program import first_line
 from tuner.training.slot import DEFAULT_BATCH_SIZE
 from tuner.worker import device as devices
+from tuner.worker.held import Held, failed
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ PIECE_SECONDS = 1.0
 """Training goes on in pieces of about this long, between which a stop is heard."""
 MEMORY_SHARE = 0.8
 """Of the free memory, what a population may plan on; the rest is for what nobody counts."""
+AUTOCAST: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+"""What a trial's ``precision`` means to a population, in which all have the same."""
 SAVE_SECONDS = 60.0
 """How often a trial is saved though nobody decides about it."""
 
@@ -42,39 +45,30 @@ class NoRoom(Exception):
     """All slots of a population are taken."""
 
 
-@dataclass
-class Held:
-    """A leased trial in a slot.
+@dataclass(kw_only=True, eq=False)
+class Slotted(Held):
+    """A trial in a slot.
 
     Args:
-        leased: What the service said of it.
         key: Its population's.
         slot: Where it is there.
-        until: The step at which the service decides next.
-        step: Evaluation periods completed.
+        saved_at: When its state was last saved, by the monotonic clock.
+        known: Whether the service knows of the last checkpoint.
+        replaced: Its earlier checkpoints, kept until then.
     """
 
-    leased: Leased
     key: PopulationKey
     slot: int
-    until: int
-    step: int
     saved_at: float = field(default_factory=time.monotonic)
-    news: list[Measured] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
     known: bool = True
-    """Whether the service knows of the last checkpoint."""
     replaced: list[str] = field(default_factory=list)
-    """Its earlier checkpoints, kept until then."""
-    outcome: str = ""
-    reason: str | None = None
-    told: bool = False
-    """Whether its outcome has been reported, so that it only waits to be dropped."""
 
     @property
-    def due(self) -> bool:
-        """Whether the service must hear of it before it can go on."""
-        return bool(self.outcome) or self.step >= self.until
+    def own(self) -> list[str]:
+        """Its last checkpoint, unless it is one of another trial, whose copy it began as."""
+        last = self.checkpoint or self.leased.checkpoint
+        mine = last is not None and f"/{_folder(self.leased)}/" in last.uri
+        return [last.uri] if last is not None and mine else []
 
 
 class Crew:
@@ -88,6 +82,7 @@ class Crew:
         dtype: Of parameters and data.
         memory: Bytes that one population may take; by default most of what is free when it is made.
         save_seconds: How often each trial is saved, between its steps if one takes longer.
+        locate: Makes a task's parameters those that are valid on this machine.
     """
 
     def __init__(
@@ -100,6 +95,7 @@ class Crew:
         dtype: torch.dtype = torch.float32,
         memory: int | None = None,
         save_seconds: float = SAVE_SECONDS,
+        locate: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
     ) -> None:
         self.device = device
         self.slots = slots
@@ -108,7 +104,8 @@ class Crew:
         self.dtype = dtype
         self.memory = memory
         self.save_seconds = save_seconds
-        self.held: dict[int, Held] = {}
+        self.locate = locate
+        self.held: dict[int, Slotted] = {}
         self.populations: dict[PopulationKey, Population] = {}
         self._tasks: dict[str, tuple[Task, TrainingData]] = {}
         self._piece = 4096
@@ -120,22 +117,22 @@ class Crew:
         """Puts a leased trial into a slot; where it cannot be, a report of failure or no room."""
         try:
             self._take(leased)
-        except NoRoom:
-            log.info("trial %s is handed back: all slots that fit memory are full", leased.trial_id)
+        except (NoRoom, Unavailable) as error:
+            log.info("trial %s is handed back: %s", leased.trial_id, error)
             return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="returned")
         except OutOfMemory as error:
-            return _failed(leased, "oom", error)
+            return failed(leased, _reason("oom", error))
         except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
             # A task's own code may raise anything of the kind; the trial, not the worker, fails.
             log.exception("trial %s cannot start", leased.trial_id)
-            return _failed(leased, "error", error)
+            return failed(leased, _reason("error", error))
         return None
 
     def _take(self, leased: Leased) -> None:
-        task, data = self._task(leased)
+        task, data = self.opened(leased)
         population, key = self._population(leased, task, data)
         if not population.free:
-            raise NoRoom
+            raise NoRoom("all slots that fit memory are full")
         slot = population.free[0]
         epochs = leased.max_step * leased.epochs_per_step
         step = leased.start
@@ -154,7 +151,23 @@ class Crew:
         else:
             state["config"] = leased.config
             population.load_state_dict(state, slot)
-        self.held[leased.trial_id] = Held(leased, key, slot, leased.until, step)
+        self.held[leased.trial_id] = Slotted(
+            leased=leased, key=key, slot=slot, until=leased.until, step=step
+        )
+
+    def go_on(self, trial_id: int, until: int) -> None:
+        """The service wants more of a trial."""
+        held = self.held[trial_id]
+        held.until = max(until, held.step + 1)
+
+    def heard(self, trial_id: int) -> None:
+        """The service has taken in a trial's news, so that its earlier checkpoints may go."""
+        held = self.held[trial_id]
+        held.news.clear()
+        held.known = True
+        for uri in held.replaced:
+            self.store.delete(uri)
+        held.replaced.clear()
 
     def drop(self, trial_id: int, *, forget: bool = False) -> None:
         """Empties a trial's slot; ``forget`` also removes its checkpoint."""
@@ -164,23 +177,16 @@ class Crew:
         population = self.populations[held.key]
         population.evict(held.slot)
         if forget:
-            for uri in (*held.replaced, *_own(held)):
+            for uri in (*held.replaced, *held.own):
                 self.store.delete(uri)
         if not population.active and len(self.populations) > 1:
             del self.populations[held.key]
 
-    def acknowledged(self, trial_id: int) -> None:
-        """The service knows the trial's last checkpoint, so that the earlier ones may go."""
-        held = self.held[trial_id]
-        held.known = True
-        for uri in held.replaced:
-            self.store.delete(uri)
-        held.replaced.clear()
-
-    def _task(self, leased: Leased) -> tuple[Task, TrainingData]:
-        name = f"{leased.task} {sorted(leased.task_params.items())!r}"
+    def opened(self, given: Leased | Probe) -> tuple[Task, TrainingData]:
+        """The task of what was handed out, and its samples on the device; opened once."""
+        name = f"{given.task} {sorted(given.task_params.items())!r}"
         if name not in self._tasks:
-            task = tasks.get(leased.task)(**leased.task_params)
+            task = tasks.get(given.task)(**self.locate(given.task_params))
             self._tasks[name] = (task, TrainingData(task, self.device, self.dtype))
         return self._tasks[name]
 
@@ -194,7 +200,7 @@ class Crew:
             # Statistics over a micro-batch smaller than the batch would be another model.
             key = (*key, leased.config.get("batch_size"))
         if key not in self.populations:
-            slots, micro_batch = self._fitting(task, leased, data)
+            slots, micro_batch = self.fitting(task, leased.config, data, self.slots)
             self.populations[key] = Population(
                 task,
                 leased.config,
@@ -203,25 +209,27 @@ class Crew:
                 dtype=self.dtype,
                 engine=self.engine,
                 data=data,
+                autocast=AUTOCAST[str(leased.config.get("precision", "fp32"))],
                 # Statistics over micro-batches would be another model.
                 max_micro_batch=None if mixing else micro_batch,
             )
         return self.populations[key], key
 
-    def _fitting(self, task: Task, leased: Leased, data: TrainingData) -> tuple[int, int | None]:
-        """Slots and the largest micro-batch that memory allows a new population."""
-        config = leased.config
+    def fitting(
+        self, task: Task, config: Config, data: TrainingData, most: int
+    ) -> tuple[int, int | None]:
+        """Slots, at most ``most``, and the largest micro-batch that memory allows a population."""
         budget = self.memory or MEMORY_SHARE * devices.free_memory(self.device)
         try:
             slot = memory.measure(task, config, device=self.device, dtype=self.dtype, data=data)
         except torch.OutOfMemoryError:
-            log.warning("even a small batch of trial %s hardly fits", leased.trial_id)
+            log.warning("even a small batch of %s hardly fits", task.name)
             return 1, 1
         wanted = config.get("batch_size")
         batch = int(wanted) if isinstance(wanted, int | float) else DEFAULT_BATCH_SIZE
         batch = min(batch, len(data.train))
-        slots, micro_batch = slot.fit(budget, self.slots, batch)
-        if slots < self.slots or micro_batch < batch:
+        slots, micro_batch = slot.fit(budget, most, batch)
+        if slots < most or micro_batch < batch:
             log.info(
                 "%.3g MB a slot at batch size %d, %.3g MB to use: %d slots, micro-batches up to %d",
                 slot.at(batch) / 1e6,
@@ -231,6 +239,13 @@ class Crew:
                 micro_batch,
             )
         return slots, micro_batch
+
+    def rest(self) -> None:
+        """Frees the device for somebody else: all that can be made again when it is needed."""
+        self.populations.clear()
+        self._tasks.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @property
     def room(self) -> int:
@@ -257,14 +272,15 @@ class Crew:
             except OutOfMemory as error:
                 self._fail(mine, "oom", error)
             except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-                log.exception("a round failed")
+                study, ids = mine[0].leased.study_id, [held.leased.trial_id for held in mine]
+                log.exception("a round failed", extra={"study": study, "trials": ids})
                 self._fail(mine, "error", error)
         spent = time.perf_counter() - start
         if spent > 0:
             self.samples_per_second = (self._samples() - before) / spent
 
     def _train(
-        self, population: Population, mine: list[Held], interrupted: Callable[[], bool]
+        self, population: Population, mine: list[Slotted], interrupted: Callable[[], bool]
     ) -> bool:
         left = {h.slot: self._target(h) - population.slot(h.slot).samples for h in mine}
         unit = math.lcm(*(population.slot(slot).batch_size for slot in left))
@@ -293,19 +309,19 @@ class Crew:
                 return False  # a checkpoint that the service does not know saves nothing
         return True
 
-    def _save_late(self, mine: list[Held]) -> bool:
+    def _save_late(self, mine: list[Slotted]) -> bool:
         """Saves trials that were not for long; whether there are any."""
         late = [h for h in mine if time.monotonic() - h.saved_at > self.save_seconds]
         for held in late:
             self.save(held)
         return bool(late)
 
-    def _target(self, held: Held) -> int:
+    def _target(self, held: Slotted) -> int:
         """Samples a trial has seen when its next evaluation is due."""
-        epoch = len(self._task(held.leased)[1].train)
+        epoch = len(self.opened(held.leased)[1].train)
         return math.ceil((held.step + 1) * held.leased.epochs_per_step * epoch)
 
-    def _evaluate(self, population: Population, mine: list[Held]) -> None:
+    def _evaluate(self, population: Population, mine: list[Slotted]) -> None:
         population.evaluate()
         table = population.measurements()
         for held in mine:
@@ -316,8 +332,7 @@ class Crew:
             decisive = [metrics.get(name) for name in held.leased.metrics]
             missing = [n for n in held.leased.metrics if n not in metrics]
             if missing:
-                held.outcome = "fail"
-                held.reason = f"the task measures no {missing[0]}; it has {', '.join(metrics)}"
+                held.fail(f"the task measures no {missing[0]}; it has {', '.join(metrics)}")
                 continue
             finite = all(v is not None and math.isfinite(v) for v in decisive)
             if finite:
@@ -327,7 +342,7 @@ class Crew:
                     )
                 )
             if not finite or (loss is not None and slot.diverged(loss)):
-                held.outcome, held.reason = "fail", "diverged"
+                held.fail("diverged")
             elif held.step >= held.leased.max_step:
                 held.outcome = "complete"
             elif held.step >= held.until:
@@ -335,26 +350,26 @@ class Crew:
                 self.save(held)
         self._save_late([held for held in mine if not held.outcome])
 
-    def save(self, held: Held) -> None:
+    def save(self, held: Slotted) -> None:
         """Writes a trial's checkpoint; a disk that is full costs the resume, not the trial."""
         leased = held.leased
         held.saved_at = time.monotonic()  # tried, at least: a full disk is not asked all the time
         name = f"{_folder(leased)}/a{leased.attempt}-s{held.step}"
-        previous = _own(held)
+        previous = held.own
         try:
             uri = self.store.save(name, self.populations[held.key].state_dict(held.slot))
         except OSError as error:
-            log.warning("trial %s was not saved: %s", leased.trial_id, error)
+            told = {"study": leased.study_id, "trial": leased.trial_id}
+            log.warning("trial %s was not saved: %s", leased.trial_id, error, extra=told)
             return
         held.checkpoint = Checkpoint(uri=uri, step=held.step)
         held.known = False
         # Whoever takes the trial over before this one is known begins with the one before.
         held.replaced += [before for before in previous if before != uri]
 
-    def _fail(self, mine: list[Held], kind: str, error: Exception) -> None:
+    def _fail(self, mine: list[Slotted], kind: str, error: Exception) -> None:
         for held in mine:
-            held.outcome = "fail"
-            held.reason = kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"
+            held.fail(_reason(kind, error))
 
     def _samples(self) -> int:
         return sum(self.populations[h.key].slot(h.slot).samples for h in self.held.values())
@@ -363,16 +378,9 @@ class Crew:
 
     def reports(self) -> Iterator[SlotReport]:
         """News of every trial that has some, or must be decided about."""
-        for trial_id, held in self.held.items():
+        for held in self.held.values():
             if held.news or held.due or not held.known:
-                yield SlotReport(
-                    trial_id=trial_id,
-                    token=held.leased.token,
-                    measurements=held.news,
-                    outcome=held.outcome,
-                    reason=held.reason,
-                    checkpoint=held.checkpoint,
-                )
+                yield held.report()
 
     def status(self) -> dict[str, Any]:
         """Slots in use, speed, and which engine runs and why."""
@@ -389,12 +397,5 @@ def _folder(leased: Leased) -> str:
     return f"study-{leased.study_id}/trial-{leased.number}"
 
 
-def _own(held: Held) -> list[str]:
-    """The trial's last checkpoint, unless it is one of another trial, whose copy it began as."""
-    last = held.checkpoint or held.leased.checkpoint
-    return [last.uri] if last is not None and f"/{_folder(held.leased)}/" in last.uri else []
-
-
-def _failed(leased: Leased, kind: str, error: Exception) -> SlotReport:
-    reason = kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"
-    return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="fail", reason=reason)
+def _reason(kind: str, error: Exception) -> str:
+    return kind if kind == "oom" else f"{type(error).__name__}: {first_line(error)}"

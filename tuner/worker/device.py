@@ -12,6 +12,7 @@ import torch
 
 from tuner import __version__
 from tuner.errors import InvalidInput
+from tuner.training.allocator import keep_memory
 
 FIRST_SLOTS = {"cpu": 8, "cuda": 64}
 """Trials to begin with; the engine's measurements then say whether fewer or more pay."""
@@ -47,9 +48,16 @@ def choose(name: str) -> torch.device:
             raise InvalidInput("device", "this machine has no CUDA device that torch can use")
         if (device.index or 0) >= torch.cuda.device_count():
             raise InvalidInput("device", f"there are only {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def prepare(device: torch.device) -> None:
+    """Sets up this process to do nothing but train on a device."""
+    if device.type == "cuda":
         # TF32 for float32 products: ten bits of mantissa are enough for training.
         torch.set_float32_matmul_precision("high")
-    return device
+    else:
+        keep_memory()
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -69,6 +77,15 @@ def describe(device: torch.device) -> dict[str, Any]:
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         told |= {"name": platform.processor() or platform.machine(), "memory": pages}
     return told
+
+
+def visible(device: torch.device) -> str:
+    """``CUDA_VISIBLE_DEVICES`` for a program that is to use this device alone."""
+    if device.type != "cuda":
+        return ""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    mine = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return mine[index].strip() if index < len(mine) else str(index)
 
 
 def free_memory(device: torch.device) -> int:

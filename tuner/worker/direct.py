@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from tuner import service
 from tuner.protocol import (
     Heartbeat,
@@ -13,7 +16,7 @@ from tuner.protocol import (
     ReportAnswer,
     WorkerHello,
 )
-from tuner.service import Context
+from tuner.service import Context, datasets
 
 
 class DirectGateway:
@@ -41,3 +44,7 @@ class DirectGateway:
     def leave(self, worker_id: int) -> None:
         """Says goodbye."""
         service.leave(self._context, worker_id)
+
+    def fetch(self, sha256: str, target: Path) -> None:
+        """Copies an uploaded dataset."""
+        shutil.copyfile(datasets.dataset_file(self._context, sha256), target)

@@ -1,7 +1,8 @@
-"""The gateway over HTTP: the five calls of ``tuner.protocol`` to a server elsewhere."""
+"""The gateway over HTTP: the calls of ``tuner.protocol`` to a server elsewhere."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
 from tuner.protocol import (
@@ -49,6 +50,10 @@ class HttpGateway:
     def leave(self, worker_id: int) -> None:
         """Says goodbye; what it still held waits for others."""
         self._transport.call("DELETE", f"workers/{worker_id}", repeatable=True)
+
+    def fetch(self, sha256: str, target: Path) -> None:
+        """Downloads an uploaded dataset."""
+        self._transport.download(f"datasets/files/{sha256}", target)
 
     def close(self) -> None:
         """Closes the connections."""

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,12 +34,14 @@ from tuner.protocol import (
     WorkerHello,
 )
 from tuner.service import Context
+from tuner.service.background import running
 from tuner.storage.models import FINISHED_STUDY_STATES
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
-from tuner.worker.crew import MEMORY_SHARE
+from tuner.worker.crew import MEMORY_SHARE, SAVE_SECONDS
 from tuner.worker.direct import DirectGateway
 from tuner.worker.loop import load_task, run_worker
+from tuner.worker.scripts.config import Scripts
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,9 @@ def run_study(
     stop: threading.Event | None = None,
     processes: int | None = None,
     engine: Choice = "auto",
+    scripts: Scripts = MappingProxyType({}),
+    checkpoints: str | None = None,
+    save_seconds: float = SAVE_SECONDS,
 ) -> None:
     """Trains a study until it ends or ``stop`` is set; everything reported is in the database.
 
@@ -74,10 +80,13 @@ def run_study(
         device: ``auto``, ``cpu``, ``cuda:0`` ...
         slots: Trials at once in each process; by default as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
-        home: Where checkpoints go.
+        home: Where checkpoints go, unless told otherwise.
         stop: Ends early; running trials are saved and go on when the study is run again.
         processes: Worker processes; chosen by device unless given.
         engine: ``auto``, or an engine to insist on.
+        scripts: Programs that the workers may run, by name.
+        checkpoints: A folder, or an address that fsspec knows, where checkpoints go.
+        save_seconds: How often each trial is saved.
     """
     stop = stop or threading.Event()
     for path in tasks:
@@ -97,6 +106,9 @@ def run_study(
         "home": home,
         "engine": engine,
         "memory": _share(device, count),
+        "scripts": dict(scripts),
+        "checkpoints": checkpoints,
+        "save_seconds": save_seconds,
     }
     ends: list[Connection] = []
     children: list[Any] = []
@@ -117,7 +129,7 @@ def run_study(
     for server in servers:
         server.start()
     try:
-        with service.housekeeping(context, TICK_SECONDS):
+        with running(*service.chores(context, TICK_SECONDS)):
             while not stop.wait(TICK_SECONDS):
                 if service.show_study(context, study_id).state in FINISHED_STUDY_STATES:
                     break
@@ -155,7 +167,7 @@ def _child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops us
     torch.set_num_threads(threads)
     try:
-        run_worker(PipeGateway(end), name=name, stop=stop, **options)
+        run_worker(PipeGateway(end, stop), name=name, stop=stop, **options)
     except Unavailable as error:
         log.warning("%s ends: %s", name, error)
 
@@ -179,10 +191,16 @@ def _serve(end: Connection, gateway: Gateway) -> None:
 
 
 class PipeGateway:
-    """A ``tuner.protocol.Gateway`` whose other end is the parent process."""
+    """A ``tuner.protocol.Gateway`` whose other end is the parent process.
 
-    def __init__(self, end: Connection) -> None:
+    Args:
+        end: This process's end of the pipe.
+        stop: Set when the parent is gone: nobody will ever take a report, and nobody waits.
+    """
+
+    def __init__(self, end: Connection, stop: threading.Event) -> None:
         self._end = end
+        self._stop = stop
         self._lock = threading.Lock()
 
     def register(self, hello: WorkerHello) -> Registration:
@@ -209,12 +227,17 @@ class PipeGateway:
         """Says goodbye."""
         self._call("leave", worker_id)
 
+    def fetch(self, sha256: str, target: Path) -> None:
+        """Has an uploaded dataset copied."""
+        self._call("fetch", sha256, target)
+
     def _call(self, name: str, *arguments: Any) -> Any:
         with self._lock:
             try:
                 self._end.send((name, arguments))
                 good, answer = self._end.recv()
             except (EOFError, OSError) as error:
+                self._stop.set()
                 raise Unavailable("the parent process has ended") from error
         if good:
             return answer

@@ -6,18 +6,35 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from tuner import tasks
+from tuner import logs, tasks
 from tuner.errors import InvalidInput, TunerError, Unavailable
-from tuner.protocol import Gateway, Heartbeat, Leased, LeaseRequest, Report, SlotReport, WorkerHello
+from tuner.protocol import (
+    Gateway,
+    Heartbeat,
+    Leased,
+    LeaseRequest,
+    Probe,
+    ProbeReport,
+    Report,
+    SlotReport,
+    WorkerHello,
+)
 from tuner.tasks import Task
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import SAVE_SECONDS, Crew
+from tuner.worker.datasets import DatasetCache
+from tuner.worker.probe import run_probe
+from tuner.worker.scripts.config import Scripts
+from tuner.worker.scripts.crew import ScriptCrew
+from tuner.worker.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +53,18 @@ def load_task(path: str) -> str:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidInput("task", f"{path!r} cannot be loaded: {error}") from error
+    except Exception as error:  # a module runs as it is imported, and may raise what it likes
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidInput("task", f"{path!r} cannot be loaded: {reason}") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise InvalidInput("task", f"{path!r} is not a subclass of tuner.tasks.Task")
-    name = found.__dict__.get("name") or attribute.lower()
-    found.name = name
+    name: str = found.__dict__.get("name") or attribute.lower()
     if name not in tasks.registry:
         tasks.registry.add(name, found)
+    elif tasks.get(name) is not found:
+        raise InvalidInput(
+            "task", f"{path!r}: there is another task named {name!r}; set its `name`"
+        )
     return name
 
 
@@ -58,6 +79,7 @@ def run_worker(
     stop: threading.Event | None = None,
     engine: Choice = "auto",
     memory: int | None = None,
+    scripts: Scripts = MappingProxyType({}),
     checkpoints: str | Path | None = None,
     save_seconds: float = SAVE_SECONDS,
 ) -> None:
@@ -69,10 +91,12 @@ def run_worker(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         slots: Trials trained at once; by default begun with a few and then as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
-        home: Where checkpoints go, under ``checkpoints``, unless told otherwise.
+        home: Where fetched datasets go, and checkpoints unless told otherwise.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
+        scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``. What they
+            save stays on this machine unless ``checkpoints`` is a folder.
         checkpoints: A folder, or an address that fsspec knows, where checkpoints go.
         save_seconds: How often each trial is saved.
 
@@ -81,63 +105,79 @@ def run_worker(
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
+    for path in tasks:
+        load_task(path)
+    chosen = devices.choose(device)
+    devices.prepare(chosen)
     store = CheckpointStore(checkpoints or home / "checkpoints")
-    _Worker(gateway, name, device, slots, tasks, store, stop, engine, memory, save_seconds).run()
+    crew = Crew(
+        chosen,
+        slots or devices.MOST_SLOTS[chosen.type],
+        store,
+        engine=engine,
+        memory=memory,
+        save_seconds=save_seconds,
+        locate=DatasetCache(home / "datasets", gateway).located,
+    )
+    folder = Path(store.path) if store.local else home / "checkpoints"
+    team = Team(crew, ScriptCrew(scripts, chosen, folder))
+    worker = _Worker(gateway, name, team, slots, stop)
+    with logs.bound(worker=worker.id):
+        worker.run()
 
 
 class _Worker:
     def __init__(
-        self,
-        gateway: Gateway,
-        name: str,
-        device: str,
-        slots: int | None,
-        paths: Sequence[str],
-        store: CheckpointStore,
-        stop: threading.Event,
-        engine: Choice,
-        memory: int | None,
-        save_seconds: float,
+        self, gateway: Gateway, name: str, team: Team, slots: int | None, stop: threading.Event
     ) -> None:
-        for path in paths:
-            load_task(path)
         self.gateway = gateway
         self.stop = stop
-        self.device = devices.choose(device)
-        kind = self.device.type
-        self.most = slots or devices.MOST_SLOTS[kind]
-        self.wanted = slots or devices.FIRST_SLOTS[kind]
+        self.team = team
+        self.device = team.populations.device
+        self.most = team.populations.slots
+        self.wanted = slots or devices.FIRST_SLOTS[self.device.type]
         self.fixed = slots is not None
-        self.crew = Crew(
-            self.device, self.most, store, engine=engine, memory=memory, save_seconds=save_seconds
-        )
         self.registration = gateway.register(
             WorkerHello(
                 name=name,
                 device=devices.describe(self.device),
-                tasks=tasks.registry.names(),
+                tasks=team.tasks,
                 slots=self.most,
+                forms=team.forms,
             )
         )
         self.id = self.registration.worker_id
         self.draining = False
         self._dropped: set[tuple[int, str]] = set()
         self._asked: LeaseRequest | None = None
+        """A request for work that no answer has come to."""
         self._arriving: dict[int, str] = {}
+        """The leases of trials that are about to be held."""
+        self._probe: Probe | None = None
+        """The range test in hand; it is run before anything else."""
+        self._dropped_probes: set[int] = set()
+        self._measured: ProbeReport | None = None
         self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
         self._lock = threading.Lock()
         self._done = threading.Event()
 
     def run(self) -> None:
-        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beats = threading.Thread(
+            target=copy_context().run, args=(self._beat,), name="heartbeat", daemon=True
+        )
         beats.start()
         idle = IDLE_SECONDS[0]
         said = time.monotonic()
         try:
             while not self.stop.is_set():
                 self._forget_dropped()
-                if not self.crew.held:
+                if self._probe is not None:
+                    self._measure(self._probe)
+                    continue
+                if self.team.busy and self._asked is not None:
+                    self._lease()
+                if not self.team.busy:
                     if self.draining:
                         break
                     if self._lease():
@@ -146,14 +186,16 @@ class _Worker:
                         self.stop.wait(idle)
                         idle = min(2 * idle, IDLE_SECONDS[1])
                     continue
-                self.crew.round(self._interrupted)
-                waiting = any(held.due for held in self.crew.held.values())
-                if waiting or time.monotonic() - said > REPORT_SECONDS:
+                self.team.round(self._interrupted)
+                waiting = any(held.due for held in self.team.held.values())
+                late = time.monotonic() - said > REPORT_SECONDS
+                if waiting or (late and self.team.talkative):
                     self._report()
                     self._resize()
                     said = time.monotonic()
             self._hand_back()
         finally:
+            self.team.scripts.close()
             self._done.set()
             beats.join()
         try:
@@ -164,39 +206,61 @@ class _Worker:
     # Talking to the service.
 
     def _lease(self) -> bool:
-        # The same request until it is answered: what it was given it would be given again.
-        self._asked = self._asked or LeaseRequest(k=self.wanted)
-        try:
-            answer = self.gateway.lease(self.id, self._asked)
-        except Unavailable as error:
-            log.warning("no answer to a request for work: %s", error)
-            return False
-        self._asked = None
-        self.draining = answer.drain
-        self._take(answer.leased)
-        return bool(answer.leased)
+        """Takes as many trials as there is room for, or a range test; whether there was any."""
+        found = False
+        # The same request until it is answered: what it was given it is given again.
+        while (request := self._asked or self._request()) is not None:
+            self._asked = request
+            try:
+                answer = self.gateway.lease(self.id, request)
+            except Unavailable as error:
+                log.warning("no answer to a request for work: %s", error)
+                break
+            self._asked = None
+            self.draining = answer.drain
+            self._probe = self._probe or answer.probe
+            found = found or bool(answer.leased or answer.probe)
+            self._take(answer.leased)
+            if len(answer.leased) < request.k or not self.team.held:
+                break
+        return found
+
+    def _request(self) -> LeaseRequest | None:
+        """Asks for as many trials as there is room for; None: there is none."""
+        room = self.team.room(self.wanted)
+        if room < 1:
+            return None
+        return LeaseRequest(k=room, prefer=self._study(), tasks=self.team.fitting)
 
     def _take(self, leased: Sequence[Leased]) -> None:
         # Reading data and measuring memory may take longer than a lease lives.
         self._arriving = {trial.trial_id: trial.token for trial in leased}
         for trial in leased:
-            failure = self.crew.take(trial)
+            with logs.bound(study=trial.study_id, trial=trial.trial_id):
+                failure = self.team.take(trial)
             if failure is not None:
                 self._failures.append(failure)
         self._arriving = {}
-        self.wanted = min(self.wanted, self.crew.room)
-        if self._failures and not self.crew.held:
+        self.wanted = min(self.wanted, self.team.populations.room)
+        if self._failures and not self.team.held:
             self._report()
+
+    def _study(self) -> int | None:
+        """The study that it trains, whose population may have room."""
+        return next((held.leased.study_id for held in self.team.held.values()), None)
 
     def _report(self) -> None:
         """Says all news, carries out the verdicts, and takes the refills."""
         # The heart beats in a thread of its own, which must not read the crew while it changes.
-        self._status = {**self.crew.status(), **devices.memory_status(self.device)}
+        self._status = {**self.team.status(), **devices.memory_status(self.device)}
+        printed = self.team.printed()
         report = Report(
-            slots=[*self._failures, *self.crew.reports()],
-            # A trial that could not start frees no slot, yet its verdict counts as one.
-            refill=self.wanted - len(self.crew.held) - len(self._failures),
-            prefer=next((h.leased.study_id for h in self.crew.held.values()), None),
+            slots=[*self._failures, *self.team.reports()],
+            probe=self._measured,
+            printed=printed,
+            refill=self._refill(),
+            prefer=self._study(),
+            tasks=self.team.fitting,
             status=self._status,
         )
         while True:
@@ -208,57 +272,83 @@ class _Worker:
                 if self.stop.wait(1.0):
                     return
         self._failures.clear()
+        self._measured = None
+        self._probe = self._probe or answer.probe
+        self.team.told(printed)
         self.draining = answer.drain
         for verdict in answer.verdicts:
-            held = self.crew.held.get(verdict.trial_id)
+            held = self.team.held.get(verdict.trial_id)
             if held is None:
                 continue
-            held.news.clear()
             if verdict.action != "lost":
-                self.crew.acknowledged(verdict.trial_id)
+                self.team.heard(verdict.trial_id)
             if verdict.action == "continue" and not held.outcome:
-                held.until = max(verdict.until, held.step + 1)
+                self.team.go_on(verdict.trial_id, verdict.until)
             else:
-                self.crew.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
+                self.team.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
         self._take(answer.leased)
+
+    def _measure(self, probe: Probe) -> None:
+        """Runs a study's range test at once; what the worker holds besides waits that long."""
+
+        def interrupted() -> bool:
+            return self.stop.is_set() or probe.study_id in self._dropped_probes
+
+        self._measured = run_probe(self.team.populations, probe, interrupted)
+        self._probe = None
+        with self._lock:
+            self._dropped_probes.discard(probe.study_id)
+        if not self.stop.is_set():
+            self._report()
+
+    def _refill(self) -> int:
+        """Trials wanted besides one for each slot that the verdicts free."""
+        if self._probe is not None:
+            return -self.most
+        # A trial that could not start frees no slot, yet its verdict counts as one.
+        if self.team.populations.held or not self.team.scripts.scripts:
+            return self.wanted - len(self.team.populations.held) - len(self._failures)
+        # A script's successor is asked for when the device is free again.
+        return -len(self.team.held) - len(self._failures)
 
     def _hand_back(self) -> None:
         """Saves every slot and returns its lease, so that another worker goes on at once."""
-        slots = list(self._failures)
-        for trial_id, held in self.crew.held.items():
-            if not held.outcome:
-                self.crew.save(held)
-            slots.append(
-                SlotReport(
-                    trial_id=trial_id,
-                    token=held.leased.token,
-                    measurements=held.news,
-                    outcome=held.outcome or "returned",
-                    reason=held.reason,
-                    checkpoint=held.checkpoint,
-                )
+        self.team.save()
+        held = self.team.held.values()
+        slots = [*self._failures, *(h.report(returned=True) for h in held)]
+        while slots or self._measured is not None or self.team.printed():
+            printed = self.team.printed()
+            report = Report(
+                slots=slots,
+                probe=self._measured,
+                printed=printed,
+                refill=-len(slots),  # each that is returned counts as free, and nobody fills it
+                status=self.team.status(),
             )
-        if not slots:
-            return
-        try:
-            # Each slot that is returned counts as free, and nobody is here to fill it.
-            report = Report(slots=slots, refill=-len(slots), status=self.crew.status())
-            self.gateway.report(self.id, report)
-        except Unavailable as error:
-            log.warning("leases could not be returned; they will expire: %s", error)
+            try:
+                self.gateway.report(self.id, report)
+            except Unavailable as error:
+                log.warning("leases could not be returned; they will expire: %s", error)
+                return
+            slots, self._measured = [], None
+            self.team.told(printed)
 
     def _beat(self) -> None:
         """Keeps the leases alive while a long round trains."""
         while not self._done.wait(self.registration.heartbeat_seconds):
-            held = {i: h.leased.token for i, h in list(self.crew.held.items())}
+            held = {i: h.leased.token for i, h in self.team.held.items()}
             held = {**self._arriving, **held}
+            probe = self._probe
+            probes = {} if probe is None else {probe.study_id: probe.token}
+            beat = Heartbeat(held=held, probes=probes, status=self._status)
             try:
-                answer = self.gateway.heartbeat(self.id, Heartbeat(held=held, status=self._status))
+                answer = self.gateway.heartbeat(self.id, beat)
             except TunerError as error:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
             with self._lock:
                 self._dropped |= {(i, held[i]) for i in answer.drop if i in held}
+                self._dropped_probes |= set(answer.drop_probes)
             self.draining = self.draining or answer.drain
 
     def _interrupted(self) -> bool:
@@ -268,16 +358,17 @@ class _Worker:
         with self._lock:
             dropped, self._dropped = self._dropped, set()
         for trial_id, token in dropped:
-            held = self.crew.held.get(trial_id)
+            held = self.team.held.get(trial_id)
             # By now it may be held again, under another lease.
             if held is not None and held.leased.token == token:
-                self.crew.drop(trial_id)
+                self.team.drop(trial_id)
 
     def _resize(self) -> None:
         """Wants as many trials as the engine's measurements say pay."""
         if self.fixed:
             return
-        advice = [p.engine.wanted_slots() for p in self.crew.populations.values() if p.active]
+        crew = self.team.populations
+        advice = [p.engine.wanted_slots() for p in crew.populations.values() if p.active]
         known = [k for k in advice if k is not None]
         if known:
-            self.wanted = min(self.most, max(known), self.crew.room)
+            self.wanted = min(self.most, max(known), crew.room)

@@ -217,6 +217,19 @@ def test_json_has_the_promised_keys() -> None:
     assert isinstance(advise(ADAM, 1024, optimizer="adam"), Advice)
 
 
+def test_json_comes_back_the_same() -> None:
+    for advice in (
+        advise(ADAM, 1024, optimizer="adam"),
+        advise(ADAM | {"weight_decay": 0.1}, 256, optimizer="adamw", studies=trials()),
+    ):
+        again = Advice.from_dict(json.loads(json.dumps(advice.to_dict())))
+        assert again == advice
+        assert str(again) == str(advice)
+        assert again._repr_markdown_() == advice._repr_markdown_()
+        assert str(advice).startswith(advice.brief())
+        assert "otherwise" not in advice.brief()
+
+
 def test_refusals_and_unknown_names() -> None:
     with pytest.raises(Refusal, match="beta1"):
         advise(ADAM, 2048, optimizer="adam", rule="sde")

@@ -73,6 +73,22 @@ def test_batch_sizes_that_do_not_straddle_it_know_little_and_say_so() -> None:
     assert spread[1] / spread[0] > 2
 
 
+def test_a_curve_reaches_its_target_between_two_points() -> None:
+    curve = {1: 1.0, 2: 0.6, 4: 0.2, 3: 0.4}
+    assert cb.reached(curve, 0.5) == pytest.approx(2.5)
+    assert cb.reached(curve, 0.2) == pytest.approx(4)
+    assert cb.reached(curve, 0.1) is None
+    assert cb.reached(curve, 1.0) is None, "it was there before it was first measured"
+    assert cb.reached({}, 1.0) is None
+    bumpy = {1: 1.0, 2: 0.3, 3: 0.9, 4: 0.1}
+    assert cb.reached(bumpy, 0.5) == pytest.approx(1 + 0.5 / 0.7)
+
+
+def test_json_comes_back_the_same() -> None:
+    found = cb.fit_critical_batch(WIDE, steps(WIDE, noise=0.02))
+    assert cb.CriticalBatch.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
 def test_one_failed_run_does_not_decide() -> None:
     counts = steps(WIDE, noise=0.02)
     counts[4] *= 3

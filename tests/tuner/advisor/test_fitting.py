@@ -383,6 +383,14 @@ def test_json_and_notebook_forms() -> None:
     assert json.loads(json.dumps(nothing.to_dict()))["exponent"] is None
     assert "not identified" in str(nothing)
     assert isinstance(nothing, Fit)
+    assert Fit.from_dict(json.loads(json.dumps(nothing.to_dict()))) == nothing
+    again = Fit.from_dict(document)
+    assert again == found
+    assert (str(again), again._repr_markdown_()) == (str(found), found._repr_markdown_())
+    at = {point.batch_size: point for point in again.curve}
+    assert at[64] == found.predict(64)
+    with pytest.raises(InvalidInput, match="came as JSON"):
+        again.predict(64)
 
 
 def test_a_stored_trial_becomes_an_observation() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -36,11 +37,34 @@ def test_the_docstring_examples_run() -> None:
         ("mars", 12),
         ("ademamix", 12),
         ("adan", 16),
+        ("nadam", 8),
+        ("schedule_free_adamw", 8),
+        ("prodigy", 16),
+        ("shampoo", 4 + 2 * 4 * 2),
+        ("soap", 8 + 2 * 4 * 2),
     ],
 )
 def test_published_state_bytes(optimizer: str, state: float) -> None:
     assert mem.state_bytes(optimizer) == pytest.approx(state, rel=0.01)
     assert mem.bytes_per_parameter(optimizer).total == pytest.approx(8 + state, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "made", "state"),
+    [
+        ("sgd", lambda p: torch.optim.SGD(p, lr=0.1), 0.0),
+        ("rmsprop", torch.optim.RMSprop, 4.0),
+    ],
+)
+def test_what_torchs_own_keeps_without_momentum(optimizer: str, made: Any, state: float) -> None:
+    weight = torch.nn.Parameter(torch.ones(256, 256))
+    stepped = made([weight])
+    weight.grad = torch.ones_like(weight)
+    stepped.step()
+    held = [v for v in stepped.state[weight].values() if torch.is_tensor(v) and v.ndim == 2]
+    assert sum(v.nbytes for v in held) / weight.numel() == state == mem.PLAIN[optimizer]
+    assert mem.state_bytes(optimizer) == state + 4
+    assert any(f"keeps {state:g} bytes" in text for text in mem.memory(optimizer, 1000).cautions)
 
 
 def test_adafactor_is_nearly_free_and_shampoo_is_not() -> None:
@@ -189,6 +213,11 @@ class TestAdvice:
         assert advice.basis == "formula"
         assert any("fragmentation" in text for text in advice.cautions)
         assert "trials in one process" in str(advice)
+
+    def test_text_is_in_units_that_a_person_reads(self) -> None:
+        assert "1.984 GB a trial" in str(mem.memory("adamw", 124_000_000))
+        small = mem.memory("adamw", 10, batch_size=4, activations=mem.Footprint(0, 1e3))
+        assert "160 bytes a trial and 4 kB activations at batch 4" in str(small)
 
     def test_json(self) -> None:
         advice = mem.memory("lion", 1000, activations=mem.Footprint(0, 1e6), capacity=1e9)

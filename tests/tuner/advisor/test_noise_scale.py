@@ -197,32 +197,6 @@ def test_what_the_population_engine_stores_are_these_estimates() -> None:
     assert windows.windows[0] == pytest.approx((float(found.trace), float(found.sq_norm)))
 
 
-class TestEma:
-    def test_constant_measurements_pass_through_from_the_first(self) -> None:
-        ema = ns.Ema.empty(2)
-        for _ in range(3):
-            ema = ema.observe(ns.Estimate(np.array([2.0, 4.0]), np.array([6.0, 6.0])))
-            assert ema.estimate.ratio == pytest.approx([3.0, 1.5])
-
-    def test_numerator_and_denominator_apart(self) -> None:
-        # the mean of ratios would be far off: one tiny denominator dominates it
-        ema = ns.Ema.empty(alpha=0.5)
-        for sq_norm in (1.0, 1e-9):
-            ema = ema.observe(ns.Estimate(np.array(sq_norm), np.array(1.0)))
-        assert float(ema.estimate.ratio) == pytest.approx(1 / ((0.5 * 0.5) / 0.75), rel=1e-6)
-
-    def test_a_diverged_trial_keeps_its_last_value_and_leaves_the_others_alone(self) -> None:
-        ema = ns.Ema.empty(2).observe(ns.Estimate(np.array([2.0, 2.0]), np.array([4.0, 4.0])))
-        ema = ema.observe(ns.Estimate(np.array([np.nan, 2.0]), np.array([np.inf, 8.0])))
-        assert ema.estimate.ratio[0] == pytest.approx(2)
-        assert ema.estimate.ratio[1] > 2
-
-    def test_nothing_seen_is_nothing_known(self) -> None:
-        assert np.isnan(ns.Ema.empty(3).estimate.ratio).all()
-        with pytest.raises(InvalidInput, match="alpha"):
-            ns.Ema.empty(alpha=1.0)
-
-
 def series(rng: np.random.Generator, steps: int, k: int, b: int) -> ns.Estimate:
     root = np.linalg.cholesky(Regression.covariance / b)
     return moments(Regression.gradient + rng.standard_normal((steps, k, 20)) @ root.T, b)
@@ -286,6 +260,47 @@ class TestSummarize:
         assert known.value is None
         assert why in known.why
         assert json.loads(json.dumps(known.to_dict()))["value"] is None
+
+    def test_blocks_are_resampled_as_if_written_out(self) -> None:
+        """The quick sums against plain resampling of rows: the same spread of the mean."""
+        rng = np.random.default_rng(15)
+        values = np.cumsum(rng.standard_normal(97)) * 0.1
+        quick = ns._resampled(values[None], 6, 20_000, np.random.default_rng(1))[0]
+        starts = np.random.default_rng(2).integers(0, 97, (20_000, 17))
+        rows = ((starts[..., None] + np.arange(6)) % 97).reshape(20_000, -1)[:, :97]
+        plain = values[rows].mean(-1)
+        assert quick.mean() == pytest.approx(values.mean(), abs=4 * quick.std() / 141)
+        assert quick.std() == pytest.approx(plain.std(), rel=0.03)
+
+    @pytest.mark.parametrize(
+        ("metrics", "value", "low", "high"),
+        [
+            ({"noise_scale": 5.0, "noise_scale_low": 4.0, "noise_scale_high": 6.0}, 5.0, 4.0, 6.0),
+            (
+                {"noise_scale": 5.0, "noise_scale_low": 4.0, "noise_scale_high": None},
+                5.0,
+                4.0,
+                None,
+            ),
+            ({"noise_scale": None, "noise_scale_low": 4.0}, None, 4.0, None),
+            ({"noise_scale": 5.0}, 5.0, None, None),
+        ],
+    )
+    def test_what_a_trial_stored_comes_back(
+        self,
+        metrics: dict[str, float | None],
+        value: float | None,
+        low: float | None,
+        high: float | None,
+    ) -> None:
+        known = ns.NoiseScale.from_metrics(metrics)
+        assert known is not None
+        assert (known.value, known.low, known.high) == (value, low, high)
+        assert ("drowns" in str(known)) is (value is None)
+
+    @pytest.mark.parametrize("metrics", [{}, {"noise_scale": math.nan}, {"noise_scale": -1.0}])
+    def test_what_was_never_measured_is_nothing(self, metrics: dict[str, float | None]) -> None:
+        assert ns.NoiseScale.from_metrics(metrics) is None
 
     def test_same_seed_same_interval(self) -> None:
         found = series(np.random.default_rng(11), 50, 4, 4)

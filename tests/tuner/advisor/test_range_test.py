@@ -152,6 +152,25 @@ def test_on_sgd_of_a_noisy_quadratic_the_range_holds_the_stable_rates() -> None:
     assert found.low < 0.1
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "power"),
+    [("adamw", 0.5), ("lion", 0.5), ("momentum", 1.0), ("adagrad", 0.0), ("prodigy", 0.0)],
+)
+def test_other_batch_sizes_move_each_end_by_the_optimizers_rule(
+    optimizer: str, power: float
+) -> None:
+    found = analyse(RATES, curves(), optimizer)
+    wide = found.across(64, 16, 256, optimizer)
+    assert wide.low == pytest.approx(found.low / 4**power)
+    assert wide.high == pytest.approx(found.high * 4**power)
+    assert (len(wide.reasons) > len(found.reasons)) is (power > 0)
+    assert found.across(64, 64, 64, optimizer) == found
+    # An end that the test lies beyond stays: a range never shrinks.
+    one_sided = found.across(16, 16, 256, optimizer)
+    assert one_sided.low == found.low
+    assert one_sided.high == pytest.approx(found.high * 16**power)
+
+
 def test_json_and_space() -> None:
     losses = curves()
     losses[0, 190:] = np.nan

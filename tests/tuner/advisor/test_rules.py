@@ -246,6 +246,15 @@ class TestMomentum:
         new = rules.momentum_lr(1e-3, 0.9, 0.99)
         assert travelled(new, 0.99) == pytest.approx(travelled(1e-3, 0.9), rel=0.01)
 
+    @pytest.mark.parametrize(
+        ("old", "new", "names"), [(0.9, 0.999, "new_momentum"), (0.999, 0.9, "momentum")]
+    )
+    def test_refuses_a_run_too_short_for_it(self, old: float, new: float, names: str) -> None:
+        assert rules.momentum_lr(0.1, old, new, steps=10_000) > 0
+        with pytest.raises(Refusal, match="1e\\+03 steps") as caught:
+            rules.momentum_lr(0.1, old, new, steps=9_000)
+        assert caught.value.field == names
+
     @pytest.mark.parametrize("bad", [-0.1, 1.0, float("nan")])
     def test_refuses_what_is_no_momentum(self, bad: float) -> None:
         with pytest.raises(InvalidInput, match="new_momentum"):

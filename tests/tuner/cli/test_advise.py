@@ -101,6 +101,20 @@ def test_memory_by_measured_peaks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "peak" in capsys.readouterr().err
 
 
+def test_memory_of_a_task_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["advise", "memory", "--task", "digits", "--batch", "32"]
+    assert main([*command, "--capacity", "1e9", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["basis"] == "measured"
+    assert found["parameter_bytes"] == 16 * (64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10)
+    assert found["activation_bytes"] > 0
+    assert found["trials_one_process"] > 100
+    assert main(command) == 0  # as many as fit what is free here
+    assert "trials in one process" in capsys.readouterr().out
+    assert main(["advise", "memory"]) == 2
+    assert "parameters" in capsys.readouterr().err
+
+
 def test_a_plan_is_a_study_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["advise", "plan", "--task", "digits", "--lr", "1e-3", "--batch", "32"]
     command += ["--epochs", "1", "-o", "scaling.yaml"]

@@ -44,6 +44,16 @@ def test_a_child_that_dies_is_started_again_a_bounded_number_of_times(
     running.stop()
 
 
+def test_a_child_that_ends_in_order_stays_away(tmp_path: Path) -> None:
+    log = tmp_path / "starts"
+    program = f"open({str(log)!r}, 'a').write('x')"
+    running = Children([sys.executable, "-c", program], 1, pause_seconds=0.01)
+    assert eventually(lambda: log.exists() and not running.pids)
+    time.sleep(1.0)
+    assert log.read_text() == "x"
+    running.stop()
+
+
 def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     program = STUBBORN.replace("print(1, flush=True)", f"open({str(ready)!r}, 'w').close()")

@@ -67,6 +67,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["token", "create", "--name", "", "--scope", "read"], "name"),
     (["serve", "--host", "0.0.0.0"], "host"),
     (["serve", "--host", "0.0.0.0", "--no-auth"], "no_auth"),
+    (["serve", "--no-auth", "--behind-proxy"], "no_auth"),
     (["serve", "--port", "70000"], "PORT"),
     (["studies", "--url", "ftp://host"], "url"),
 ]

@@ -60,6 +60,16 @@ def test_each_fact_has_a_line(context: Context, study: int) -> None:
     assert best.startswith("best so far: 0.25  trial 0")
 
 
+def test_a_range_test_is_said_to_come_first(context: Context) -> None:
+    spec = StudySpec.parse({"name": "auto", "task": "digits", "space": "auto"})
+    auto = service.submit(context, spec).id
+    assert "which learning rates" in drawn(context, auto)[3]
+    assert "which learning rates" in progress.line(service.show_study(context, auto))
+    service.ask(context, auto)
+    assert drawn(context, auto)[3] == "best so far: none yet"
+    assert "best none" in progress.line(service.show_study(context, auto))
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_watching_ends_with_the_study(
     context: Context, study: int, terminal: bool, monkeypatch: pytest.MonkeyPatch

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from tuner.cli.task import examine
+from tests.tuner.tasks import zoo
+from tuner.cli import main
+from tuner.cli.examination import examine
 from tuner.tasks import Arrays, Config, Splits, Task
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speeds are measured as ever, and less often."""
+    monkeypatch.setattr("tuner.cli.examination.SLOTS", (1, 3))
+    monkeypatch.setattr("tuner.cli.examination.TIMED_SAMPLES", 128)
+    monkeypatch.setattr("tuner.cli.examination.ROUNDS", 1)
 
 
 class Good(Task):
@@ -56,24 +69,186 @@ class Normed(Good):
         return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
 
 
+class Restless(Good):
+    """Samples that a transform draws anew whenever they are looked at."""
+
+    def data(self) -> Splits:
+        class Noise(Dataset[tuple[Tensor, Tensor]]):
+            def __len__(self) -> int:
+                return 64
+
+            def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+                return torch.randn(8), torch.tensor(index % 2)
+
+        return Splits(train=Noise(), valid=Good().data().valid)
+
+
+class Shrinking(Good):
+    """A validation part of another length each time."""
+
+    length = 64
+
+    def data(self) -> Splits:
+        self.length -= 8
+        arrays = Good().data().train
+        assert isinstance(arrays, Arrays)
+        short = Arrays(arrays.x[: self.length], arrays.y[: self.length])
+        return Splits(train=arrays, valid=short)
+
+
+class Wilful(Good):
+    """A model of its own random numbers."""
+
+    def model(self, config: Config) -> nn.Module:
+        model = nn.Linear(8, 2)
+        nn.init.normal_(model.weight, generator=torch.Generator().manual_seed(next(COUNT)))
+        return model
+
+
+COUNT = count()
+
+
+class Averaged(Good):
+    """A loss that is a mean already."""
+
+    def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:
+        return nn.functional.cross_entropy(output, target)
+
+
+class Entangled(Good):
+    """A loss that compares samples with each other."""
+
+    def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:
+        return super().loss(output - output.mean(0), target, config)
+
+
+class Endless(Good):
+    """A loss that is infinite at first."""
+
+    def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:
+        return super().loss(output, target, config) / 0.0
+
+
+class Deaf(Good):
+    """A loss in which the model has no say."""
+
+    def loss(self, output: Any, target: Tensor, config: Config) -> Tensor:
+        return super().loss(output.detach(), target, config)
+
+
+class Folded(Good):
+    """A metric that is a mean already."""
+
+    def metrics(self, output: Any, target: Tensor) -> dict[str, Tensor]:
+        return {"accuracy": (output.argmax(-1) == target).float().mean()}
+
+
+class Missing(Good):
+    """Data that are not there."""
+
+    def data(self) -> Splits:
+        raise FileNotFoundError("no such file: samples.npz")
+
+
+class Mistyped(Good):
+    """A model that does not fit the data."""
+
+    def model(self, config: Config) -> nn.Module:
+        return nn.Linear(9, 2)
+
+
+class Branching(Good):
+    """A model that looks at values, which vmap cannot."""
+
+    def model(self, config: Config) -> nn.Module:
+        class Branch(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = nn.Linear(8, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                out: Tensor = self.inner(x)
+                return out * 2 if float(out.detach().sum()) > 1e6 else out
+
+        return Branch()
+
+
 def test_a_good_task_passes() -> None:
     found = examine("good", Good(), "adamw")
     assert found.problems == []
     assert found.engine == "fused"
     assert (found.samples, found.parameters) == (64, 18)
     assert found.slot_bytes >= 18 * 16  # weight, gradient and two moments of four bytes
+    assert found.sample_bytes >= 8 * 4
+    assert list(found.samples_per_second) == [1, 3]
     assert all(speed > 0 for speed in found.samples_per_second.values())
 
 
+def test_a_task_that_cannot_be_fused_is_told_why() -> None:
+    found = examine("branching", Branching(), "sgd")
+    assert found.problems == []
+    assert found.engine.startswith("looped: ")
+    assert len(found.engine) > len("looped: ")
+
+
 @pytest.mark.parametrize(
-    ("task", "word"), [(Changing(), "data() gives other"), (Unnamed(), "extra_metrics")]
+    ("task", "word"),
+    [
+        (Changing(), "data() gives other train samples"),
+        (Restless(), "train samples change from one look to the next"),
+        (Shrinking(), "another number of valid samples"),
+        (Wilful(), "model() is another one each time"),
+        (Averaged(), "loss() gives the shape []"),
+        (Entangled(), "depends on the others of its batch"),
+        (Endless(), "loss() is not finite"),
+        (Deaf(), "no parameter of the model has an influence"),
+        (Unnamed(), "extra_metrics"),
+        (Folded(), "metric accuracy has the shape []"),
+        (Missing(), "data() raises FileNotFoundError: no such file: samples.npz"),
+        (Mistyped(), "raises RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Task) else "",
 )
 def test_what_is_wrong_is_told(task: Task, word: str) -> None:
-    (problem,) = examine("wrong", task, "sgd").problems
-    assert word in problem
+    found = examine("wrong", task, "sgd")
+    assert any(word in problem for problem in found.problems), found.problems
+    assert found.samples_per_second == {}
 
 
-def test_batch_norm_is_a_caution() -> None:
+@pytest.mark.parametrize("accepted", [False, True])
+def test_batch_norm_is_a_caution(accepted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Normed, "ghost_batch_norm", accepted)
     found = examine("normed", Normed(), "sgd")
     assert found.problems == []
-    assert "BatchNorm" in found.cautions[0]
+    assert "BatchNorm (1)" in found.cautions[0]
+    assert ("accepted" in found.cautions[0]) == accepted
+
+
+@pytest.mark.parametrize("task", zoo.TASKS, ids=lambda task: task.name)
+def test_models_that_people_train_have_no_problem(task: type[Task]) -> None:
+    """Dropout, BatchNorm, tied weights, recurrence, embeddings, attention, mappings."""
+    assert examine(task.name, task(), "adamw").problems == []
+
+
+BROKEN = {
+    "syntax.py": "class Task(:",
+    "name.py": "class Task(Unknown): pass",
+    "other.py": "Task = 3",
+    "taken.py": "from tuner.tasks.digits import Digits\nclass Task(Digits): name = 'digits'",
+}
+
+
+@pytest.mark.parametrize("file", BROKEN)
+def test_a_module_that_cannot_be_loaded_is_one_line(
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / file).write_text(BROKEN[file])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["task", "check", f"{file.removesuffix('.py')}:Task"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("tuner: task: ")
+    assert told.count("\n") == 1

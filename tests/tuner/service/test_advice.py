@@ -11,6 +11,7 @@ import pytest
 from tests.tuner.service.simulation import Trainer, submit
 from tuner import service
 from tuner.errors import InvalidInput, NotFound, Refusal
+from tuner.protocol import Measured
 from tuner.service import Context, StudyView
 
 GRID: dict[str, Any] = {
@@ -55,6 +56,31 @@ def test_too_few_trials_leave_it_to_a_rule_and_say_so(ctx: Context) -> None:
     assert any("your trials" in caution for caution in said.cautions)
     with pytest.raises(Refusal):
         service.advise_study(ctx, study.id, 128, rule="trials")
+
+
+def test_the_noise_scale_that_a_trial_measured_comes_with_its_interval(ctx: Context) -> None:
+    study = submit(ctx, "noisy", budget={"trials": 2, "epochs": 1})
+    told = {"noise_scale": 500.0, "noise_scale_low": 300.0, "noise_scale_high": None}
+    for asked in service.ask(ctx, study.id, 2):
+        metrics = {"val_loss": asked.config["lr"], "val_accuracy": 0.5, **told}
+        service.report_trial(ctx, asked.trial_id, asked.token, Measured(step=1, metrics=metrics))
+        told = {"noise_scale": None, "noise_scale_low": 900.0, "noise_scale_high": None}
+    first, second = sorted(service.list_trials(ctx, study.id).items, key=lambda t: t.number)
+    by_noise = service.advise_study(ctx, study.id, 256, trial=first.number)
+    assert (by_noise.evidence, by_noise.rule) == ("noise scale", "gain")
+    assert by_noise.confidence == "low", "its upper end is unknown"
+    by_rule = service.advise_study(ctx, study.id, 256, trial=second.number)
+    assert by_rule.evidence == "rule"
+    assert any("at least 900" in caution for caution in by_rule.cautions)
+    beside = {"optimizer": "adamw", **first.config}
+    asked_for = service.advise_config(ctx, beside, 256, studies=[study.id])
+    assert (asked_for.rule, asked_for.lr) == ("gain", by_noise.lr)
+    elsewhere = {**beside, "batch_size": 1024}
+    assert service.advise_config(ctx, elsewhere, 256, studies=[study.id]).evidence == "rule"
+    given = service.advise_config(ctx, beside, 256, studies=[study.id], noise_scale=1e6)
+    assert given.lr > by_noise.lr
+    with pytest.raises(InvalidInput, match="lr"):
+        service.advise_config(ctx, {**beside, "lr": 0.0}, 256, studies=[study.id])
 
 
 def test_losses_to_maximise_are_negated(ctx: Context) -> None:

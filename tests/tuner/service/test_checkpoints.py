@@ -125,10 +125,32 @@ def test_files_out_of_reach_are_logged_and_forgotten(
     assert uris(ctx, study.id) == []
 
 
+@pytest.mark.parametrize("other", ["", "notes.txt"])
+def test_the_folder_of_a_script_goes_whole_unless_there_is_more_in_it(
+    ctx: Context, tmp_path: Path, other: str
+) -> None:
+    study = submit(ctx, budget={"trials": 1, "epochs": 1})
+    worker = Trainer(ctx, slots=1)
+    (leased,) = worker.lease()
+    folder = tmp_path / f"study-{study.id}/trial-{leased.number}"
+    for name in ("a1/weights/part-0", "a2/weights/part-0", "lock", "trial.json", other or "a1/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("content")
+    report = worker.next_report()
+    saved = Checkpoint(uri=(folder / "a2").as_uri(), step=1)
+    slot = report.slots[0].model_copy(update={"checkpoint": saved})
+    worker.deliver(report.model_copy(update={"slots": [slot]}))
+    service.tick(ctx)
+    assert folder.exists() == bool(other)
+    assert not (folder / "a2").exists()
+    assert uris(ctx, study.id) == []
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "notes.txt",
+        "study-{study}/trial-{number}/a1/notes.txt",
         "study-{study}/trial-999/a1-s1.safetensors",
         "study-999/trial-{number}/a1-s1.safetensors",
         "study-{study}/trial-{number}/a1-s1.safetensors.txt",

@@ -17,6 +17,7 @@ from tests.tuner.tasks import zoo
 from tuner import tasks
 from tuner.errors import InvalidInput
 from tuner.tasks import Arrays, Setting, Task
+from tuner.training import Population
 
 Make = Callable[[Path], Task]
 
@@ -186,6 +187,21 @@ def test_vmap_over_models_gives_each_ones_gradient(task: Task) -> None:
         task.loss(model(x), y, {"label_smoothing": 0.05}).mean().backward()
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(fused[name][k], parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_population_trains_it(name: str, tmp_path: Path) -> None:
+    """Through the engine, to all the metrics that a study may name."""
+    task = MAKERS[name](tmp_path)
+    config = {"optimizer": "adamw", "lr": 3e-3, "batch_size": 16}
+    population = Population(task, config, 2, check=False)
+    for slot in (0, 1):
+        population.load(slot, config, seed=slot, epochs=1.0)
+    population.train(32)
+    population.evaluate()
+    for measured in population.measurements().values():
+        assert set(task.metric_names()) <= set(measured)
+        assert all(np.isfinite(measured[metric]) for metric in task.metric_names())
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

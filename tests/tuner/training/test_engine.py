@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -24,27 +26,27 @@ def decided(engine: Engine, rows: int, speeds: dict[str, float]) -> Mode:
 
 def test_the_fastest_mode_is_kept_and_explained() -> None:
     engine = Engine("auto", CPU, Verdict(True, True))
-    speeds = {"looped, traced": 8.0, "fused x4, traced": 4.0, "fused x8, traced": 2.0}
-    assert decided(engine, 8, speeds) == Mode(True, 8, "traced")
+    speeds = {"looped, recorded": 8.0, "fused x4, recorded": 4.0, "fused x8, recorded": 2.0}
+    assert decided(engine, 8, speeds) == Mode(True, 8, "recorded")
     assert "fused x8" in engine.explanation
-    assert "looped, traced: 16/s" in engine.explanation
+    assert "looped, recorded: 16/s" in engine.explanation
     calls = (WARM_CALLS + TIMED_CALLS) * len(speeds)
     assert sum(map(len, engine.timings.values())) == calls
     assert engine.wanted_slots() == 16, "the widest block won clearly, so more may pay"
-    assert engine.mode(7, 16) == Mode(True, 7, "traced"), "not timed again for fewer rows"
-    assert engine.mode(8, 3) == Mode(True, 8, "traced"), "nor for a last partial micro-batch"
+    assert engine.mode(7, 16) == Mode(True, 7, "recorded"), "not timed again for fewer rows"
+    assert engine.mode(8, 3) == Mode(True, 8, "recorded"), "nor for a last partial micro-batch"
 
 
 def test_looping_that_wins_wants_one_trial_after_another() -> None:
     engine = Engine("auto", CPU, Verdict(True, True))
-    speeds = {"looped, traced": 1.0, "fused x4, traced": 1.5, "fused x8, traced": 2.0}
-    assert decided(engine, 8, speeds) == Mode(False, 1, "traced")
+    speeds = {"looped, recorded": 1.0, "fused x4, recorded": 1.5, "fused x8, recorded": 2.0}
+    assert decided(engine, 8, speeds) == Mode(False, 1, "recorded")
     assert engine.wanted_slots() == 1
 
 
 def test_fewer_slots_that_are_as_fast_are_preferred() -> None:
     engine = Engine("auto", CPU, Verdict(True, True))
-    speeds = {"looped, traced": 8.0, "fused x4, traced": 2.05, "fused x8, traced": 2.0}
+    speeds = {"looped, recorded": 8.0, "fused x4, recorded": 2.05, "fused x8, recorded": 2.0}
     decided(engine, 8, speeds)
     assert engine.wanted_slots() == 4
 
@@ -55,10 +57,10 @@ def test_out_of_memory_halves_the_block_and_training_goes_on(
     """A device that holds two slots at once trains four, to the same numbers."""
     real = program.Programs.gradients
 
-    def tight(self: program.Programs, params: torch.Tensor, *args: object, **kwargs: object):  # type: ignore[no-untyped-def]
-        if len(params) > 2 and kwargs["fused"]:
+    def tight(self: program.Programs, params: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(params) > 2 and args[2].fused:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, params, *args, **kwargs)  # type: ignore[arg-type]
+        return real(self, params, *args, **kwargs)
 
     def run() -> list[torch.Tensor]:
         pop = Population(zoo.MlpTask(), CONFIG, 4, dtype=torch.float64, engine="fused", check=False)
@@ -109,10 +111,10 @@ def test_long_training_is_compiled_and_goes_on_to_the_same_numbers(
         return pop, pop.state_dict(1)["tensors"]["param.0.weight"]
 
     plain, expected = run()
-    assert not plain.compiled_steps
+    assert not plain.trainer.compiled_steps
     monkeypatch.setattr("tuner.training.population.COMPILE_STEPS_AFTER", 0.0)
     monkeypatch.setattr("tuner.training.population.COMPILE_PROGRAM_AFTER", 0.0)
     compiled, found = run()
-    assert compiled.compiled_steps
+    assert compiled.trainer.compiled_steps
     assert "compiled" in compiled.engine.explanation
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)

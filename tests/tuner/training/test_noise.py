@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -44,11 +45,11 @@ def test_the_estimate_is_the_closed_form(batch_sizes: list[int], m: int) -> None
     config = {"optimizer": "sgd", "lr": 0.0, "batch_size": batch_sizes[0]}
     task = Regression()
     pop = Population(task, config, 2, dtype=torch.float64, check=False)
-    pop.noise_every = 1
+    pop.trainer.noise_every = 1
     for slot, batch_size in enumerate(batch_sizes):
         chosen = {**config, "batch_size": batch_size}
         pop.load(slot, chosen, 0, epochs=1)
-    assert pop.micro_batch(batch_sizes) == m
+    assert pop.trainer.micro_batch(batch_sizes) == m
     pop.train(SAMPLES)
     for slot in (0, 1):
         windows = pop.slot(slot).noise.windows
@@ -64,7 +65,7 @@ def test_noise_does_not_change_training() -> None:
     weights = []
     for every in (1, 10**9):
         pop = Population(task, config, 1, dtype=torch.float64, check=False)
-        pop.noise_every = every
+        pop.trainer.noise_every = every
         pop.load(0, config, 0, epochs=1)
         pop.train(3000)
         weights.append(pop.state_dict(0)["tensors"]["param.weight"])
@@ -92,7 +93,69 @@ def test_averages_survive_a_round_trip() -> None:
     windows = NoiseWindows()
     for k in range(300):
         windows.add(2, 4, 3.0 + k % 5, 1.0)
-    again = NoiseWindows.from_list(windows.to_list())
+    again = NoiseWindows.from_dict(json.loads(json.dumps(windows.to_dict())))
     assert again == windows
     windows.add(2, 4, math.nan, 1.0)
     assert again == windows
+
+
+class TestWindows:
+    def test_constant_measurements_pass_through_from_the_first(self) -> None:
+        windows = NoiseWindows()
+        for _ in range(3):
+            windows.add(parts=2, part_size=1, parts_sq=7.0, mean_sq=2.5)
+            assert (windows.trace, windows.signal) == pytest.approx((2.0, 1.5))
+            assert windows.scale == pytest.approx(2.0 / 1.5)
+
+    def test_numerator_and_denominator_are_averaged_apart(self) -> None:
+        """The mean of ratios would be far off: one tiny denominator dominates it."""
+        windows = NoiseWindows()
+        windows.add(parts=2, part_size=1, parts_sq=4.0, mean_sq=1.5)  # trace 1, signal 1
+        windows.add(parts=2, part_size=1, parts_sq=2.0, mean_sq=0.5)  # trace 1, signal 1e-17
+        assert windows.scale == pytest.approx(2.0)
+
+    def test_what_is_not_finite_leaves_all_as_it_was(self) -> None:
+        windows = NoiseWindows()
+        windows.add(parts=2, part_size=1, parts_sq=7.0, mean_sq=2.5)
+        before = windows.to_dict()
+        for broken in (math.nan, math.inf):
+            windows.add(parts=2, part_size=1, parts_sq=broken, mean_sq=2.5)
+        assert windows.to_dict() == before
+
+    def test_an_interval_is_reported_where_it_is_known(self) -> None:
+        windows = NoiseWindows()
+        nothing = {"noise_scale": None, "noise_scale_low": None, "noise_scale_high": None}
+        assert windows.metrics() == nothing
+        rng = np.random.default_rng(0)
+        for _ in range(100):
+            gradients = np.array([1.0, 0.0]) + rng.standard_normal((4, 2))
+            mean = gradients.mean(0)
+            windows.add(4, 1, float((gradients**2).sum()), float((mean**2).sum()))
+        told = windows.metrics()
+        low, high = told["noise_scale_low"], told["noise_scale_high"]
+        assert low is not None
+        assert high is not None
+        assert low < 2.0 < high
+        assert told == windows.metrics()
+
+    def test_the_interval_is_found_anew_when_there_is_news_enough(self) -> None:
+        """Also after a pause: what is reported does not depend on whether there was one."""
+        rng, reported = np.random.default_rng(0), []
+        windows = NoiseWindows()
+        for _ in range(40):
+            windows.add(2, 1, 10.0 + float(rng.standard_normal()), 4.0)
+            resumed = NoiseWindows.from_dict(json.loads(json.dumps(windows.to_dict())))
+            reported.append(windows.metrics())
+            assert resumed.metrics() == reported[-1]
+        ends = {told["noise_scale_low"] for told in reported}
+        assert 3 < len(ends) < 30
+
+    def test_noise_that_drowns_the_signal_leaves_a_lower_bound(self) -> None:
+        windows = NoiseWindows()
+        rng = np.random.default_rng(1)
+        for _ in range(60):
+            windows.add(2, 1, 10.0, 2.5 + 0.1 * float(rng.standard_normal()))
+        windows.signal = -abs(windows.signal)
+        told = windows.metrics()
+        assert told["noise_scale"] is None
+        assert told["noise_scale_low"] is not None

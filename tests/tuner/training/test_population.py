@@ -14,7 +14,6 @@ from tuner.errors import InvalidInput
 from tuner.optimizers import create
 from tuner.schedules.plan import Plan
 from tuner.tasks import Task
-from tuner.training import population as population_module
 from tuner.training import program
 from tuner.training.architecture import build
 from tuner.training.population import Population
@@ -204,17 +203,13 @@ def test_neighbours_place_and_number_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("hot", [1, 12])
-@pytest.mark.parametrize("share_from", [0, 1 << 18])
 @pytest.mark.parametrize("slots", [3, 4])
-def test_refill_in_the_middle(
-    monkeypatch: pytest.MonkeyPatch, hot: int, share_from: int, slots: int
-) -> None:
+def test_refill_in_the_middle(monkeypatch: pytest.MonkeyPatch, hot: int, slots: int) -> None:
     """A slot refilled after an epoch trains beside one that is further: both are plain loops.
 
-    Recorded at once or late, reading one micro-batch or each its own, padded to four rows or not.
+    Recorded at once or late, padded to four rows or not.
     """
     monkeypatch.setattr(program, "HOT", hot)
-    monkeypatch.setattr(population_module, "SHARE_FROM_BYTES", share_from)
     task = zoo.MlpTask()
     pop = population(task, slots, engine="fused")
     for slot in range(3):

@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.tuner.tasks import zoo
 from tuner import tasks
 from tuner.errors import InvalidInput
 from tuner.protocol import Leased
-from tuner.training import Population
+from tuner.spec import names
 from tuner.training.checkpoint import CheckpointStore
-from tuner.worker.crew import Crew
+from tuner.training.trainer import Trainer
+from tuner.worker.crew import AUTOCAST, Crew
 
 
-def leased(number: int, batch_size: int, **changes: object) -> Leased:
+def leased(
+    number: int, batch_size: int, config: Mapping[str, Any] = MappingProxyType({}), **changes: Any
+) -> Leased:
     made = Leased(
         trial_id=number,
         study_id=1,
@@ -22,7 +29,7 @@ def leased(number: int, batch_size: int, **changes: object) -> Leased:
         attempt=1,
         token=str(number),
         task="crew-mlp",
-        config={"optimizer": "sgd", "lr": 0.01, "batch_size": batch_size},
+        config={"optimizer": "sgd", "lr": 0.01, "batch_size": batch_size, **config},
         seed=0,
         data_seed=0,
         start=0,
@@ -36,8 +43,8 @@ def leased(number: int, batch_size: int, **changes: object) -> Leased:
 
 @pytest.fixture(autouse=True)
 def _tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.registry, "_entries", {"crew-mlp": zoo.MlpTask})
-    monkeypatch.setattr(tasks.registry, "_loaded", True)
+    known = dict(tasks.registry.items())
+    monkeypatch.setattr(tasks.registry, "_entries", {**known, "crew-mlp": zoo.MlpTask})
 
 
 def crew(folder: Path, **options: object) -> Crew:
@@ -61,13 +68,13 @@ def test_pieces_of_a_long_round_end_where_batches_do(
 ) -> None:
     """Training in pieces must not shrink the micro-batch, nor change what is measured."""
     sizes: list[int] = []
-    real = Population.micro_batch
+    real = Trainer.micro_batch
 
-    def seen(self: Population, batch_sizes: list[int], position: int = 0) -> int:
+    def seen(self: Trainer, batch_sizes: list[int], position: int = 0) -> int:
         sizes.append(real(self, batch_sizes, position))
         return sizes[-1]
 
-    monkeypatch.setattr(Population, "micro_batch", seen)
+    monkeypatch.setattr(Trainer, "micro_batch", seen)
     losses = []
     for piece in (32, 4096):
         mine = crew(tmp_path / str(piece))
@@ -90,7 +97,7 @@ def test_a_checkpoint_stays_until_the_next_one_is_known(tmp_path: Path) -> None:
     assert mine.take(leased(1, 12)) is None
     train(mine)
     assert files(tmp_path) == ["study-1/trial-1/a1-s1.safetensors"]
-    mine.acknowledged(1)
+    mine.heard(1)
     train(mine)
     both = ["study-1/trial-1/a1-s1.safetensors", "study-1/trial-1/a1-s2.safetensors"]
     assert files(tmp_path) == both
@@ -100,7 +107,7 @@ def test_a_checkpoint_stays_until_the_next_one_is_known(tmp_path: Path) -> None:
     before = known.model_copy(update={"uri": known.uri.replace("-s2", "-s1"), "step": 1})
     assert other.take(leased(1, 12, attempt=2, start=1, checkpoint=before)) is None
     assert other.held[1].step == 1
-    mine.acknowledged(1)
+    mine.heard(1)
     assert files(tmp_path) == both[1:]
     mine.drop(1, forget=True)
     assert files(tmp_path) == []
@@ -110,7 +117,7 @@ def test_a_lost_trial_leaves_its_files_to_the_next_holder(tmp_path: Path) -> Non
     mine = crew(tmp_path)
     assert mine.take(leased(1, 12)) is None
     train(mine)
-    mine.acknowledged(1)
+    mine.heard(1)
     train(mine)
     mine.drop(1)
     assert len(files(tmp_path)) == 2
@@ -124,7 +131,7 @@ def test_a_copy_never_deletes_what_it_was_copied_from(tmp_path: Path) -> None:
     mine = crew(tmp_path)
     assert mine.take(leased(2, 12, start=1, checkpoint=checkpoint)) is None
     train(mine)
-    mine.acknowledged(2)
+    mine.heard(2)
     mine.drop(2, forget=True)
     assert files(tmp_path) == ["study-1/trial-1/a1-s1.safetensors"]
 
@@ -143,7 +150,7 @@ def test_a_long_step_is_saved_in_its_middle(
     assert report.measurements == []
     assert report.checkpoint is not None
     assert report.checkpoint.step == 0
-    torn.acknowledged(1)
+    torn.heard(1)
     assert list(torn.reports()) == []
     assert again.take(leased(1, 12, checkpoint=report.checkpoint)) is None
     slot = next(iter(again.populations.values())).slot(0)
@@ -163,3 +170,46 @@ def test_an_address_that_nothing_reaches_is_refused() -> None:
     with pytest.raises(InvalidInput, match="checkpoints") as caught:
         CheckpointStore("nowhere://bucket")
     assert caught.value.field == "checkpoints"
+
+
+def test_fine_tuning_starts_from_weights_and_parts_learn_at_their_own_rate(
+    tmp_path: Path,
+) -> None:
+    """From what a study names to what a slot holds: a frozen body under a head that learns."""
+    torch.manual_seed(7)
+    trained = tasks.get("digits")().model({}).state_dict()
+    save_file(trained, tmp_path / "w.safetensors")
+    crew = Crew(torch.device("cpu"), 2, CheckpointStore(tmp_path))
+    rates = {"lr_scale.1": 0.0, "lr_scale.3": 0.0}
+    params = {"checkpoint": str(tmp_path / "w.safetensors")}
+    for number, more in enumerate([rates, {}], start=1):
+        given = leased(number, 32, more, task="digits", task_params=params)
+        assert crew.take(given) is None
+    (population,) = crew.populations.values()
+    for slot in (0, 1):
+        tensors = population.state_dict(slot)["tensors"]
+        for name, before in trained.items():
+            assert torch.equal(tensors[f"param.{name}"], before)
+    crew.round(lambda: False)
+    frozen, free = (population.state_dict(slot)["tensors"] for slot in (0, 1))
+    for name, before in trained.items():
+        still = name.startswith(("1.", "3."))
+        assert torch.equal(frozen[f"param.{name}"], before) == still
+        assert not torch.equal(free[f"param.{name}"], before)
+
+
+def test_precision_is_a_hyperparameter(tmp_path: Path) -> None:
+    """Those of one precision train together; the other's numbers are near, and not the same."""
+    assert set(AUTOCAST) == set(names.CHOSEN["precision"].choices)
+    crew = Crew(torch.device("cpu"), 4, CheckpointStore(tmp_path))
+    for number, precision in enumerate(["fp32", "bf16", "bf16", "fp32"], start=1):
+        given = leased(number, 64, {"lr": 0.1, "precision": precision}, task="digits")
+        assert crew.take(given) is None
+    assert [len(p.active) for p in crew.populations.values()] == [2, 2]
+    autocast = {p.programs.one.autocast for p in crew.populations.values()}
+    assert autocast == {None, torch.bfloat16}
+    crew.round(lambda: False)
+    full, half = (crew.held[number].news[0].metrics["val_loss"] for number in (1, 2))
+    assert full is not None
+    assert half == pytest.approx(full, rel=0.05)
+    assert half != full

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import json
 import math
 import threading
 import time
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from tests.tuner.tasks import zoo
-from tuner import service, tasks
+from tuner import logs, service, tasks
 from tuner.errors import InvalidInput, Unavailable
 from tuner.protocol import (
     Heartbeat,
@@ -20,6 +22,8 @@ from tuner.protocol import (
     LeaseAnswer,
     Leased,
     LeaseRequest,
+    Probe,
+    Registration,
     Report,
     ReportAnswer,
     WorkerHello,
@@ -179,7 +183,7 @@ def test_trials_are_kept_while_their_data_is_read(
     """Longer than a lease lives: the worker shows life for what is not yet in a slot."""
     context.settings = replace(context.settings, lease_seconds=1.0, heartbeat_seconds=0.1)
     beats: list[set[int]] = []
-    read = Crew._task
+    read = Crew.opened
 
     class Counting(DirectGateway):
         def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
@@ -187,7 +191,7 @@ def test_trials_are_kept_while_their_data_is_read(
             beats.append(set(beat.held))
             return answer
 
-    def slowly(self: Crew, leased: Leased) -> Any:
+    def slowly(self: Crew, leased: Leased | Probe) -> Any:
         if not self._tasks:
             seen = len(beats)
             deadline = time.monotonic() + PATIENCE_SECONDS
@@ -195,7 +199,7 @@ def test_trials_are_kept_while_their_data_is_read(
                 time.sleep(0.01)
         return read(self, leased)
 
-    monkeypatch.setattr(Crew, "_task", slowly)
+    monkeypatch.setattr(Crew, "opened", slowly)
     study = service.submit(context, spec(budget={"trials": 3, "epochs": 1}, pruner="none"))
     work_until(context, study.id, home=tmp_path, gateway=Counting(context), slots=3)
     everyone = {trial.id for trial in trials(context, study.id)}
@@ -347,8 +351,8 @@ def test_memory_bounds_the_slots_and_the_rest_is_handed_back(
     assert (counts.running, counts.waiting) == (2, 4)
     (population,) = crew.populations.values()
     assert population.slots == 2
-    assert population.max_micro_batch is not None
-    assert 2 * slot.at(population.max_micro_batch) <= 2.5 * slot.at(64)
+    assert population.trainer.max_micro_batch is not None
+    assert 2 * slot.at(population.trainer.max_micro_batch) <= 2.5 * slot.at(64)
 
 
 def test_a_worker_with_little_memory_trains_a_study_to_its_end(
@@ -380,7 +384,9 @@ def test_a_batch_beyond_memory_is_cut_into_micro_batches(tmp_path: Path) -> None
         assert crew.take(leased) is None
         (population,) = crew.populations.values()
         crew.round(lambda: False)
-        found.append((population.micro_batch([512]), crew.held[1].news[0].metrics["val_loss"]))
+        found.append(
+            (population.trainer.micro_batch([512]), crew.held[1].news[0].metrics["val_loss"])
+        )
     assert found[0][0] == 64
     assert found[1][0] == 512
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
@@ -391,3 +397,25 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tuner.worker.device.free_memory", lambda device: 1000)
     assert _share("cpu", 1) is None
     assert _share("cpu", 4) == int(MEMORY_SHARE * 250)
+
+
+def test_what_a_worker_logs_names_it(tmp_path: Path, context: Context) -> None:
+    """Also what its heart's own thread logs."""
+    stop = threading.Event()
+
+    class Deaf(DirectGateway):
+        def register(self, hello: WorkerHello) -> Registration:
+            return super().register(hello).model_copy(update={"heartbeat_seconds": 0.01})
+
+        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+            stop.set()
+            raise Unavailable("the server is away")
+
+    stream = io.StringIO()
+    logs.configure("info", as_json=True, stream=stream)
+    run_worker(Deaf(context), name="deaf", device="cpu", home=tmp_path, stop=stop)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    (worker,) = service.list_workers(context)
+    heard = [line for line in lines if "heartbeat" in line["message"]]
+    assert heard
+    assert {line["worker"] for line in heard} == {worker.id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tuner.cli.serving import serving
 from tuner.client import Client, load
-from tuner.errors import Conflict, InvalidInput, LeaseLost, NotFound, Unauthorized
+from tuner.errors import Conflict, InvalidInput, LeaseLost, NotFound, Refusal, Unauthorized
 from tuner.settings import Settings
 
 
@@ -89,6 +90,57 @@ def test_results_come_as_a_frame_a_figure_and_files(client: Client, spec: dict[s
     table = pd.read_csv(io.BytesIO(client.export(study.id, "csv")))
     assert len(table) == 6
     assert len(pd.read_parquet(io.BytesIO(client.export(study.id, "parquet")))) == 6
+
+
+def test_advice_and_fits_are_values_that_a_notebook_shows(
+    client: Client, spec: dict[str, Any]
+) -> None:
+    space = {
+        "optimizer": "adamw",
+        "lr": {"type": "categorical", "choices": [0.1 * 2.0 ** (i / 2) for i in range(-5, 6)]},
+        "batch_size": {"type": "categorical", "choices": [16, 32, 64, 128]},
+    }
+    study = client.submit({**spec, "space": space, "sampler": "grid", "budget": {"trials": 44}})
+    while asked := client.ask(study.id, 44):
+        for trial in asked:
+            best = 0.1 * (trial.config["batch_size"] / 45) ** 0.4
+            client.tell(trial, math.log2(trial.config["lr"] / best) ** 2)
+    fitted = client.fit(study.id)
+    assert fitted.exponent is not None
+    assert fitted.exponent.value == pytest.approx(0.4, abs=0.02)
+    assert "| 128 |" in fitted._repr_markdown_()
+    advice = client.advice(study.id, 256)
+    assert (advice.rule, advice.confidence) == ("trials", "high")
+    assert advice.lr == pytest.approx(0.1 * (256 / 45) ** 0.4, rel=0.05)
+    assert f"**lr {advice.lr:.6g}**" in advice._repr_markdown_()
+    known = client.scale({"lr": 5e-4, "batch_size": 128}, 1024, optimizer="adam", rule="sqrt")
+    assert known.lr == pytest.approx(0.00141421356)
+    with pytest.raises(Refusal, match="linear") as refused:
+        client.scale({"lr": 5e-4, "batch_size": 128}, 1024, optimizer="adam", rule="linear")
+    assert refused.value.field == "optimizer"
+
+
+def test_the_critical_batch_size_of_stored_curves(client: Client, spec: dict[str, Any]) -> None:
+    space = {"batch_size": {"type": "categorical", "choices": [8, 16, 32, 64, 128]}}
+    budget = {"trials": 5, "epochs": 30}
+    grid = {**spec, "space": space, "sampler": "grid", "budget": budget}
+    study = client.submit({**grid, "task": "digits", "objective": {"metric": "val_loss"}})
+    for trial in client.ask(study.id, 5):
+        periods = 0.2 * (1 + 60 / trial.config["batch_size"]) * trial.config["batch_size"]
+        for step in range(1, 31):
+            told = {"step": step, "metrics": {"val_loss": 2.0 ** (-step / periods)}}
+            body = {"token": trial.token, **told, "samples": 100 * step}
+            client._transport.call("POST", f"trials/{trial.trial_id}/report", json=body)
+    found = client.critical(study.id, target=0.5)
+    assert found.value == pytest.approx(60, rel=0.1)
+    assert found.identified
+
+
+def test_a_study_without_a_range_test_has_none(client: Client, spec: dict[str, Any]) -> None:
+    with pytest.raises(NotFound):
+        client.range_test(client.submit(spec).id)
+    auto = {**spec, "name": "auto", "space": "auto", "task": "digits", "objective": []}
+    assert client.range_test(client.submit(auto).id).state == "waiting"
 
 
 def test_events_are_told_in_order_until_the_end(client: Client, spec: dict[str, Any]) -> None:
@@ -189,6 +241,32 @@ def test_every_call_survives_the_loss_of_its_answer(url: str, spec: dict[str, An
         other = client.submit({**spec, "name": spec["name"] + "-2"})
         assert client.cancel(other.id).state == "cancelled"
     assert len(network.torn) >= 13
+
+
+def test_datasets_are_uploaded_and_named(client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "flags.csv"
+    file.write_text("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(100)))
+    made = client.upload(file)
+    assert (made.name, made.format, made.rows) == ("flags", "csv", 100)
+    assert client.upload(file, "other").reference == "dataset:other"
+    assert [dataset.name for dataset in client.datasets()] == ["flags", "other"]
+    preview = client.preview(
+        {
+            "name": "flags",
+            "task": {"name": "tabular", "params": {"path": made.reference, "target": "y"}},
+            "space": {"lr": 0.1},
+            "budget": {"trials": 1},
+        }
+    )
+    assert made.sha256 in preview.spec["task"]["params"]["path"]
+    client.delete_dataset(made.id)
+    assert [dataset.name for dataset in client.datasets()] == ["other"]
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        client.upload(tmp_path / "none.csv")
+    (tmp_path / "x.xls").write_bytes(b"no")
+    with pytest.raises(InvalidInput) as caught:
+        client.upload(tmp_path / "x.xls")
+    assert "format" in caught.value.field
 
 
 def test_a_study_file_is_read(tmp_path: Path) -> None:

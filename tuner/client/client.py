@@ -1,44 +1,42 @@
-"""The HTTP client: studies, trials and your own loop, from a script or a notebook.
-
->>> client = Client("http://127.0.0.1:8420", token)            # doctest: +SKIP
->>> study = client.submit("examples/digits.yaml")              # doctest: +SKIP
->>> client.wait(study.id)                                      # doctest: +SKIP
->>> client.trials_frame(study.id).sort_values("value").head()  # doctest: +SKIP
-
-Errors are those of ``tuner.errors``, of the class that the server raised.
-"""
+"""The client itself: studies, results and your own loop."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-import httpx
 import yaml
-from pydantic import TypeAdapter
 
+from tuner.advisor import Advice, Fit
+from tuner.advisor.critical_batch import CriticalBatch
+from tuner.client.datasets import Datasets
+from tuner.client.operating import Operating
 from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
 from tuner.protocol import SlotVerdict
-from tuner.service import Asked, EventView, MeasurementView, Preview, StudyView, TrialView
-from tuner.settings import Settings
-from tuner.transport import Transport
+from tuner.service import (
+    Asked,
+    EventView,
+    LogView,
+    MeasurementView,
+    Preview,
+    RangeEvidence,
+    StudyView,
+    TrialView,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-T = TypeVar("T")
 Spec = Mapping[str, Any] | str | Path
 FINISHED = frozenset({"completed", "cancelled", "failed"})
-PAGE = 500
 
 
-class Client:
+class Client(Operating, Datasets):
     """Talks to one server. Threads may share it.
 
     Args:
@@ -46,28 +44,6 @@ class Client:
         token: What to show; by default ``TUNER_TOKEN``.
         inner: Another way to reach the server, for an application in the same process.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        *,
-        inner: httpx.BaseTransport | None = None,
-    ) -> None:
-        settings = Settings.read(url=url, token=token)
-        secret = settings.token.get_secret_value() if settings.token else None
-        self.url = settings.url.rstrip("/")
-        self._transport = Transport(self.url, secret, inner=inner)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._transport.close()
 
     # Studies
 
@@ -135,6 +111,26 @@ class Client:
         """What was measured of a trial, step by step."""
         return self._read(list[MeasurementView], "GET", f"trials/{trial}/measurements")
 
+    def log(
+        self, trial: int, *, attempt: int | None = None, after: int = 0, tail: int | None = None
+    ) -> LogView:
+        """What a trial's script printed: all that is kept, what is new, or the last lines."""
+        query = {"attempt": attempt, "after": after, "tail": tail}
+        return self._read(LogView, "GET", f"trials/{trial}/log", params=query)
+
+    def follow(
+        self, trial: int, *, tail: int | None = None, poll_seconds: float = 1.0
+    ) -> Iterator[str]:
+        """A trial's log as it grows, over all its attempts; ends with the trial."""
+        view = self.log(trial, tail=tail)
+        yield view.text
+        over = False
+        while not over:
+            over = view.ended  # one more look then: a script says a few words after its last step
+            time.sleep(poll_seconds)
+            view = self.log(trial, after=view.cursor)
+            yield view.text
+
     def best(self, study: int, *, k: int = 1) -> list[TrialView]:
         """The ``k`` best trials; with several objectives, the Pareto front."""
         return self._read(list[TrialView], "GET", f"studies/{study}/best", params={"k": k})
@@ -183,15 +179,19 @@ class Client:
         query = {"format": kind}
         return self._transport.call("GET", f"studies/{study}/export", params=query).content
 
-    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> dict[str, Any]:
-        """What the advisor says about moving a configuration to another batch size."""
-        body = {"config": dict(config), "batch": batch, **options}
-        answer: dict[str, Any] = self._transport.call(
-            "POST", "advisor/scale", json=body, repeatable=True
-        ).json()
-        return answer
+    def scale(self, config: Mapping[str, Any], batch: int, **options: object) -> Advice:
+        """What the advisor says about moving a configuration to another batch size.
 
-    def advice(self, study: int, batch: int, **options: object) -> dict[str, Any]:
+        Args:
+            config: At least ``lr`` and ``batch_size``.
+            batch: The new batch size.
+            options: ``optimizer``, ``rule``, ``fixed``, ``noise_scale`` and ``studies``.
+        """
+        body = {"config": dict(config), "batch": batch, **options}
+        answer = self._transport.call("POST", "advisor/scale", json=body, repeatable=True)
+        return Advice.from_dict(answer.json())
+
+    def advice(self, study: int, batch: int, **options: object) -> Advice:
         """What the advisor says about moving a study's best trial to another batch size.
 
         Args:
@@ -200,18 +200,30 @@ class Client:
             options: ``trial`` (a number), ``fixed`` and ``rule``.
         """
         query = {name: value for name, value in options.items() if value is not None}
-        answer: dict[str, Any] = self._transport.call(
+        answer = self._transport.call(
             "GET", f"studies/{study}/advice", params={"batch": batch, **query}
-        ).json()
-        return answer
+        )
+        return Advice.from_dict(answer.json())
 
-    def fit(self, *studies: int, optimizer: str | None = None) -> dict[str, Any]:
+    def fit(self, *studies: int, optimizer: str | None = None) -> Fit:
         """The best learning rate against the batch size, by the finished trials of studies."""
         body = {"studies": list(studies), "optimizer": optimizer}
-        answer: dict[str, Any] = self._transport.call(
-            "POST", "advisor/fit", json=body, repeatable=True
-        ).json()
-        return answer
+        answer = self._transport.call("POST", "advisor/fit", json=body, repeatable=True)
+        return Fit.from_dict(answer.json())
+
+    def critical(self, *studies: int, target: float) -> CriticalBatch:
+        """Where more samples a step stop saving steps, by how soon trials reach a target."""
+        body = {"studies": list(studies), "target": target}
+        answer = self._transport.call("POST", "advisor/critical", json=body, repeatable=True)
+        return CriticalBatch.from_dict(answer.json())
+
+    def range_test(self, study: int) -> RangeEvidence:
+        """The range test before a study's first trial, with the curve that it was read from.
+
+        Raises:
+            NotFound: The study has none.
+        """
+        return self._read(RangeEvidence, "GET", f"studies/{study}/range")
 
     def events(self, study: int, *, after: int = 0) -> Iterator[EventView]:
         """What happens to a study, as it happens; ends when the study does.
@@ -347,24 +359,6 @@ class Client:
             done.set()
             thread.join()
 
-    # Inside
-
-    def _read(self, kind: type[T], method: str, path: str, **request: Any) -> T:
-        content = self._transport.call(method, path, **request).content
-        found: T = _parser(kind).validate_json(content)
-        return found
-
-    def _pages(self, kind: type[T], path: str, query: Mapping[str, Any]) -> Iterator[T]:
-        cursor: str | None = None
-        while True:
-            page = self._transport.call(
-                "GET", path, params={**query, "cursor": cursor, "limit": PAGE}
-            ).json()
-            yield from (_parser(kind).validate_python(item) for item in page["items"])
-            cursor = page.get("next_cursor")
-            if cursor is None:
-                return
-
     def _listen(self, study: int, after: int) -> Iterator[EventView | None]:
         """Events after an id as the server tells them; None is a sign of life without news."""
         headers = {"accept": "text/event-stream", "last-event-id": str(after)}
@@ -407,7 +401,3 @@ def _drawn(view: StudyView) -> dict[str, Any]:
         "total": view.budget.get("trials"),
         "best": "–" if best is None else f"{best:.6g}",
     }
-
-
-_parser: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-"""Building a validator takes milliseconds, using one microseconds."""

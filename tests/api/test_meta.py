@@ -1,0 +1,48 @@
+"""What those who run the service ask, while its database is away or of another version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from api.app import create_app
+from tests.api.conftest import Server, listening
+from tuner.service import Context
+from tuner.settings import Settings
+
+
+@pytest.fixture
+def away() -> Iterator[httpx.Client]:
+    """An application whose database cannot be reached; nothing listens at port 1."""
+    context = Context.open("postgresql://nobody@127.0.0.1:1/nowhere")
+    with (
+        listening(create_app(context, Settings.read(), auth=False)) as url,
+        httpx.Client(base_url=url, trust_env=False) as client,
+    ):
+        yield client
+    context.close()
+
+
+def test_it_is_alive_but_not_ready_without_its_database(away: httpx.Client) -> None:
+    assert away.get("/healthz").status_code == 200
+    answer = away.get("/readyz")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert answer.headers["retry-after"]
+
+
+def test_metrics_say_that_the_database_is_away(away: httpx.Client) -> None:
+    told = away.get("/metrics")
+    assert told.status_code == 200
+    assert "tuner_up 0.0" in told.text
+    assert "tuner_studies" not in told.text
+
+
+def test_it_is_not_ready_on_tables_of_another_version(server: Server) -> None:
+    with server.context.db.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    with server.client(token="") as client:
+        answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["code"]) == (503, "schema_outdated")

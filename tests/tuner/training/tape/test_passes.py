@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tuner.training.tape.calls import Tape
+from tuner.training.tape.passes import tidy
+from tuner.training.tape.recorder import record
+
+aten = torch.ops.aten
+
+
+def tidied(function: Callable[..., list[Tensor]], arguments: Sequence[Tensor]) -> Tape:
+    tape, _ = record(function, arguments)
+    tidy(tape)
+    return tape
+
+
+def counts(tape: Tape) -> Counter[object]:
+    return Counter(call.target for call in tape.calls)
+
+
+def test_what_changes_nothing_is_taken_out() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        turned = x.transpose(0, 1).transpose(1, 0).view(2, 3).expand(2, 3).detach()
+        return [torch.mul(turned, 1) + 1]
+
+    assert list(counts(tidied(function, (torch.randn(2, 3),)))) == [aten.add.Tensor]
+
+
+def test_a_product_with_one_is_kept_where_its_copy_is_written_to() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        copy = torch.mul(x, 1)
+        return [copy.add_(1), x + 0]
+
+    assert counts(tidied(function, (torch.randn(3),)))[aten.mul.Tensor] == 1
+
+
+def test_what_no_input_has_a_part_in_is_computed_once() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        mask = torch.ones(3, 3, dtype=torch.bool).triu(1)
+        return [x + torch.zeros(3, 3).masked_fill(mask, -1.0), torch.ones_like(x) * x]
+
+    tape = tidied(function, (torch.randn(3, 3),))
+    assert counts(tape) == {aten.add.Tensor: 1, aten.mul.Tensor: 1}
+    assert len(tape.constants) == 2
+
+
+def test_what_is_written_to_is_made_anew_each_time() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        return [torch.zeros(3).add_(x)]
+
+    assert not tidied(function, (torch.randn(3),)).constants
+
+
+def test_results_that_nobody_reads_are_not_computed() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        x.exp().log()
+        return [x + 1]
+
+    assert list(counts(tidied(function, (torch.randn(3),)))) == [aten.add.Tensor]
+
+
+def test_a_product_that_is_read_turned_is_computed_turned() -> None:
+    def function(x: Tensor, y: Tensor) -> list[Tensor]:
+        return [torch.bmm(x.mT, y).mT]
+
+    x, y = torch.randn(2, 5, 3), torch.randn(2, 5, 4)
+    tape = tidied(function, (x, y))
+    assert counts(tape) == {aten.transpose.int: 1, aten.bmm.default: 1}
+    assert tape.values[tape.outputs[0]].stride == (12, 3, 1), "row by row, as a weight is"

@@ -1,0 +1,182 @@
+"""Workers on a real Ray cluster: killed, scaled, drained; no trial is lost or run twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.installation import Installation, installation, until
+from tests.tuner.worker.ray.clusters import Cluster, running
+from tuner.cli import main
+
+TRIALS, EPOCHS = 6, 30
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with running() as started:
+        started.add(num_cpus=2, num_gpus=1)
+        yield started
+
+
+@pytest.fixture
+def here(tmp_path: Path, cluster: Cluster) -> Iterator[Installation]:
+    with installation(tmp_path) as installed:
+        # A cluster and its workers share two cores here: a heart may beat late.
+        installed.environment |= {"TUNER_LEASE_SECONDS": "15", "TUNER_MAX_ATTEMPTS": "10"}
+        installed.serve()
+        yield installed
+
+
+def driver(here: Installation, cluster: Cluster, *more: str) -> subprocess.Popen[bytes]:
+    options = ["--address", cluster.address, "--device", "cpu", "--slots", "2", *more]
+    return here.start("worker", "--engine", "ray", *options)
+
+
+def workers(here: Installation) -> list[dict[str, Any]]:
+    """Those that are present."""
+    found = here.http.get("workers").raise_for_status().json()
+    return [worker for worker in found if worker["state"] != "gone"]
+
+
+def pool(here: Installation) -> dict[str, Any]:
+    (found,) = here.http.get("pools").raise_for_status().json()
+    return dict(found)
+
+
+def command(here: Installation, *arguments: str) -> dict[str, Any]:
+    """What a command prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tuner", *arguments, "--json"],
+        env=here.environment,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return dict(json.loads(done.stdout))
+
+
+def submitted(here: Installation, name: str) -> int:
+    return here.submit(name=name, budget={"trials": TRIALS, "epochs": EPOCHS})
+
+
+def under_way(here: Installation, study: int, worker: int | None = None) -> bool:
+    """Whether trials (of that worker) run, and have measured something."""
+    return any(
+        trial["state"] == "running" and trial["step"] >= 1 and worker in (None, trial["worker_id"])
+        for trial in here.trials(study)
+    )
+
+
+def assert_accounted(here: Installation, study: int) -> None:
+    """Every trial exactly once, complete, with each of its steps measured."""
+    until(lambda: here.study(study)["state"] == "completed", "the study to finish")
+    trials = here.trials(study)
+    assert sorted(trial["number"] for trial in trials) == list(range(TRIALS))
+    assert {(trial["state"], trial["reason"]) for trial in trials} == {("complete", None)}
+    for trial in trials:
+        assert sorted(set(here.steps(trial["id"]))) == list(range(1, EPOCHS + 1))
+
+
+def attempts(here: Installation, study: int) -> int:
+    return max(trial["attempt"] for trial in here.trials(study))
+
+
+def test_a_killed_actor_and_a_killed_node_lose_no_trial(
+    here: Installation, cluster: Cluster
+) -> None:
+    node = cluster.add(num_cpus=1)
+    driver(here, cluster)
+    until(lambda: len(workers(here)) == 3, "a worker for each CPU")
+    assert {w["name"].partition("-")[0] for w in workers(here)} == {"ray"}
+
+    first = submitted(here, "first")
+    known = {worker["id"] for worker in workers(here)}
+    victim = until(
+        lambda: next((w for w in workers(here) if under_way(here, first, w["id"])), None),
+        "a worker that trains",
+    )
+    os.kill(victim["device"]["pid"], signal.SIGKILL)
+    assert_accounted(here, first)
+    assert attempts(here, first) > 1, "the kill must have hit trials that ran"
+    until(lambda: {w["id"] for w in workers(here)} - known, "Ray to start it again")
+
+    until(lambda: pool(here)["running"] == 3, "all of them")
+    second = submitted(here, "second")
+    until(
+        lambda: all(under_way(here, second, worker["id"]) for worker in workers(here)),
+        "trials under way on every node",
+    )
+    cluster.kill(node)
+    assert_accounted(here, second)
+    assert attempts(here, second) > 1, "the kill must have hit trials that ran"
+    until(lambda: pool(here)["running"] == 2, "the pool to fit the nodes that are left")
+
+
+def test_it_is_scaled_and_drained_without_a_lost_attempt(
+    here: Installation, cluster: Cluster
+) -> None:
+    process = driver(here, cluster, "--name", "farm")
+    until(lambda: len(workers(here)) == 2, "as many workers as fit")
+    assert (pool(here)["name"], pool(here)["wanted"], pool(here)["fits"]) == ("farm", None, 2)
+    study = submitted(here, "study")
+    until(lambda: under_way(here, study), "trials under way")
+    assert command(here, "workers", "scale", "1")["wanted"] == 1
+    until(lambda: len(workers(here)) == 1, "one to go")
+    shown = command(here, "workers")
+    assert [w["name"].partition("-")[0] for w in shown["workers"]] == ["farm"]
+    assert [(p["name"], p["wanted"]) for p in shown["pools"]] == [("farm", 1)]
+    assert command(here, "workers", "drain", str(shown["workers"][0]["id"]))["state"] == "draining"
+    until(
+        lambda: {w["id"] for w in workers(here)} - {shown["workers"][0]["id"]},
+        "another in the drained one's place",
+    )
+    assert_accounted(here, study)
+
+    later = submitted(here, "later")
+    until(lambda: under_way(here, later), "trials under way")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert not [trial for trial in here.trials(later) if trial["state"] == "running"]
+    assert (pool(here)["present"], pool(here)["running"], workers(here)) == (False, 0, [])
+
+    # The wish was kept while nobody was there to carry it out.
+    driver(here, cluster, "--name", "farm")
+    until(lambda: pool(here)["running"] == 1, "one worker again")
+    assert_accounted(here, later)
+    assert attempts(here, study) == attempts(here, later) == 1, "nothing was lost to a lease's end"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the node's GPU is there")
+def test_what_no_actor_can_do_ends_the_driver_with_the_reason(
+    here: Installation, cluster: Cluster
+) -> None:
+    """The node says that it has a GPU; the actor on it finds none."""
+    process = driver(here, cluster, "--device", "auto")
+    assert process.wait(90) == 2
+    log = (here.home / f"process-{len(here.processes) - 1}.log").read_text()
+    assert "tuner: device: this machine has no CUDA device that torch can use" in log
+
+
+def test_a_second_driver_takes_the_pool_over(here: Installation, cluster: Cluster) -> None:
+    first = driver(here, cluster)
+    until(lambda: workers(here), "a worker")
+    driver(here, cluster)
+    assert first.wait(90) == 1
+    until(lambda: pool(here)["running"] == 2, "the second one's workers")
+
+
+def test_nobody_at_the_address_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", "--engine", "ray", "--address", "127.0.0.1:1"]) == 1
+    printed = capsys.readouterr()
+    assert "tuner: no Ray cluster at 127.0.0.1:1" in printed.err
+    assert printed.err.count("\n") == 1

@@ -1,0 +1,134 @@
+"""``tuner worker``: a process that trains here, or one that has Ray place such processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from tuner import logs
+from tuner.cli.children import when_parent_ends
+from tuner.cli.options import Config, Home, Token, Url
+from tuner.cli.signals import stopping
+from tuner.cli.task import load
+from tuner.errors import InvalidInput
+from tuner.settings import Settings
+
+
+class Engine(StrEnum):
+    """Where a worker trains."""
+
+    local = "local"
+    ray = "ray"
+
+
+def worker(
+    url: Url = None,
+    token: Token = None,
+    name: Annotated[
+        str | None, typer.Option(help="What it is called; host and pid else, or `ray`.")
+    ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="local trains in this process; ray keeps a worker for each GPU, or for some "
+            "CPUs, of a Ray cluster."
+        ),
+    ] = Engine.local,
+    address: Annotated[
+        str | None,
+        typer.Option(help="With ray: auto or HOST:PORT of a cluster; this machine alone else."),
+    ] = None,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option(min=1, help="With ray: CPUs of each worker; one by default.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
+    ] = "auto",
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Trials trained at once; measured by default.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")
+    ] = None,
+    exit_with_parent: Annotated[
+        bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when stdin closes.")
+    ] = False,
+    config: Config = None,
+    home: Home = None,
+) -> None:
+    """Leases trials from a server, trains them, and reports."""
+    from tuner.worker.scripts.config import scripts_of
+
+    for path in task or []:
+        load(path)
+    settings = Settings.read(url=url, token=token, home=home)
+    scripts = scripts_of(config, settings.home)
+    logs.configure(settings.log_level, as_json=settings.log_json)
+    if engine is Engine.ray:
+        options = {"slots": slots, "tasks": task or [], "scripts": dict(scripts)}
+        _on_ray(settings, name or "ray", address, cpus_per_worker or 1, device, options)
+        return
+    for option, given in (("address", address), ("cpus_per_worker", cpus_per_worker)):
+        if given is not None:
+            raise InvalidInput(option, "is of use with --engine ray only")
+    from tuner.transport import Transport
+    from tuner.worker.http import HttpGateway
+    from tuner.worker.loop import run_worker
+
+    stop = stopping()
+    if exit_with_parent:
+        when_parent_ends(stop)
+    gateway = HttpGateway(Transport(settings.url, settings.secret))
+    try:
+        run_worker(
+            gateway,
+            name=name or f"{socket.gethostname()}-{os.getpid()}",
+            device=device,
+            slots=slots,
+            tasks=task or [],
+            home=settings.home,
+            stop=stop,
+            scripts=scripts,
+            checkpoints=settings.checkpoints or None,
+            save_seconds=settings.checkpoint_seconds,
+        )
+    finally:
+        gateway.close()
+
+
+def _on_ray(
+    settings: Settings,
+    name: str,
+    address: str | None,
+    cpus: int,
+    device: str,
+    options: dict[str, Any],
+) -> None:
+    from tuner.transport import Transport
+    from tuner.worker.ray import Plan, Pool, cluster, kind_of
+
+    # The driver asks again by itself, and must hear a signal meanwhile.
+    transport = Transport(settings.url, settings.secret, timeout_seconds=10, attempts=2)
+    try:
+        with cluster(address) as ray:
+            plan = Plan(
+                name=name,
+                url=settings.url,
+                token=settings.secret,
+                kind=kind_of(ray, device),
+                cpus=cpus,
+                **options,
+                home=settings.home.absolute(),
+                checkpoints=settings.checkpoints or None,
+                save_seconds=settings.checkpoint_seconds,
+                log_level=settings.log_level,
+                log_json=settings.log_json,
+            )
+            # Not before: Ray has put a handler of its own on SIGTERM.
+            Pool(ray, transport, plan, stopping()).run()
+    finally:
+        transport.close()

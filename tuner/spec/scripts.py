@@ -1,0 +1,50 @@
+"""Studies of a script: any name will do that can be told to it, and its own words stay its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tuner import pruners
+from tuner.errors import InvalidInput
+from tuner.spaces import Float, Int, Space
+from tuner.spec.study import PrunerSpec
+from tuner.trial import variable
+
+
+def of_script(space: Space) -> Space:
+    """The space as it is stored.
+
+    Nobody but the script knows what ``lr`` means to it, so unless the study names the optimizer, no
+    optimizer's prior holds for it. That is written down, as a server may not know the script later.
+    """
+    if "optimizer" in space.parameters:
+        return space
+    silent = {
+        name: replace(parameter, prior="none")
+        if isinstance(parameter, Float | Int) and parameter.prior is None
+        else parameter
+        for name, parameter in space.parameters.items()
+    }
+    return Space(silent)
+
+
+def check(space: Space, pruner: PrunerSpec | None) -> None:
+    """Refuses what cannot be told to a script, or done with one.
+
+    Raises:
+        InvalidInput: Names the field.
+    """
+    known: dict[str, str] = {}
+    for name in space.parameters:
+        other = known.setdefault(variable(name), name)
+        if other != name:
+            raise InvalidInput(
+                f"space.{name}",
+                f"a script could not tell it from {other}: both are {variable(name)}",
+            )
+    if pruner is not None and pruners.get(pruner.name).copies:
+        raise InvalidInput(
+            "pruner.name",
+            f"{pruner.name} copies checkpoints from trial to trial, and only a script knows what "
+            "is in its own; try asha",
+        )

@@ -1,0 +1,179 @@
+"""The mathematics of one slot in plain PyTorch: loss, metrics, curvature.
+
+Nothing here knows of other slots; :mod:`tuner.training.program` runs it for many at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+
+from tuner.errors import InvalidInput
+from tuner.tasks import Task
+from tuner.training.architecture import Architecture
+from tuner.training.batch import Tensors
+from tuner.training.randomness import slot_functions, uniform
+
+DRAWS = 1 << 20
+"""Random calls of curvature estimates start here, beyond those of any forward pass."""
+
+
+class OneSlot:
+    """What is computed for one trial, given all its tensors.
+
+    Args:
+        task: Gives loss and metrics.
+        architecture: The structure to run.
+        names: The part of a config that the whole population shares.
+        autocast: Reduced precision for the forward pass, or None.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        architecture: Architecture,
+        names: Mapping[str, Any],
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.task = task
+        self.architecture = architecture
+        self.names = dict(names)
+        self.autocast = autocast
+
+    def loss(
+        self,
+        params: Tensors,
+        buffers: Tensors,
+        x: Tensor,
+        y: Tensor,
+        numbers: Tensors,
+        scale: Tensor,
+        seed: Tensor,
+        offset: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensors]:
+        """Scaled sum of the losses of samples ``[m, ...]``, the sum itself, and new buffers."""
+        # Modules such as BatchNorm write into their buffers; these copies take the writes.
+        buffers = {name: value.clone() for name, value in buffers.items()}
+        with slot_functions(seed, offset):
+            output = self._forward(params, buffers, x)
+            losses = self.task.loss(output, y, {**self.names, **numbers})
+        if losses.shape != y.shape[:1]:
+            raise ValueError(
+                f"{type(self.task).__name__}.loss must return one loss a sample, "
+                f"shape {tuple(y.shape[:1])}, not {tuple(losses.shape)}"
+            )
+        total = losses.sum()
+        return total * scale, total.detach(), buffers
+
+    def metrics(self, params: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> Tensors:
+        """Sums over samples ``[m, ...]`` of the loss without smoothing, and of each metric."""
+        self.architecture.template.eval()
+        try:
+            zero = torch.zeros((), dtype=torch.int32, device=x.device)
+            clean = {"label_smoothing": torch.zeros((), device=x.device)}
+            with slot_functions(zero, zero):
+                output = self._forward(params, buffers, x)
+                losses = self.task.loss(output, y, {**self.names, **clean})
+            sums = {"loss": losses.sum()}
+            metrics = self.task.metrics(output, y)
+            if metrics.keys() != set(self.task.extra_metrics):
+                raise ValueError(
+                    f"{type(self.task).__name__}.metrics gives {sorted(metrics)}, "
+                    f"but extra_metrics says {sorted(self.task.extra_metrics)}"
+                )
+            for name, value in metrics.items():
+                sums[name] = value.to(losses.dtype).sum()
+            return sums
+        finally:
+            self.architecture.template.train()
+
+    def gauss_newton_bartlett(
+        self,
+        params: Tensors,
+        buffers: Tensors,
+        x: Tensor,
+        y: Tensor,
+        numbers: Tensors,
+        seed: Tensor,
+        offset: Tensor,
+    ) -> Tensors:
+        """``m * g^2``, with g the gradient under labels drawn from the model.
+
+        Liu et al. 2023, https://arxiv.org/abs/2305.14342, algorithm 2.
+        """
+        m = x.shape[0]
+
+        def loss(params: Tensors) -> Tensor:
+            copies = {name: value.clone() for name, value in buffers.items()}
+            with slot_functions(seed, offset):
+                output = self._forward(params, copies, x)
+                drawn = drawn_targets(output, y, uniform(seed, offset, DRAWS, y.shape))
+                return self.task.loss(output, drawn, {**self.names, **numbers}).mean()
+
+        return {name: m * g.square() for name, g in grad(loss)(params).items()}
+
+    def hutchinson(
+        self,
+        params: Tensors,
+        buffers: Tensors,
+        x: Tensor,
+        y: Tensor,
+        numbers: Tensors,
+        seed: Tensor,
+        offset: Tensor,
+    ) -> Tensors:
+        """``v * (H v)``, with v of random signs."""
+        signs = {
+            name: 1.0 - 2.0 * (uniform(seed, offset, DRAWS + i, p.shape or (1,)) < 0.5).to(p.dtype)
+            for i, (name, p) in enumerate(params.items())
+        }
+        signs = {name: v.reshape(params[name].shape) for name, v in signs.items()}
+
+        def loss(params: Tensors) -> Tensor:
+            copies = {name: value.clone() for name, value in buffers.items()}
+            with slot_functions(seed, offset):
+                output = self._forward(params, copies, x)
+                return self.task.loss(output, y, {**self.names, **numbers}).mean()
+
+        def slope(params: Tensors) -> Tensor:
+            gradients = grad(loss)(params)
+            return torch.stack([(gradients[name] * v).sum() for name, v in signs.items()]).sum()
+
+        # Reverse over reverse: more operations have it than forward mode.
+        return {name: signs[name] * hv for name, hv in grad(slope)(params).items()}
+
+    def _forward(self, params: Tensors, buffers: Tensors, x: Tensor) -> Any:
+        with self._precision(x):
+            return functional_call(self.architecture.template, {**params, **buffers}, (x,))
+
+    def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(x.device.type, self.autocast)
+
+
+def drawn_targets(output: Any, target: Tensor, u: Tensor) -> Tensor:
+    """Targets drawn from the model's own distribution, by inverse transform of ``u`` in [0, 1).
+
+    Integer targets from the softmax over the last axis of ``output``; real ones from a normal
+    distribution of unit variance around it.
+
+    Raises:
+        InvalidInput: The output is no tensor of logits or means.
+    """
+    if not isinstance(output, Tensor):
+        raise InvalidInput("optimizer", "sophia_g needs a model whose output is a tensor")
+    means: Tensor = output.detach()
+    if target.is_floating_point():
+        safe = u.to(output.dtype).clamp(1e-7, 1 - 1e-7)
+        normal: Tensor = math.sqrt(2) * torch.erfinv(2 * safe - 1)
+        return means + normal.reshape(means.shape)
+    below = torch.softmax(means, -1).cumsum(-1) < u.to(means.dtype).unsqueeze(-1)
+    drawn: Tensor = below.sum(-1).clamp(max=means.shape[-1] - 1).to(target.dtype)
+    return drawn

@@ -1,0 +1,221 @@
+"""Trains neighbouring rows that are at the same place of their epochs, within the epoch.
+
+Micro-batch by micro-batch: samples, gradients in the form that the engine chose, and a step of
+those rows whose batch is complete.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tuner.errors import OutOfMemory
+from tuner.training.batch import Batch, Gradients
+from tuner.training.engine import Engine, Mode
+from tuner.training.program import Programs
+from tuner.training.row_numbers import RowNumbers
+from tuner.training.rows import Rows
+from tuner.training.slot import Slot
+from tuner.training.source import Source, permutation
+from tuner.training.steps import NOISE_EVERY, Run, runs_of
+
+GATHERED_BYTES = 1 << 18
+"""Samples are gathered for as many micro-batches at once as take about this much memory."""
+
+
+class Trainer:
+    """Trains rows of a population.
+
+    Args:
+        rows: The population's tensors.
+        programs: What computes gradients.
+        engine: Says in which form.
+        source: The training samples.
+    """
+
+    def __init__(self, rows: Rows, programs: Programs, engine: Engine, source: Source) -> None:
+        self.rows = rows
+        self.programs = programs
+        self.engine = engine
+        self.source = source
+        self.max_micro_batch: int | None = None
+        """Largest micro-batch that memory allows, if there is such a bound."""
+        self.compiled_steps = False
+        """Whether optimizer steps run as compiled kernels."""
+        self.noise_every = NOISE_EVERY
+        """One batch in so many is measured for the noise scale."""
+
+    def train(self, trials: Sequence[Slot], rows: slice, length: int) -> None:
+        """Trains on the next samples.
+
+        Args:
+            trials: In row order, all at the same place of their epochs.
+            rows: Their rows.
+            length: Samples, which end within the epoch.
+
+        Raises:
+            OutOfMemory: Not even one slot fits the device.
+        """
+        begin = trials[0].position
+        end = begin + length
+        m = self.micro_batch([trial.batch_size for trial in trials], begin)
+        runs = runs_of(
+            trials,
+            rows.start,
+            length,
+            self.rows,
+            micro_batch=m,
+            halvable=m % 2 == 0 and not self.programs.architecture.batch_norm,
+            noise_every=self.noise_every,
+        )
+        per_row = RowNumbers(trials, self.rows.device, self.rows.dtype)
+        losses = torch.zeros(len(trials), device=self.rows.device, dtype=torch.float64)
+        at = begin
+        for x, y, shared in self._samples(trials, begin, end, m):
+            stop = min(at + m, end)
+            batch = Batch(
+                x,
+                y,
+                shared,
+                per_row.numbers,
+                per_row.scale(at),
+                per_row.seeds,
+                per_row.offsets + (at - begin),
+            )
+            losses += self._micro_batch(runs, rows, batch, at, stop, last=stop == end)
+            if at == begin and any(trial.samples == 0 for trial in trials):
+                for trial, loss in zip(trials, losses.tolist(), strict=True):
+                    if trial.samples == 0:
+                        trial.first_loss = loss / (stop - at)
+            at = stop
+        for trial, loss in zip(trials, losses.tolist(), strict=True):
+            trial.loss_sum += loss
+            trial.loss_count += length
+        for run in runs:
+            run.close()
+
+    def micro_batch(self, batch_sizes: Sequence[int], position: int = 0) -> int:
+        """Samples in a micro-batch: the largest common divisor that memory allows."""
+        common = math.gcd(*batch_sizes, position)
+        limit = self.max_micro_batch or common
+        return max(d for d in range(1, min(common, limit) + 1) if common % d == 0)
+
+    def _samples(
+        self, trials: Sequence[Slot], begin: int, end: int, m: int
+    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Inputs and targets of each micro-batch, and whether all rows share them."""
+        size = trials[0].train_size
+        orders = {(trial.data_seed, trial.epoch) for trial in trials}
+        if len(orders) > 1:
+            by_order = {o: permutation(size, *o)[begin:end] for o in orders}
+            index = torch.stack([by_order[trial.data_seed, trial.epoch] for trial in trials])
+            for at in range(0, end - begin, m):
+                yield *self.source.take(index[:, at : at + m]), False
+            return
+        order = permutation(size, *orders.pop())[begin:end]
+        at, gathered = 0, m
+        while at < len(order):
+            x, y = self.source.take(order[at : at + gathered])
+            for within in range(0, len(x), m):
+                yield x[within : within + m], y[within : within + m], True
+            at += gathered
+            gathered = m * max(1, GATHERED_BYTES * len(x) // (m * max(1, x.nbytes)))
+
+    def _micro_batch(
+        self, runs: Sequence[Run], rows: slice, batch: Batch, at: int, stop: int, *, last: bool
+    ) -> Tensor:
+        """Gradients and, where a batch is complete, steps; the sum of losses of each row."""
+        measured = [run for run in runs if run.measures(at)]
+        halves = any(run.batch_size == run.micro_batch for run in measured)
+        gradients = self._gradients(rows, batch, halves=halves)
+        for run in measured:
+            run.measure(gradients)
+        total = gradients[0] if len(gradients) == 1 else _whole(*gradients)
+        for run in runs:
+            run.take(total.flat, at, stop)
+            if run.rule.needs and run.wants_curvature(stop):
+                self._refresh(run, batch)
+            if run.steps_at(stop):
+                run.step(compiled=self.compiled_steps, last=last)
+        for name, value in total.buffers.items():
+            self.rows.buffers[name][rows] = value
+        return total.loss
+
+    def _gradients(self, rows: slice, batch: Batch, *, halves: bool) -> list[Gradients]:
+        """Gradients of the rows on one micro-batch, in one part or two, in blocks that pay."""
+        count, samples = rows.stop - rows.start, batch.count
+        while True:
+            mode = self.engine.mode(count, samples)
+            try:
+                if halves:
+                    middle = samples // 2
+                    first = self._blocks(rows, batch.samples(slice(0, middle)), mode)
+                    first = replace(first, flat=first.flat.clone())
+                    return [first, self._blocks(rows, batch.samples(slice(middle, None)), mode)]
+                whole = partial(self._blocks, rows, batch, mode)
+                return [self.engine.timed(count, samples, mode, whole)]
+            except torch.OutOfMemoryError as error:
+                if mode.block <= 1:
+                    raise OutOfMemory(
+                        f"one slot with a micro-batch of {samples} does not fit {self.rows.device}"
+                    ) from error
+            self.engine.shrink(mode.block)
+
+    def _blocks(self, rows: slice, batch: Batch, mode: Mode) -> Gradients:
+        """Gradients of the rows, a block after another."""
+        count = rows.stop - rows.start
+        block = mode.block if mode.fused else count
+        at_once = mode.backend == "compiled" or self.engine.deciding(count, batch.count)
+        losses, news = [], []
+        for start in range(0, count, block):
+            size = min(block, count - start)
+            first = rows.start + start
+            own = batch if size == count else batch.rows(slice(start, start + size))
+            width = self._width(first, size) if mode.fused else size
+            at = slice(first, first + width)
+            found = self.programs.gradients(
+                self.rows.params[at],
+                {name: value[at] for name, value in self.rows.buffers.items()},
+                own if width == size else own.padded(width),
+                mode.form,
+                self.rows.gradient[at],
+                at_once=at_once,
+            )
+            losses.append(found.loss[:size])
+            news.append({name: value[:size] for name, value in found.buffers.items()})
+        flat = self.rows.gradient[rows]
+        if len(losses) == 1:
+            return Gradients(flat, losses[0], news[0])
+        buffers = {name: torch.cat([new[name] for new in news]) for name in news[0]}
+        return Gradients(flat, torch.cat(losses), buffers)
+
+    def _width(self, first: int, size: int) -> int:
+        """Rows to compute for ``size``: rounded up, so that few programs serve all sizes.
+
+        The rows beyond are whatever lies there; what comes of them is thrown away.
+        """
+        step = max(1, (1 << (size - 1).bit_length()) // 4)
+        width = -(-size // step) * step
+        return width if first + width <= self.rows.capacity else size
+
+    def _refresh(self, run: Run, batch: Batch) -> None:
+        """Gives a rule the curvature it asks for, from the micro-batch at hand."""
+        own = batch.rows(run.local)
+        estimate = self.programs.curvature(
+            self.rows.params[run.rows],
+            {name: value[run.rows] for name, value in self.rows.buffers.items()},
+            own,
+            kind=run.rule.needs,
+            fused=self.engine.verdict.fused and self.engine.choice != "looped",
+        )
+        run.refresh(estimate)
+
+
+def _whole(first: Gradients, second: Gradients) -> Gradients:
+    """Two halves of one micro-batch; the buffers are the second's."""
+    return Gradients(second.flat.add_(first.flat), first.loss + second.loss, second.buffers)
