@@ -21,7 +21,7 @@ from tuner import service
 from tuner.errors import Unavailable
 from tuner.service import Context, StudyView
 from tuner.spec import StudySpec
-from tuner.storage import studies
+from tuner.storage import trials
 
 T = TypeVar("T")
 BATCH_SIZES = (8, 16, 32, 64)
@@ -133,7 +133,7 @@ class Stage:
 
     def _leased(self, study_id: int) -> int:
         with self._context.db.session() as session:
-            return studies.leased(session, study_id)
+            return len(trials.leased_ids(session, study_id))
 
     def trials(self, study_id: int) -> list[service.TrialView]:
         """All its trials."""

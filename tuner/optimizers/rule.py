@@ -164,7 +164,7 @@ class Rule(ABC):
 
     def state_bytes_per_parameter(self, itemsize: int = 4) -> float:
         """Bytes of optimizer state per parameter, counted on a 256 x 256 matrix."""
-        p = torch.empty(256, 256, device="meta")
+        p = torch.empty(256, 256)
         if self.granularity == "model":
             p = p.flatten()
         state = self.init(p, (-2, -1)[-p.ndim :])

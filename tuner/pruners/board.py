@@ -41,6 +41,11 @@ class Track:
     lane: int = 0
     note: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def reach(self) -> int:
+        """The step that it has come to or, while somebody has it, will."""
+        return self.until if self.busy else self.step
+
     def best(self, step: int) -> float:
         """The lowest value up to ``step``; inf when there is none."""
         return min((v for s, v in self.curve.items() if s <= step), default=math.inf)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from tuner.pruners import CONTINUE, Board, Decision, Pruner, Track, register
 from tuner.pruners.pruner import next_interval
@@ -47,6 +46,8 @@ class WilcoxonPruner(Pruner):
         difference = np.array([track.curve[s] - other[s] for s in common])
         if len(common) < self.settings["n_startup_steps"] or difference.mean() <= 0:
             return CONTINUE
+        from scipy.stats import wilcoxon  # noqa: PLC0415  (half a second to load)
+
         p = float(wilcoxon(difference, alternative="greater", zero_method="zsplit").pvalue)
         if p >= self.settings["p_threshold"]:
             return CONTINUE

@@ -1,18 +1,19 @@
 """Leases: a trial has one holder, under a token, for a time; every later write carries the token.
 
-Callers hold the lock of the study's row (``tuner.storage.studies.lock``) except where a function
-says that it needs none.
+Who changes trials has them in hand and holds their study's lock (``tuner.storage.studies.lock``).
+Only :func:`renew` needs no lock: a lease in the database may last longer than the row in hand says,
+never shorter.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
 
-from sqlalchemy import ColumnElement, Table, case, func, select, update
+from sqlalchemy import ColumnElement, Table, select, update
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Trial
@@ -40,39 +41,27 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def claim(
-    session: Session, study_id: int, k: int, lease: Lease, *, revision: int, now: datetime
-) -> list[TrialRow]:
-    """Gives up to ``k`` waiting trials to the lease's holder, in one statement.
+def claim(rows: Iterable[TrialRow], k: int, lease: Lease, now: datetime) -> list[TrialRow]:
+    """Gives up to ``k`` of the trials that wait to the lease's holder.
 
-    What users enqueued comes first, then what others began, then the lowest numbers. Two claims
-    never take the same trial: rows that another one has locked are passed over.
+    What users enqueued comes first, then what others began, then the lowest numbers.
+
+    Args:
+        rows: A study's trials.
+        k: How many at most.
+        lease: Whose.
+        now: The present moment.
+
+    Returns:
+        Those it has now.
     """
-    if k < 1:
-        return []
-    enqueued_first = case((Trial.origin == "enqueued", 0), else_=1)
-    chosen = (
-        select(Trial.id)
-        .where(Trial.study_id == study_id, Trial.state == "waiting", Trial.until > Trial.step)
-        .order_by(enqueued_first, Trial.step.desc(), Trial.number)
-        .limit(k)
-        .with_for_update(skip_locked=True)
+    waiting = sorted(
+        (row for row in rows if row.ready),
+        key=lambda row: (row.origin != "enqueued", -row.step, row.number),
     )
-    taken = session.connection().execute(
-        update(_table)
-        .where(_table.c.id.in_(chosen.scalar_subquery()))
-        .values(
-            state="running",
-            paused=False,
-            worker_id=lease.worker_id,
-            lease_token=lease.token,
-            lease_expires_at=lease.expires_at,
-            revision=revision,
-            started_at=func.coalesce(_table.c.started_at, now),
-        )
-        .returning(*[_table.c[column.key] for column in COLUMNS])
-    )
-    return sorted((TrialRow(*list(row)) for row in taken), key=lambda row: row.number)
+    for row in waiting[:k]:
+        row.hold(lease.worker_id, lease.token, lease.expires_at, now)
+    return waiting[:k]
 
 
 def renew(session: Session, held: Mapping[int, str], expires_at: datetime) -> set[int]:
@@ -101,7 +90,7 @@ def renew(session: Session, held: Mapping[int, str], expires_at: datetime) -> se
 
 
 def expired(session: Session, now: datetime, limit: int = 10_000) -> dict[int, list[int]]:
-    """Trials whose lease has run out, by study; needs no study's lock, so look again under it."""
+    """Trials whose lease has run out, by study; see :func:`run_out`."""
     rows = session.execute(
         select(Trial.study_id, Trial.id)
         .where(Trial.lease_expires_at < now)
@@ -138,6 +127,12 @@ def cut(session: Session, moment: datetime, end: datetime, *, asked: bool) -> No
     )
 
 
+def run_out(session: Session, trial_ids: Collection[int], now: datetime) -> list[int]:
+    """Which of these leases have run out, locked so that nobody renews them any more."""
+    query = select(Trial.id).where(Trial.id.in_(trial_ids), Trial.lease_expires_at < now)
+    return list(session.scalars(query.order_by(Trial.id).with_for_update()))
+
+
 def held_by(session: Session, worker_id: int) -> dict[int, list[int]]:
     """The trials that a worker holds, by study; needs no study's lock."""
     rows = session.execute(
@@ -158,16 +153,6 @@ def under(
     mine = Trial.worker_id == worker_id if study_id is None else Trial.study_id == study_id
     query = select(*COLUMNS).where(mine, Trial.state == "running", Trial.lease_token == token)
     return select_rows(session, query.order_by(Trial.id))
-
-
-def leased_of(session: Session, study_id: int) -> list[TrialRow]:
-    """A study's trials that somebody holds."""
-    return select_rows(
-        session,
-        select(*COLUMNS).where(
-            Trial.study_id == study_id, Trial.state == "running", Trial.lease_token.is_not(None)
-        ),
-    )
 
 
 def owns(row: TrialRow | None, token: str) -> bool:
@@ -204,14 +189,3 @@ def next_attempt(row: TrialRow) -> None:
     row.wait()
     row.attempt += 1
     row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
-
-
-def expire(
-    rows: Iterable[TrialRow], *, max_attempts: int, now: datetime
-) -> list[tuple[TrialRow, Outcome]]:
-    """Applies :func:`give_up` to those of the locked rows whose lease has really run out."""
-    return [
-        (row, give_up(row, max_attempts=max_attempts, now=now))
-        for row in rows
-        if row.lease_expires_at is not None and row.lease_expires_at < now
-    ]

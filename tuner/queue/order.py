@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tuner.storage.studies import Queued
+from tuner.storage.tallies import Queued
 
 HORIZON_SECONDS = 60.0
 """A study's share counts as what it holds now until it has run about this long."""

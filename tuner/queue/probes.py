@@ -15,7 +15,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from tuner.queue.leases import LEASE_EXPIRED, Lease
-from tuner.storage.models import OPEN_PROBE_STATES, Probe, Study
+from tuner.storage.models import OPEN_PROBE_STATES, Probe
+from tuner.storage.studies import StudyRow
 
 
 def add(session: Session, study_id: int, *, within: bool) -> None:
@@ -105,7 +106,7 @@ def wait(probe: Probe) -> None:
 
 
 def end(
-    study: Study,
+    study: StudyRow,
     probe: Probe,
     state: str,
     bounds: tuple[float, float] | None,

@@ -74,7 +74,7 @@ class OptunaSampler(Sampler):
         return params
 
     def _trials(self, history: History) -> list[FrozenTrial]:
-        status = history.status
+        status = history.standing
         rows = np.flatnonzero(status != VOID)[-self.most_trials :]
         seen = history.values[rows]
         single = self.objectives == 1

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from cmaes import CMA
 
 from tuner.samplers import PENDING, VOID, History, Proposal, Sampler, register, untaken
 from tuner.samplers.history import Floats
@@ -60,6 +59,8 @@ class CmaEsSampler(Sampler):
         """The present generation, which trials closed the one before, and the strategy in it."""
         dimensions = len(self.space.searched)
         size = self.settings["population_size"] or 4 + math.floor(3 * math.log(dimensions))
+        from cmaes import CMA  # noqa: PLC0415  (loads half a second of scipy.stats)
+
         strategy = CMA(
             mean=np.full(dimensions, 0.5),
             sigma=self.settings["sigma0"],

@@ -108,10 +108,14 @@ class History:
         self._values[number] = np.nan if values is None else values
         self._violation[number] = np.nan if violation is None else violation
 
-    def pending(self) -> Floats:
-        """``[p, D]`` the points whose result nobody knows yet."""
-        rows = self.unit[self.status == PENDING]
-        return np.vstack([rows, *(u[None, :] for u in self.offered.values())])
+    @property
+    def standing(self) -> NDArray[np.int8]:
+        """The status, but a trial under way that has reported counts as one that stands there.
+
+        Trials taken up again are among the best: to be without a result is for new ones.
+        """
+        begun = (self.status == PENDING) & np.isfinite(self.last)
+        return np.where(begun, PARTIAL, self.status)
 
     def order(self) -> NDArray[np.int64]:
         """Rows that teach something, best first.
@@ -120,7 +124,7 @@ class History:
         crowding; partial ones by how far they came, then by their last value; diverged ones last.
         Infeasible rows go by how little they break the constraint.
         """
-        status, violation = self.status, np.nan_to_num(self.violation, nan=0.0).clip(0.0)
+        status, violation = self.standing, np.nan_to_num(self.violation, nan=0.0).clip(0.0)
         rows = np.flatnonzero((status != VOID) & (status != PENDING))
         if rows.size == 0:
             return rows

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from tuner.samplers.history import Floats
 from tuner.samplers.surrogate import Ints
@@ -95,6 +94,8 @@ def sobol(dimensions: int, index: int, seed: int) -> Floats:
     """The ``index``-th point of a scrambled Sobol sequence."""
     if dimensions == 0:
         return np.zeros(0)
+    from scipy.stats import qmc  # noqa: PLC0415  (half a second to load)
+
     engine = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng([seed, 4]))
     if index:
         engine.fast_forward(index)

@@ -20,9 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
 from scipy.special import erfcx, ndtr, ndtri
-from scipy.stats import rankdata
 
 from tuner.samplers.history import Floats
 
@@ -58,6 +56,8 @@ class Rows:
 
 def normal_scores(values: Floats) -> Floats:
     """Ranks as quantiles of a standard normal; the worst 2 % (and inf) are tied."""
+    from scipy.stats import rankdata  # noqa: PLC0415  (half a second to load)
+
     n = len(values)
     finite = values[np.isfinite(values)]
     cap = np.quantile(finite, 0.98) if finite.size else 0.0
@@ -172,6 +172,8 @@ def fit(rows: Rows, columns: Ints, seed: int, most_rows: int = 120, steps: int =
 
     It starts from the prior's mean every time: the outcome depends on the rows and the seed alone.
     """
+    from scipy.optimize import minimize  # noqa: PLC0415  (slow to load, and not every sampler fits)
+
     center = default_theta(columns)
     if len(rows.z) > most_rows:
         chosen = np.random.default_rng([seed, len(rows.z), 3]).choice(

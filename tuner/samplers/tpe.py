@@ -55,7 +55,7 @@ class TpeSampler(Sampler):
         good_count = math.ceil(0.1 * len(order)) if many else min(math.ceil(0.1 * len(order)), 25)
         good = np.sort(order[:good_count])
         bad = np.sort(
-            np.concatenate([order[good_count:], np.flatnonzero(history.status == PENDING)])
+            np.concatenate([order[good_count:], np.flatnonzero(history.standing == PENDING)])
         )
         fits = [_Group(self, history, axes, good, bad, many) for axes in self._groups]
         for unit in history.offered.values():

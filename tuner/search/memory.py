@@ -1,99 +1,87 @@
-"""What a search was told: tracks, the rows of the sampler's history, and the budget used up."""
+"""What a search was told: tracks, the rows of the sampler's history, and the epochs used up."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from tuner import pruners, samplers
-from tuner.errors import InvalidInput
-from tuner.pruners import Board, Track
+from tuner.pruners import Board, Pruner, Track
 from tuner.samplers import COMPLETE, DIVERGED, PARTIAL, PENDING, VOID, History
-from tuner.search.records import Budget, Objective, Record, State
+from tuner.samplers.history import Floats
+from tuner.search.records import Objective, Record, State
 from tuner.spaces import Space
 
 DIVERGED_REASON = "diverged"
-
-P = ParamSpec("P")
-R = TypeVar("R")
-M = TypeVar("M", bound="Memory")
-
-
-def locked(method: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
-    """One caller at a time: a fit may be prepared from another thread than the one that drives."""
-
-    def wrapper(self: M, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    wrapper.__doc__, wrapper.__name__ = method.__doc__, method.__name__
-    return wrapper
+ENDED: tuple[State, ...] = ("complete", "pruned", "fail")
 
 
 class Memory:
-    """Everything a search was told; :class:`tuner.search.Search` says what follows from it."""
+    """Everything a search was told; :class:`tuner.search.Search` says what follows from it.
+
+    Args:
+        space: What is searched.
+        objectives: Curves are of the first. Within, lower is better.
+        pruner: Says which trials are compared, and where a trial stops next.
+        warm_start: Finished trials of earlier studies, for the sampler only.
+
+    Attributes:
+        board: The curves, as pruners see them.
+        history: The points and their results, as samplers see them.
+        warm: Rows of ``history`` before the study's own.
+        params: Each trial's point.
+        busy: Trials that somebody has.
+        loose: Waiting or orphaned trials: to be handed out before anything else.
+        offered: Draw to the steps promised, of new trials handed out that no record shows yet.
+        draws: New trials sampled so far.
+        spent: Steps run, of all trials.
+        best: The lowest value of a trial that keeps the constraint.
+    """
 
     def __init__(
         self,
         space: Space,
-        sampler: Mapping[str, Any],
-        pruner: Mapping[str, Any],
         objectives: Sequence[Objective],
-        *,
-        max_step: int,
-        budget: Budget,
-        seed: int = 0,
-        constraint: object = None,
+        pruner: Pruner,
         warm_start: Iterable[Record] = (),
     ) -> None:
-        if not objectives:
-            raise InvalidInput("objective", "names no metric")
-        if max_step < 1:
-            raise InvalidInput("budget.epochs", f"{max_step} is not above 0")
-        if len(objectives) > 1 and pruner.get("name") not in ("none", "auto"):
-            raise InvalidInput("pruner.name", "several objectives have no order; use none")
-        if seed < 0:
-            raise InvalidInput("sampler.seed", f"{seed} is below 0")
         self.space = space
         self.objectives = tuple(objectives)
-        self.max_step = max_step
-        self.budget = budget
-        self.seed = seed
-        self.constraint = constraint
-        self.sampler = samplers.create(
-            sampler, space=space, objectives=len(objectives), seed=seed, max_step=max_step
-        )
-        if len(objectives) > 1:
-            pruner = {"name": "none"}
-        self._lock = threading.RLock()
-        self._sign = objectives[0].sign
-        self.pruner = pruners.create(
-            pruner, max_step=max_step, space=space, seed=seed, sign=self._sign
-        )
-        self._board = Board(by_best=self.pruner.ranks_by_best)
-        self._history = History(space, len(objectives))
+        self.sign = self.objectives[0].sign
+        self.pruner = pruner
+        self.board = Board(by_best=pruner.ranks_by_best)
+        self.history = History(space, len(self.objectives))
+        self.warm = 0
+        self.params: dict[int, Mapping[str, Any]] = {}
+        self.busy: set[int] = set()
+        self.loose: set[int] = set()
+        self.offered: dict[int, int] = {}
+        self.draws = 0
+        self.spent = 0
+        self.best = math.inf
         self._records: dict[int, Record] = {}
-        self._params: dict[int, Mapping[str, Any]] = {}
-        self._loose: set[int] = set()  # waiting or orphaned: to be handed out before anything else
-        self._busy: set[int] = set()
-        self._offered: dict[int, int] = {}  # draw -> until, of new trials that no record shows yet
-        self._draws = 0
-        self._spent = 0
-        self._elapsed = 0.0
-        self._hit = False
-        self._warm = 0
         for record in warm_start:
-            self._learn(self._warm, record)
-            self._history.curves[self._warm] = {
-                s: self._sign * v for s, v in record.curve.items() if math.isfinite(v)
-            }
-            self._warm += 1
+            self._learn(self.warm, record)
+            self.history.curves[self.warm] = self._lowered(record.curve)
+            self.warm += 1
 
-    # --- what happened --------------------------------------------------------------------------
+    @property
+    def count(self) -> int:
+        """Trials there are, those included that were handed out and no record shows yet."""
+        return len(self.board.tracks) + len(self.offered)
 
-    @locked
+    @property
+    def promised(self) -> int:
+        """Steps that those who are under way were told to run."""
+        tracks = self.board.tracks
+        return sum(tracks[n].until - tracks[n].step for n in self.busy) + sum(self.offered.values())
+
+    def track(self, number: int) -> Track:
+        """A trial's course."""
+        return self.board.tracks[number]
+
+    # --- records --------------------------------------------------------------------------------
+
     def sync(self, records: Iterable[Record]) -> None:
         """Takes in new or changed trials, in any order; the same record twice changes nothing."""
         for record in sorted(records, key=lambda r: r.number):
@@ -105,18 +93,18 @@ class Memory:
         number = record.number
         draw = record.note.get("draw")
         if isinstance(draw, int):
-            self._draws = max(self._draws, draw + 1)  # a copy's is below 0
-            self._offered.pop(draw, None)
-            self._history.offered.pop(draw, None)
-        old = self._board.tracks.get(number)
+            self.draws = max(self.draws, draw + 1)  # a copy's is below 0
+            self.offered.pop(draw, None)
+            self.history.offered.pop(draw, None)
+        old = self.board.tracks.get(number)
         if old is not None:
-            self._spent -= old.step - started(old.note)
-        ended = record.state in ("complete", "pruned", "fail")
-        curve = {s: self._sign * v for s, v in record.curve.items() if math.isfinite(v)}
+            self.spent -= old.step - started(old.note)
+        ended = record.state in ENDED
+        curve = self._lowered(record.curve)
         lane = self.pruner.lane(record.note)
         step = max(curve, default=started(record.note))
         until = record.until if record.until is not None else self.pruner.next_stop(step, lane)
-        self._board.add(
+        self.board.add(
             Track(
                 number,
                 curve,
@@ -130,28 +118,32 @@ class Memory:
                 note=record.note,
             )
         )
-        self._spent += step - started(record.note)
-        self._params[number] = record.params
-        self._busy.discard(number)
-        self._loose.discard(number)
+        self.spent += step - started(record.note)
+        self.params[number] = record.params
+        self.busy.discard(number)
+        self.loose.discard(number)
         if record.busy and not ended:
-            self._busy.add(number)
+            self.busy.add(number)
         elif not ended and not record.paused:
-            self._loose.add(number)
-        self._learn(self._warm + number, record)
-        self._history.curves[self._warm + number] = curve
+            self.loose.add(number)
+        self._learn(self.warm + number, record)
+        self.history.curves[self.warm + number] = curve
         self._aim(number, record.state, record.values, record.constraint)
+
+    def _lowered(self, curve: Mapping[int, float]) -> dict[int, float]:
+        """The finite points, lower better."""
+        return {s: self.sign * v for s, v in curve.items() if math.isfinite(v)}
 
     def _learn(self, row: int, record: Record) -> None:
         """Writes a record into the sampler's history."""
-        curve = record.curve
-        step = max((s for s, v in curve.items() if math.isfinite(v)), default=0)
-        self._history.add(row, record.params, record.note, tried=row >= self._warm)
+        curve = self._lowered(record.curve)
+        step = max(curve, default=0)
+        self.history.add(row, record.params, record.note, tried=row >= self.warm)
         self._put(
             row,
             record.state,
             step,
-            self._sign * curve[step] if step else math.nan,
+            curve.get(step, math.nan),
             record.values,
             record.reason,
             record.constraint,
@@ -183,85 +175,81 @@ class Memory:
             status = DIVERGED if reason == DIVERGED_REASON else VOID
         elif state == "pruned" or paused:
             status = PARTIAL
-        self._history.put(row, status, step=step, last=last, values=lower, violation=violation)
-
-    def _progress(self, track: Track) -> None:
-        """Shows the sampler how far a trial has come."""
-        known = self._records.get(track.number)
-        self._put(
-            self._warm + track.number,
-            "running",
-            track.step,
-            track.curve[track.step],
-            None,
-            None,
-            None if known is None else known.constraint,
-            track.paused,
-        )
-
-    @locked
-    def finish(
-        self,
-        number: int,
-        state: State,
-        values: tuple[float, ...] | None,
-        reason: str | None = None,
-        constraint: float | None = None,
-    ) -> None:
-        """A trial ended; a later record of it may say so again.
-
-        Args:
-            number: The trial.
-            state: ``complete``, ``pruned`` or ``fail``.
-            values: Of a complete trial, in the user's own sense.
-            reason: ``diverged`` makes the sampler count it as the worst there is.
-            constraint: By how much the study's constraint is broken.
-        """
-        track = self._board.tracks[number]
-        track.ended, track.busy, track.paused = True, False, False
-        self._busy.discard(number)
-        self._loose.discard(number)
-        if state == "fail" and reason == DIVERGED_REASON:
-            self._board.lose(number)
-        last = track.curve.get(track.step, math.nan)
-        self._put(
-            self._warm + number, state, track.step, last, values, reason, constraint, paused=False
-        )
-        self._aim(number, state, values, constraint)
-
-    def _reaches(self, lower: float) -> bool:
-        target = self.budget.target
-        return target is not None and lower <= self._sign * target
+        self.history.put(row, status, step=step, last=last, values=lower, violation=violation)
 
     def _aim(
         self,
         number: int,
         state: State,
         values: tuple[float, ...] | None,
+        violation: float | None,
+    ) -> None:
+        """Notes how good a trial was; one that breaks the constraint is not."""
+        if (violation or 0.0) > 0 or state == "fail":
+            return
+        seen = list(self.track(number).curve.values())
+        if values is not None:
+            seen.append(self.sign * values[0])
+        self.best = min(self.best, *seen, math.inf)
+
+    # --- what happens in between ----------------------------------------------------------------
+
+    def report(self, number: int, step: int, value: float, violation: float | None) -> None:
+        """A point of a running trial's curve, in the user's own sense; not finite: it diverged."""
+        track = self.track(number)
+        if not math.isfinite(value):
+            self.board.lose(number)
+            return
+        self.spent += max(step - track.step, 0)
+        self.board.report(number, step, self.sign * value)
+        if (violation or 0.0) <= 0:
+            self.best = min(self.best, self.sign * value)
+        self._progress(track, violation)
+
+    def finish(
+        self,
+        number: int,
+        state: State,
+        values: tuple[float, ...] | None,
+        reason: str | None,
         constraint: float | None,
     ) -> None:
-        """Notes whether a trial meets the target; one that breaks the constraint does not."""
-        if self.budget.target is None or (constraint or 0.0) > 0 or state == "fail":
-            return
-        seen = list(self._board.tracks[number].curve.values())
-        if values is not None:
-            seen.append(self._sign * values[0])
-        if any(self._reaches(v) for v in seen):
-            self._hit = True
+        """A trial ended; a later record of it may say so again."""
+        track = self.track(number)
+        track.ended, track.busy, track.paused = True, False, False
+        self.busy.discard(number)
+        self.loose.discard(number)
+        if state == "fail" and reason == DIVERGED_REASON:
+            self.board.lose(number)
+        last = track.curve.get(track.step, math.nan)
+        row = self.warm + number
+        self._put(row, state, track.step, last, values, reason, constraint, paused=False)
+        self._aim(number, state, values, constraint)
 
-    def _granted(self, start: int, until: int) -> int:
-        """``until``, or as much of it as the epochs left allow."""
-        total = self.budget.total_epochs
-        if total is None:
-            return until
-        tracks = self._board.tracks
-        promised = sum(tracks[n].until - tracks[n].step for n in self._busy)
-        promised += sum(self._offered.values())
-        return min(until, start + max(total - self._spent - promised, 0))
+    def set_aside(self, track: Track) -> None:
+        """The trial is paused: nobody has it."""
+        track.paused, track.busy = True, False
+        self.busy.discard(track.number)
+        self._progress(track, float(self.history.violation[self.warm + track.number]))
 
-    @property
-    def _count(self) -> int:
-        return len(self._board.tracks) + len(self._offered)
+    def hand_out(self, track: Track, until: int) -> None:
+        """The trial is somebody's, up to ``until``."""
+        track.busy, track.paused, track.until = True, False, until
+        self.busy.add(track.number)
+        self.loose.discard(track.number)
+        last = track.curve.get(track.step, math.nan)
+        self.history.put(self.warm + track.number, PENDING, step=track.step, last=last)
+
+    def offer(self, draw: int, steps: int, unit: Floats | None = None) -> None:
+        """A new trial was handed out; ``unit``: its point, where the sampler is to know of it."""
+        self.offered[draw] = steps
+        if unit is not None:
+            self.history.offered[draw] = unit
+
+    def _progress(self, track: Track, violation: float | None) -> None:
+        """Shows the sampler how far a trial has come."""
+        row, last = self.warm + track.number, track.curve[track.step]
+        self._put(row, "running", track.step, last, None, None, violation, track.paused)
 
 
 def started(note: Mapping[str, Any]) -> int:

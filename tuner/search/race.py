@@ -18,8 +18,9 @@ import numpy as np
 
 from tuner.pruners import Board, Track
 from tuner.pruners.auto import AutoPruner
-from tuner.samplers import History, Proposal
+from tuner.samplers import Proposal
 from tuner.samplers.auto import AutoSampler
+from tuner.search.memory import Memory
 
 SHARE = 0.5
 """Of all epochs after the opening."""
@@ -37,19 +38,15 @@ class Race:
         self.pruner = pruner
         self.max_step = max_step
 
-    def choose(
-        self, board: Board, history: History, warm: int, draw: int, *, may_start: bool
-    ) -> Track | Proposal | None:
+    def choose(self, memory: Memory, *, may_start: bool) -> Track | Proposal | None:
         """A paused trial to resume, a new one to start, or None: it is halving's turn.
 
         Args:
-            board: All curves.
-            history: The same trials as the sampler sees them.
-            warm: Rows of ``history`` before the study's own.
-            draw: The index of the next new trial.
+            memory: What the search was told.
             may_start: Whether there may be new trials.
         """
-        reach = {n: t.until if t.busy else t.step for n, t in board.tracks.items()}
+        board = memory.board
+        reach = {n: t.reach for n, t in board.tracks.items()}
         spent = sum(reach.values()) - OPENING * self.max_step
         if spent <= 0:
             return None
@@ -68,22 +65,21 @@ class Race:
             return min(racing, key=lambda t: t.number)
         if not may_start:  # a bound on trials is no leave to train them all to the end
             return None
-        return self._pick(idle, history, warm, draw)
+        return self._pick(idle, memory)
 
     def _behind(self, board: Board, track: Track) -> bool:
         column = board.ranking(track.step)
         return len(column) >= FEWEST and board.rank(track.number, track.step) > len(column) // 2
 
-    def _pick(
-        self, idle: list[Track], history: History, warm: int, draw: int
-    ) -> Track | Proposal | None:
+    def _pick(self, idle: list[Track], memory: Memory) -> Track | Proposal | None:
+        history, draw = memory.history, memory.draws
         posterior = self.sampler.posterior(history)
         if posterior is None:
             return None
         best: Track | Proposal | None = None
         top = -math.inf
         if idle:
-            numbers = np.array([t.number for t in idle]) + warm
+            numbers = np.array([t.number for t in idle]) + memory.warm
             left = np.array([self.max_step - t.step for t in idle])
             gain = self.sampler.gain(posterior, history.unit[numbers], numbers) - np.log(left)
             i = int(np.argmax(gain))

@@ -1,30 +1,48 @@
 """What to try, what to pause, what to stop: a pure object over a sampler and a pruner.
 
 No database, no clock, no global random state: everything a search knows came in through
-:meth:`Search.sync`, :meth:`Search.observe` and :meth:`Search.finish`, and a fresh search told the
+:meth:`Search.sync`, :meth:`Search.report` and :meth:`Search.finish`, and a fresh search told the
 same records answers the same. The service drives it with stored trials, a benchmark with recorded
 curves.
 """
 
 from __future__ import annotations
 
-import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from tuner import pruners, samplers
+from tuner.errors import InvalidInput
 from tuner.pruners import Track
 from tuner.pruners.auto import AutoPruner
-from tuner.samplers import PENDING, Proposal, untaken
+from tuner.samplers import Proposal, untaken
 from tuner.samplers.auto import AutoSampler
-from tuner.search.memory import DIVERGED_REASON, Memory, locked
+from tuner.search.memory import DIVERGED_REASON, Memory
 from tuner.search.race import Race
-from tuner.search.records import Budget, Objective, Record, Suggestion, Verdict
+from tuner.search.records import Budget, Objective, Record, State, Suggestion, Verdict
 from tuner.spaces import Space
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-class Search(Memory):
+
+def locked(
+    method: Callable[Concatenate[Search, P], R],
+) -> Callable[Concatenate[Search, P], R]:
+    """One caller at a time: a fit may be prepared from another thread than the one that drives."""
+
+    def wrapper(self: Search, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    wrapper.__doc__, wrapper.__name__ = method.__doc__, method.__name__
+    return wrapper
+
+
+class Search:
     """One study's search. Calls from several threads follow one another; a fit runs beside them.
 
     Args:
@@ -35,7 +53,6 @@ class Search(Memory):
         max_step: The step at which a trial is complete.
         budget: What ends the study.
         seed: Of all random draws.
-        constraint: The study's, if it has one; records carry by how much it is broken.
         warm_start: Finished trials of earlier studies, for the sampler only.
 
     Raises:
@@ -52,79 +69,147 @@ class Search(Memory):
         max_step: int,
         budget: Budget,
         seed: int = 0,
-        constraint: object = None,
         warm_start: Iterable[Record] = (),
     ) -> None:
-        super().__init__(
-            space,
-            sampler,
-            pruner,
-            objectives,
-            max_step=max_step,
-            budget=budget,
-            seed=seed,
-            constraint=constraint,
-            warm_start=warm_start,
+        if not objectives:
+            raise InvalidInput("objective", "names no metric")
+        if max_step < 1:
+            raise InvalidInput("budget.epochs", f"{max_step} is not above 0")
+        if seed < 0:
+            raise InvalidInput("sampler.seed", f"{seed} is below 0")
+        if len(objectives) > 1:
+            if pruner.get("name") not in ("none", "auto"):
+                raise InvalidInput("pruner.name", "several objectives have no order; use none")
+            pruner = {"name": "none"}
+        self.space = space
+        self.max_step = max_step
+        self.budget = budget
+        self.seed = seed
+        self.sampler = samplers.create(
+            sampler, space=space, objectives=len(objectives), seed=seed, max_step=max_step
         )
+        self.pruner = pruners.create(
+            pruner, max_step=max_step, space=space, seed=seed, sign=objectives[0].sign
+        )
+        self._memory = Memory(space, objectives, self.pruner, warm_start)
         self._race: Race | None = None
         if isinstance(self.sampler, AutoSampler) and isinstance(self.pruner, AutoPruner):
             self._race = Race(self.sampler, self.pruner, max_step)
+        self._lock = threading.RLock()
+        self._elapsed = 0.0
+        self._met: set[int] = set()  # trials that reached the target
+
+    # --- what happened --------------------------------------------------------------------------
 
     @locked
-    def observe(self, number: int, step: int, value: float) -> Verdict:
-        """One report of a running trial; what it is to do next.
+    def sync(self, records: Iterable[Record]) -> None:
+        """Takes in new or changed trials, in any order; the same record twice changes nothing."""
+        self._memory.sync(records)
+
+    @locked
+    def report(self, number: int, step: int, value: float, violation: float | None = None) -> None:
+        """A point of a running trial's curve. :meth:`decide` says what follows.
+
+        Whoever has points of several trials reports them all before it asks about the first: what
+        becomes of a trial then depends on all of them, not on their order.
 
         Args:
             number: The trial.
             step: Completed periods, 1..max_step.
             value: The primary objective there, in the user's own sense; NaN or inf: it diverged.
+            violation: By how much the study's constraint is broken there; 0 or below: it holds.
         """
-        track = self._board.tracks[number]
-        if not math.isfinite(value):
+        self._memory.report(number, step, value, violation)
+        if self._reaches(self._memory.sign * value) and (violation or 0.0) <= 0:
+            self._met.add(number)
+
+    @locked
+    def decide(self, number: int) -> Verdict:
+        """What a running trial is to do after its last report."""
+        track = self._memory.track(number)
+        if track.diverged:
             return Verdict("stop", track.until, DIVERGED_REASON)
-        self._spent += max(step - track.step, 0)
-        self._board.report(number, step, self._sign * value)
-        self._progress(track)
-        if self._reaches(self._sign * value):
-            self._hit = True
+        step = track.step
+        if number in self._met:
             return Verdict("finish", step, "target")
         if step >= self.max_step:
             return Verdict("finish", self.max_step, "complete")
-        return self._decide(track, step)
-
-    def _decide(self, track: Track, step: int) -> Verdict:
-        """Below the last step, and not there yet."""
-        if self._hit:
+        if self._target_met:
             return Verdict("stop", step, "target")
-        if step < track.until:
-            return Verdict("continue", track.until)
-        decision = self.pruner.decide(self._board, track, not self._may_start)
+        return self._prune(track) if step >= track.until else Verdict("continue", track.until)
+
+    def _prune(self, track: Track) -> Verdict:
+        """At a step of decision: goes on, or steps aside, or ends."""
+        step = track.step
+        decision = self.pruner.decide(self._memory.board, track, not self._may_start)
         if decision.action == "pause":
-            self._set_aside(track)
+            self._memory.set_aside(track)
         if decision.action != "continue":
             return Verdict(decision.action, step, decision.reason)
-        self._busy.discard(track.number)  # its own promise is spent: what is left for the others?
+        self._memory.busy.discard(track.number)  # its own promise is spent
         until = self._granted(step, self.pruner.next_stop(step, track.lane))
-        self._busy.add(track.number)
+        self._memory.busy.add(track.number)
         if until <= step:
             return Verdict("stop", step, "total_epochs")
         track.until = until
         return Verdict("continue", until)
 
-    def _set_aside(self, track: Track) -> None:
-        track.paused, track.busy = True, False
-        self._busy.discard(track.number)
-        self._progress(track)
+    def observe(
+        self, number: int, step: int, value: float, violation: float | None = None
+    ) -> Verdict:
+        """One report of one trial, and at once what it is to do next."""
+        with self._lock:
+            self.report(number, step, value, violation)
+            return self.decide(number)
+
+    @locked
+    def finish(
+        self,
+        number: int,
+        state: State,
+        values: tuple[float, ...] | None,
+        reason: str | None = None,
+        constraint: float | None = None,
+    ) -> None:
+        """A trial ended; a later record of it may say so again.
+
+        Args:
+            number: The trial.
+            state: ``complete``, ``pruned`` or ``fail``.
+            values: Of a complete trial, in the user's own sense.
+            reason: ``diverged`` makes the sampler count it as the worst there is.
+            constraint: By how much the study's constraint is broken.
+        """
+        self._memory.finish(number, state, values, reason, constraint)
 
     # --- what is left ---------------------------------------------------------------------------
+
+    def _reaches(self, lower: float) -> bool:
+        target = self.budget.target
+        return target is not None and lower <= self._memory.sign * target
+
+    @property
+    def _target_met(self) -> bool:
+        return self._reaches(self._memory.best)
+
+    @property
+    def _late(self) -> bool:
+        return self.budget.seconds is not None and self._elapsed >= self.budget.seconds
 
     @property
     def _may_start(self) -> bool:
         """Whether a new trial may still start, now or later."""
         trials = self.budget.trials
-        if trials is not None and self._count >= trials:
+        if trials is not None and self._memory.count >= trials:
             return False
-        return not self.sampler.exhausted(self._history)
+        return not self.sampler.exhausted(self._memory.history)
+
+    def _granted(self, start: int, until: int) -> int:
+        """``until``, or as much of it as the epochs left allow."""
+        total = self.budget.total_epochs
+        if total is None:
+            return until
+        return min(until, start + max(total - self._memory.spent - self._memory.promised, 0))
 
     @property
     @locked
@@ -136,23 +221,24 @@ class Search(Memory):
         bound = self._bound_met()
         if bound is not None:
             return bound
-        if self._busy or self._offered or self._loose or self._may_start:
+        memory = self._memory
+        if memory.busy or memory.offered or memory.loose or self._may_start:
             return None
-        if next(self.pruner.promotable(self._board, True), None) is not None:
+        if next(self.pruner.promotable(memory.board, True), None) is not None:
             return None
         trials = self.budget.trials
-        return "trials" if trials is not None and self._count >= trials else "grid"
+        return "trials" if trials is not None and memory.count >= trials else "grid"
 
     def _bound_met(self) -> str | None:
         """The bound that ends the study whatever is still set aside."""
-        budget = self.budget
-        if self._hit:
+        if self._target_met:
             return "target"
-        if budget.seconds is not None and self._elapsed >= budget.seconds:
+        if self._late:
             return "seconds"
-        if budget.total_epochs is not None:
-            moving = bool(self._busy or self._offered)
-            if self._spent >= budget.total_epochs or (not moving and self._granted(0, 1) < 1):
+        if self.budget.total_epochs is not None:
+            moving = bool(self._memory.busy or self._memory.offered)
+            spent = self._memory.spent >= self.budget.total_epochs
+            if spent or (not moving and self._granted(0, 1) < 1):
                 return "total_epochs"
         return None
 
@@ -166,69 +252,67 @@ class Search(Memory):
         that deserve another stretch, then new ones. What is suggested counts as busy from here on.
         """
         self._elapsed = max(self._elapsed, elapsed_seconds)
-        if self._hit or (self.budget.seconds is not None and self._elapsed >= self.budget.seconds):
+        if self._target_met or self._late:
             return []
         out: list[Suggestion] = []
-        for number in sorted(self._loose):
-            if len(out) >= k or not self._resume(self._board.tracks[number], out):
+        for number in sorted(self._memory.loose):
+            if len(out) >= k or not self._resume(self._memory.track(number), out):
                 break
         if self._race is not None:
             self._run_race(self._race, k, out)
             return out
         last_call = not self._may_start
-        if len(out) < k:
-            for track in self.pruner.promotable(self._board, last_call):
-                if not self._resume(track, out) or len(out) >= k:
-                    break
-        if len(out) < k and not last_call:
-            self._copy(k, out)
+        sources = set() if last_call else self._copy(k, out)
+        for track in self.pruner.promotable(self._memory.board, last_call):
+            if track.number in sources:
+                continue
+            if len(out) >= k or not self._resume(track, out):
+                break
         if len(out) < k and self._may_start:
             self._start(k - len(out), out)
         return out
 
-    def _copy(self, k: int, out: list[Suggestion]) -> None:
-        """New trials that begin where another stands."""
-        for spawn in list(self.pruner.spawn(self._board, self._params)):
+    def _copy(self, k: int, out: list[Suggestion]) -> set[int]:
+        """New trials that begin where another stands; which others are still to be copied from.
+
+        Those must stay where they are: going on, they would replace the checkpoint.
+        """
+        memory = self._memory
+        sources: set[int] = set()
+        for spawn in list(self.pruner.spawn(memory.board, memory.params)):
             draw = -1 - spawn.note["replaces"]  # no draw of the sampler's
-            until = self._granted(spawn.start, self.pruner.next_stop(spawn.start, 0))
-            if draw in self._offered:
+            if draw in memory.offered or not self._may_start:
                 continue
-            if len(out) >= k or until <= spawn.start or not self._may_start:
-                return
-            self._offered[draw] = until - spawn.start
+            until = self._granted(spawn.start, self.pruner.next_stop(spawn.start, 0))
+            if len(out) >= k or until <= spawn.start:
+                sources.add(spawn.copy_of)
+                continue
+            memory.offer(draw, until - spawn.start)
             note = {"draw": draw, **spawn.note}
             out.append(
                 Suggestion(None, spawn.params, spawn.start, until, note, copy_of=spawn.copy_of)
             )
+        return sources
 
     def _resume(self, track: Track, out: list[Suggestion]) -> bool:
         """Hands out a trial that exists; False: the epochs left do not allow it."""
         until = self._granted(track.step, self.pruner.next_stop(track.step, track.lane))
         if until <= track.step:
             return False
-        track.busy, track.paused, track.until = True, False, until
-        self._busy.add(track.number)
-        self._loose.discard(track.number)
-        self._history.put(
-            self._warm + track.number,
-            PENDING,
-            step=track.step,
-            last=track.curve.get(track.step, math.nan),
-        )
-        params = dict(self._params[track.number])
+        self._memory.hand_out(track, until)
+        params = dict(self._memory.params[track.number])
         out.append(Suggestion(track.number, params, track.step, until, dict(track.note)))
         return True
 
     def _run_race(self, race: Race, k: int, out: list[Suggestion]) -> None:
         """Fills the slots one by one: the race's turn, a promotion, or a new trial."""
+        memory = self._memory
         going = True
         while going and len(out) < k:
             may_start = self._may_start
-            choice = race.choose(
-                self._board, self._history, self._warm, self._draws, may_start=may_start
-            )
+            choice = race.choose(memory, may_start=may_start)
             if choice is None:
-                choice = next(self.pruner.promotable(self._board, not may_start), None)
+                choice = next(self.pruner.promotable(memory.board, not may_start), None)
             if isinstance(choice, Track):
                 going = self._resume(choice, out)
             elif choice is not None:
@@ -238,17 +322,18 @@ class Search(Memory):
 
     def _start(self, k: int, out: list[Suggestion]) -> bool:
         """New trials, as many as the budget allows; one call of the sampler for all of them."""
+        memory = self._memory
         if self.budget.trials is not None:
-            k = min(k, self.budget.trials - self._count)
-        room = self.pruner.room(self._board, sum(d >= 0 for d in self._offered))
+            k = min(k, self.budget.trials - memory.count)
+        room = self.pruner.room(memory.board, sum(d >= 0 for d in memory.offered))
         if room is not None:
             k = min(k, room)
-        proposals = self.sampler.suggest(self._history, k, self._draws) if k else []
+        proposals = self.sampler.suggest(memory.history, k, memory.draws) if k else []
         return bool(proposals) and all(self._add(p, out) for p in proposals)
 
     def _add(self, proposal: Proposal, out: list[Suggestion]) -> bool:
         """One new trial; False: the epochs left do not allow it."""
-        draw = self._draws
+        memory, draw = self._memory, self._memory.draws
         note: dict[str, Any] = {"draw": draw, **self.pruner.enter(draw)}
         if proposal.note:
             note["sampler"] = proposal.note
@@ -256,13 +341,12 @@ class Search(Memory):
         if until < 1:
             return False
         params = proposal.params
-        if self.space.key(params) in self._history.taken:
+        if self.space.key(params) in memory.history.taken:
             # the sampler met a point of this very batch, or knows no other
-            params = untaken(self._history, np.random.default_rng([self.seed, draw, 1]))
-        self._history.taken.add(self.space.key(params))
-        self._history.offered[draw] = self.space.to_unit(params)
-        self._draws += 1
-        self._offered[draw] = until
+            params = untaken(memory.history, np.random.default_rng([self.seed, draw, 1]))
+        memory.history.taken.add(self.space.key(params))
+        memory.offer(draw, until, self.space.to_unit(params))
+        memory.draws += 1
         out.append(Suggestion(None, params, 0, until, note))
         return True
 
@@ -272,7 +356,7 @@ class Search(Memory):
     @locked
     def stale(self) -> bool:
         """Whether :meth:`refit` would improve what :meth:`suggest` goes by."""
-        return self.sampler.stale(self._history)
+        return self.sampler.stale(self._memory.history)
 
     def refit(self) -> None:
         """Fits the sampler's model anew in the caller's thread, beside other calls."""
@@ -286,4 +370,4 @@ class Search(Memory):
             The slow half, for another thread. It works on a copy and swaps the result in at once,
             so the search may be used meanwhile; suggestions go by the last fit.
         """
-        return self.sampler.refit(self._history)
+        return self.sampler.refit(self._memory.history)

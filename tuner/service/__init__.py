@@ -17,6 +17,15 @@ from tuner.service.curves import Curve, Curves, curves
 from tuner.service.events import audit, events, newest_event
 from tuner.service.gauges import gauges
 from tuner.service.housekeeping import chores
+from tuner.service.lifecycle import (
+    StudyPatch,
+    cancel_study,
+    delete_study,
+    pause_study,
+    resume_study,
+    stop_study,
+    update_study,
+)
 from tuner.service.logs import LogView, show_log
 from tuner.service.offers import list_tasks, offer_tasks
 from tuner.service.overview import Axis, Overview, overview
@@ -35,19 +44,12 @@ from tuner.service.results import (
 )
 from tuner.service.studies import (
     Preview,
-    StudyPatch,
     best,
-    cancel_study,
-    delete_study,
     find_study,
     list_studies,
-    pause_study,
     preview,
-    resume_study,
     show_study,
-    stop_study,
     submit,
-    update_study,
 )
 from tuner.service.trials import (
     enqueue,

@@ -14,8 +14,8 @@ from typing import Any
 import fsspec
 
 from tuner.service.context import Context
-from tuner.storage import trials
-from tuner.storage.trials import Saved
+from tuner.storage import checkpoints as stored
+from tuner.storage.checkpoints import Saved
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +34,12 @@ def sweep(ctx: Context) -> None:
     now, since = ctx.now(), ctx.swept_at
     while True:
         with ctx.db.session() as session:
-            found = trials.saved_in_vain(session, since, BATCH)
+            found = stored.in_vain(session, since, BATCH)
         if not found:
             break
         delete(found)
         with ctx.db.write() as session:
-            trials.forget_saved(session, [saved.trial_id for saved in found])
+            stored.forget(session, [saved.trial_id for saved in found])
     ctx.swept_at = now - LATE
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy.orm import Session
-
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.service.context import Context
 from tuner.service.turn import ORIGIN, Turn
 from tuner.storage import receipts
+from tuner.storage.prepared import Executing
 
 
 class AnsweredBefore(Exception):
@@ -41,13 +40,13 @@ class Claim:
     actor: str | None = None
     token: str = field(default_factory=leases.new_token)
 
-    def refuse_repeated(self, session: Session) -> None:
+    def refuse_repeated(self, connection: Executing) -> None:
         """Goes no further with a request that was answered before.
 
         Raises:
             AnsweredBefore: It was.
         """
-        made = None if self.key is None else receipts.find(session, self.key)
+        made = None if self.key is None else receipts.find(connection, self.key)
         if made is not None:
             raise AnsweredBefore(made["token"])
 
@@ -64,6 +63,6 @@ class Claim:
         if self.key is None:
             return
         made = {"token": self.token}
-        before = receipts.keep(this.session, self.key, made, this.now)
+        before = receipts.keep(this.session.connection(), self.key, made, this.now)
         if before not in (None, made):
             raise AnsweredBefore(before["token"])

@@ -58,7 +58,7 @@ def _of_study(ctx: Context, session: Session, study_id: int, target: float) -> R
     study = studies.get(session, study_id)
     checked = plan_of(ctx, study)
     sign = 1.0 if study.directions[0] == "minimize" else -1.0
-    curves = measurements.curves(session, None, study_id)
+    curves = measurements.curves(session, study_id)
     last = measurements.last_of_study(session, study_id)
     found: Runs = {}
     for row in trials.of_study(session, study_id, states=("complete", "pruned")):

@@ -10,7 +10,7 @@ from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.studies import plan_of
 from tuner.service.views import View
-from tuner.storage import measurements, studies, trials
+from tuner.storage import measurements, pictures, studies
 
 
 class Curve(View):
@@ -65,9 +65,9 @@ def curves(
         wanted = metric or primary
         total = study.next_number
         if numbers is not None:
-            rows = trials.brief(session, study_id, numbers=list(numbers)[:max_trials])
+            rows = pictures.brief(session, study_id, numbers=list(numbers)[:max_trials])
         else:
-            rows = trials.brief(session, study_id, most=max_trials, direction=study.directions[0])
+            rows = pictures.brief(session, study_id, most=max_trials, direction=study.directions[0])
         stored = measurements.columns(
             session, [row.id for row in rows], None if wanted == primary else wanted
         )

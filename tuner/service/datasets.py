@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
-from tuner.service.inspection import inspect
 from tuner.spec import StudySpec
 from tuner.spec.datasets import Reference, reference, replaced
 from tuner.storage import datasets, events, studies
@@ -92,6 +91,8 @@ def add_dataset(
         raise InvalidInput(
             "name", "is a letter or digit, then letters, digits, spaces, _ . -, at most 255"
         )
+    from tuner.service.inspection import inspect  # noqa: PLC0415  (loads Arrow)
+
     now = ctx.now()
     with _received(_folder(ctx), content, max_bytes) as (part, sha256, size):
         summary = inspect(part, format, max_bytes)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from tuner.storage import events, studies, trials, webhooks
-from tuner.storage.models import Delivery, Study, Webhook
+from tuner.storage import events, tallies, trials, webhooks
+from tuner.storage.models import Delivery, Webhook
+from tuner.storage.studies import StudyRow
 from tuner.webhooks import Outcome, Outgoing
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ PAUSES = tuple(
 Send = Callable[[Sequence[Outgoing]], Sequence[Outcome]]
 
 
-def announce(session: Session, study: Study, now: datetime) -> None:
+def announce(session: Session, study: StudyRow, now: datetime) -> None:
     """Puts a message about a study that has just ended into the outbox of all who want it."""
     kind = f"study.{study.state}"
     wanted = webhooks.listening(session, kind, study.tags)
@@ -131,11 +132,11 @@ def _record(ctx: Context, delivery: Delivery, webhook: Webhook, outcome: Outcome
         )
 
 
-def _told(session: Session, study: Study) -> dict[str, Any]:
+def _told(session: Session, study: StudyRow) -> dict[str, Any]:
     """What a message says of a study: enough to act on, and little enough to be read in a chat."""
-    counts = studies.counts(session, [study.id])[study.id]
+    counts = tallies.counts(session, [study.id])[study.id]
     best = None
-    for row in trials.by_ids(session, studies.best_ids(session, [study]).values()).values():
+    for row in trials.by_ids(session, tallies.best_ids(session, [study]).values()).values():
         best = {"trial": row.id, "number": row.number, "values": row.values, "params": row.params}
     return {
         "study": study.id,

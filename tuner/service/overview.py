@@ -12,7 +12,7 @@ from tuner.service.context import Context
 from tuner.service.studies import plan_of
 from tuner.service.views import View
 from tuner.spaces import Categorical
-from tuner.storage import measurements, studies, trials
+from tuner.storage import measurements, pictures, studies
 
 
 class Axis(View):
@@ -56,7 +56,7 @@ def overview(ctx: Context, study_id: int, *, max_trials: int = 2000) -> Overview
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
         checked = plan_of(ctx, study)
-        rows = trials.finished(session, study_id)
+        rows = pictures.finished(session, study_id)
     minimize = study.directions[0] == "minimize"
     sign = 1.0 if minimize else -1.0
     known: dict[int, float] = {}

@@ -18,10 +18,10 @@ from tuner.service.context import Context
 from tuner.service.receipts import name
 from tuner.service.reporting import DIVERGED, take_in
 from tuner.service.supply import from_study, still_held
-from tuner.service.trials import show_trial
-from tuner.service.turn import Turn, turn
-from tuner.service.views import TrialView
-from tuner.storage import studies, trials
+from tuner.service.turn import Turn
+from tuner.service.turns import take, take_one, turn
+from tuner.service.views import TrialView, trial_view
+from tuner.storage import trials
 from tuner.storage.trials import TrialRow
 
 TOLD_STATES = ("complete", "pruned", "fail")
@@ -64,12 +64,11 @@ def ask(
     """
     if not 1 <= k <= 10_000:
         raise InvalidInput("k", f"{k} is outside [1, 10000]")
-    with ctx.db.session() as session:
-        study = studies.get(session, study_id)
-        if not study.spec:
-            raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
-        probing, checked = study.probing, ctx.searches.plans.of(study)
-    if probing:
+
+    def waits(taken: dict[int, Turn]) -> bool:
+        return any(this.study.probing for this in taken.values())
+
+    if take(ctx, [study_id], waits):
         with turn(ctx, study_id, actor=actor) as this:
             probes.skip(this, "a loop of the user's own asked for trials")
     claim = Claim(
@@ -80,13 +79,15 @@ def ask(
         actor=actor,
     )
     try:
-        with ctx.db.session() as session:
-            claim.refuse_repeated(session)
+        with ctx.db.peek() as connection:
+            claim.refuse_repeated(connection)
         handed = from_study(ctx, study_id, k, claim) or []
     except AnsweredBefore as before:
         handed = still_held(ctx, before.token, study_id=study_id).trials
+    ctx.searches.remember({row.id: study_id for _, row in handed})
     out = []
-    for _, row in handed:
+    for study, row in handed:
+        checked = ctx.searches.plans.of(study)
         config = checked.space.fill(row.params)
         out.append(
             Asked(
@@ -164,35 +165,37 @@ def tell(
     if values is not None:
         listed = [values] if isinstance(values, int | float) else list(values)
         given = [math.nan if v is None else float(v) for v in listed]
-    with ctx.db.session() as session:
-        study_id = trials.study_of(session, trial_id)
-    with turn(ctx, study_id, actor=actor) as this:
-        row = trials.lock(this.session, [trial_id]).get(trial_id)
-        if row is not None and leases.ended(row, token):
+
+    def end(this: Turn) -> TrialView:
+        if not this.study.over:
+            this.join()
+        row = this.rows([trial_id])[trial_id]
+        last = this.last_points([row]).get(trial_id)
+        if leases.ended(row, token):
             _agree(row, state, given)
-        elif row is None or not leases.owns(row, token):
-            raise LeaseLost(trial_id)
-        else:
+        elif leases.owns(row, token):
             _end(this, row, state, given, reason)
-    return show_trial(ctx, trial_id)
+        else:
+            raise LeaseLost(trial_id)
+        return trial_view(row, this.checked, last, this.now)
+
+    return take_one(ctx, trial_id, end, actor=actor)
 
 
 def _end(
     this: Turn, row: TrialRow, state: str, given: list[float] | None, reason: str | None
 ) -> None:
     """Carries out what was told."""
-    this.join()
     wanted = len(this.checked.objectives)
     if given is not None and len(given) != wanted:
         raise InvalidInput("values", f"has {len(given)} numbers; the study wants {wanted}")
-    if given is not None:
-        row.values = list(given)
-    if state == "complete" and row.values is None:
+    values = row.values if given is None else given
+    if state == "complete" and values is None:
         raise InvalidInput("values", "is missing: nothing was reported before")
-    if state == "complete" and not _finite(row.values or ()):
+    finite = _finite(values or ())
+    row.values = list(values) if values is not None and finite and state != "fail" else None
+    if state == "complete" and not finite:
         state, reason = "fail", DIVERGED
-    if state == "fail" or not _finite(row.values or ()):
-        row.values = None
     this.end(row, state, reason, told=True)
     this.settle()
 
@@ -220,12 +223,12 @@ def _finite(values: Sequence[float]) -> bool:
 
 
 def _deliver(ctx: Context, slot: SlotReport, actor: str | None) -> SlotVerdict:
-    with ctx.db.session() as session:
-        study_id = trials.study_of(session, slot.trial_id)
-    with turn(ctx, study_id, actor=actor) as this:
-        verdict = take_in(ctx, this, [slot], [slot.trial_id], ctx.settings.ask_seconds)[
-            slot.trial_id
-        ]
-        if verdict.action == "lost":
-            raise LeaseLost(slot.trial_id)
-    return verdict
+    trial_id = slot.trial_id
+
+    def deliver(this: Turn) -> SlotVerdict:
+        told = take_in(ctx, this, [slot], [trial_id], ctx.settings.ask_seconds)
+        if told[trial_id].action == "lost":
+            raise LeaseLost(trial_id)
+        return told[trial_id]
+
+    return take_one(ctx, trial_id, deliver, actor=actor)

@@ -21,7 +21,8 @@ from tuner.queue import probes
 from tuner.queue.leases import LEASE_EXPIRED
 from tuner.service.claims import Claim
 from tuner.service.context import Context
-from tuner.service.turn import Turn, turns
+from tuner.service.turn import Turn
+from tuner.service.turns import take
 from tuner.service.views import RangeEvidence, range_fields
 from tuner.spec import Checked, range_test
 from tuner.spec.range_test import LrRange
@@ -41,19 +42,21 @@ def offer(ctx: Context, study_id: int, claim: Claim) -> Probe | None:
     Raises:
         AnsweredBefore: The request was given something before.
     """
-    with turns(ctx, [study_id]) as taken:
-        for turn in taken.values():
-            if turn.study.state not in OPEN_STATES or not turn.study.probing:
-                return None
-            lease = claim.lease(ctx, turn)
-            probe = probes.claim(turn.session, study_id, lease, turn.now)
-            if probe is None:
-                return None
-            claim.keep(turn)
-            turn.state("running")
-            _note(turn, probe)
-            return _message(turn.checked, study_id, lease.token)
-    return None
+
+    def take_it(taken: dict[int, Turn]) -> Probe | None:
+        this = taken.get(study_id)
+        if this is None or this.study.state not in OPEN_STATES or not this.study.probing:
+            return None
+        lease = claim.lease(ctx, this)
+        probe = probes.claim(this.session, study_id, lease, this.now)
+        if probe is None:
+            return None
+        claim.keep(this)
+        this.state("running")
+        _note(this, probe)
+        return _message(this.checked, study_id, lease.token)
+
+    return take(ctx, [study_id], take_it, actor=claim.actor)
 
 
 def still_held(ctx: Context, token: str, worker_id: int) -> Probe | None:
@@ -66,7 +69,7 @@ def still_held(ctx: Context, token: str, worker_id: int) -> Probe | None:
     return _message(checked, study_id, token)
 
 
-def take_in(ctx: Context, report: ProbeReport) -> None:
+def take_in(ctx: Context, report: ProbeReport, *, actor: str | None = None) -> None:
     """What a worker says of a probe that it was given.
 
     Said again, or by one that lost its lease, it changes nothing.
@@ -74,20 +77,24 @@ def take_in(ctx: Context, report: ProbeReport) -> None:
     Raises:
         InvalidInput: The losses are not those of the test that was asked for; nothing is stored.
     """
-    with turns(ctx, [report.study_id]) as taken:
-        for turn in taken.values():
-            probe = probes.lock(turn.session, report.study_id)
-            if probe is None or not probes.owns(probe, report.token):
-                log.info("a probe of study %d is not its holder's any more", report.study_id)
-                return
-            turn.study.device_seconds += report.seconds
-            if report.outcome == "returned":
-                probes.wait(probe)
-                _note(turn, probe, reason="returned")
-            elif report.outcome == "failed":
-                turn.end_probe("failed", (report.reason or "error")[:LONGEST_REASON])
-            else:
-                _judge(turn, probe, report)
+
+    def deliver(taken: dict[int, Turn]) -> None:
+        this = taken.get(report.study_id)
+        probe = None if this is None else probes.lock(this.session, report.study_id)
+        if this is None or probe is None or not probes.owns(probe, report.token):
+            log.info("a probe of study %d is not its holder's any more", report.study_id)
+            return
+        this.revised = True
+        this.study.device_seconds += report.seconds
+        if report.outcome == "returned":
+            probes.wait(probe)
+            _note(this, probe, reason="returned")
+        elif report.outcome == "failed":
+            this.end_probe("failed", (report.reason or "error")[:LONGEST_REASON])
+        else:
+            _judge(this, probe, report)
+
+    take(ctx, [report.study_id], deliver, actor=actor)
 
 
 def show_range(ctx: Context, study_id: int) -> RangeEvidence:

@@ -73,7 +73,7 @@ class Receipt:
             return cls(session, None)
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         kept_as = name(what, who, key)
-        before = stored.keep(session, kept_as, {}, now)
+        before = stored.keep(session.connection(), kept_as, {}, now)
         if before is None:
             return cls(session, kept_as, digest)
         if before["said"] != digest:

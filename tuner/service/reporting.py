@@ -11,7 +11,7 @@ from tuner.protocol import Checkpoint, Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.turn import Turn
-from tuner.storage import measurements, trials
+from tuner.storage import measurements
 from tuner.storage.measurements import Point
 from tuner.storage.trials import TrialRow
 
@@ -40,30 +40,32 @@ def take_in(
     Returns:
         A verdict for each slot.
     """
-    turn.join()
-    ids = [slot.trial_id for slot in slots]
-    rows = trials.lock(turn.session, ids)
-    timed = [s.trial_id for s in slots if any(m.seconds is not None for m in s.measurements)]
-    before = measurements.attempt_seconds(turn.session, timed) if timed else {}
+    if not turn.study.over:
+        turn.join()
+    rows = turn.rows([slot.trial_id for slot in slots])
+    timed = [s for s in slots if any(m.seconds is not None for m in s.measurements)]
+    before = turn.last_points([rows[s.trial_id] for s in timed if s.trial_id in rows])
     lease_end = ctx.lease_end(turn.now, seconds)
     out: dict[int, SlotVerdict] = {}
-    measured: list[int] = []
+    held: list[tuple[SlotReport, TrialRow, bool]] = []
     for slot in slots:
         row = rows.get(slot.trial_id)
         if row is None or not leases.owns(row, slot.token):
             out[slot.trial_id] = _repeated(turn, row, slot)
             continue
         at = f"slots[{order.index(slot.trial_id)}]"
-        verdict = _take_slot(turn, row, slot, before.get(row.id, 0.0), at)
+        turn.went_on(row)
+        held.append((slot, row, _take_slot(turn, row, slot, before.get(row.id), at)))
+    # Every point is taken in before anything is decided: no verdict hangs on the slots' order.
+    for slot, row, news in held:
+        out[row.id] = _judge(turn, row, slot, news)
         if row.lease_token is not None:
             row.lease_expires_at = max(row.lease_expires_at or lease_end, lease_end)
-            turn.went_on(row)
-        if slot.measurements:
-            measured.append(row.id)
-        out[slot.trial_id] = verdict
+    measured = [row.id for slot, row, _ in held if slot.measurements]
     if measured:
         turn.note("trial.measured", trials=measured, points=len(turn.points))
-    turn.settle()
+    if held:
+        turn.settle()
     return out
 
 
@@ -81,27 +83,24 @@ def _repeated(turn: Turn, row: TrialRow | None, slot: SlotReport) -> SlotVerdict
     return SlotVerdict(trial_id=slot.trial_id, action="lost")
 
 
-def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: float, at: str) -> SlotVerdict:
-    """One trial's news; the verdict on it."""
+def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: Point | None, at: str) -> bool:
+    """One trial's news; whether a point was among them that nobody had told of."""
     if slot.checkpoint is not None:
         _take_checkpoint(row, slot.checkpoint)
-    news = [m.seconds for m in slot.measurements if m.step > row.step and m.seconds is not None]
-    action: Action = "continue"
-    reason: str | None = None
-    last_step = turn.checked.last_step(row.params)
+    worked = [m.seconds for m in slot.measurements if m.step > row.step and m.seconds is not None]
+    news = False
     for i, measured in enumerate(sorted(slot.measurements, key=lambda m: m.step)):
-        action, reason = _take_point(turn, row, measured, last_step, f"{at}.measurements[{i}]")
-        if action != "continue":
-            break
-    latest = max(news, default=None)
+        news |= _take_point(turn, row, measured, f"{at}.measurements[{i}]")
+        if row.values is not None and not all(math.isfinite(float(v)) for v in row.values):
+            break  # it diverged: nothing after that counts
+    latest = max(worked, default=None)
     if latest is not None:
+        known = before.seconds if before is not None and before.attempt == row.attempt else None
         # A counter that went back was started anew, by a worker that resumed the attempt.
-        spent = latest - before if latest >= before else latest
+        spent = latest - known if known is not None and latest >= known else latest
         row.device_seconds += spent
         turn.study.device_seconds += spent
-    if slot.outcome:
-        action, reason = _outcome(turn, row, slot, action, reason)
-    return _carry_out(turn, row, action, reason, slot.outcome)
+    return news
 
 
 def _take_checkpoint(row: TrialRow, saved: Checkpoint) -> None:
@@ -111,10 +110,8 @@ def _take_checkpoint(row: TrialRow, saved: Checkpoint) -> None:
         row.checkpoint = {"uri": saved.uri, "step": saved.step, "attempt": row.attempt}
 
 
-def _take_point(
-    turn: Turn, row: TrialRow, measured: Measured, last_step: int, at: str
-) -> tuple[Action, str | None]:
-    """Stores one point; what the search makes of it."""
+def _take_point(turn: Turn, row: TrialRow, measured: Measured, at: str) -> bool:
+    """Stores one point and tells the search; False: it was said before."""
     checked = turn.checked
     for metric in checked.metrics:
         if metric not in measured.metrics:
@@ -125,7 +122,8 @@ def _take_point(
         )
     numbers = {k: math.nan if v is None else float(v) for k, v in measured.metrics.items()}
     value = numbers[checked.objectives[0].metric]
-    turn.points.append(
+    turn.measured(
+        row,
         Point(
             trial_id=row.id,
             attempt=row.attempt,
@@ -135,24 +133,34 @@ def _take_point(
             seconds=measured.seconds,
             metrics=numbers,
             created_at=turn.now,
-        )
+        ),
     )
     if measured.step <= row.step:
-        return "continue", None  # said before: what was decided then stays decided
+        return False  # what was decided then stays decided
     row.step = measured.step
     row.values = [numbers[o.metric] for o in checked.objectives]
     if checked.spec.constraint is not None:
         violation = numbers[checked.spec.constraint.metric] - checked.spec.constraint.max
         row.constraint = violation if math.isfinite(violation) else None
-    if not all(math.isfinite(v) for v in row.values):
-        turn.search.observe(row.number, measured.step, math.nan)
-        return "stop", DIVERGED
-    verdict = turn.search.observe(row.number, measured.step, value)
-    if verdict.action == "continue":
-        row.until = verdict.until
-        if measured.step >= last_step:
-            return "finish", None
-    return verdict.action, verdict.reason or None
+    finite = all(math.isfinite(v) for v in row.values)
+    turn.search.report(row.number, row.step, value if finite else math.nan, row.constraint)
+    return True
+
+
+def _judge(turn: Turn, row: TrialRow, slot: SlotReport, news: bool) -> SlotVerdict:
+    """What becomes of a trial."""
+    action: Action = "continue"
+    reason: str | None = None
+    if news:
+        verdict = turn.search.decide(row.number)
+        action, reason = verdict.action, verdict.reason or None
+        if action == "continue":
+            row.until = verdict.until
+            if row.step >= turn.checked.last_step(row.params):
+                action = "finish"
+    if slot.outcome:
+        action, reason = _outcome(turn, row, slot, action, reason)
+    return _carry_out(turn, row, action, reason, slot.outcome)
 
 
 def _outcome(

@@ -8,10 +8,9 @@ import math
 import warnings
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
-import pandas as pd
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -21,8 +20,11 @@ from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.studies import plan_of
 from tuner.service.views import View
-from tuner.storage import measurements, studies, trials
-from tuner.storage.models import Study
+from tuner.storage import measurements, pictures, studies, trials
+from tuner.storage.studies import StudyRow
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("csv", "json", "parquet")
 STATES = {
@@ -79,6 +81,8 @@ def _plain(value: Any) -> Any:
     """A cell as JSON: missing is null, an infinity its name, a time its ISO form."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
+    import pandas as pd  # noqa: PLC0415  (as above)
+
     if value is pd.NaT:
         return None
     return value.isoformat() if isinstance(value, datetime) else value
@@ -90,6 +94,8 @@ def trials_frame(ctx: Context, study_id: int) -> pd.DataFrame:
     Raises:
         NotFound: No such study.
     """
+    import pandas as pd  # noqa: PLC0415  (a third of a second to load)
+
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
         checked = plan_of(ctx, study)
@@ -140,8 +146,8 @@ def frozen_trials(ctx: Context, study_id: int) -> list[FrozenTrial]:
     with ctx.db.session() as session:
         studies.get(session, study_id)
         rows = sorted(trials.of_study(session, study_id), key=lambda row: row.number)
-        written = trials.distributions(session, study_id)
-        curves = measurements.curves(session, None, study_id)
+        written = pictures.distributions(session, study_id)
+        curves = measurements.curves(session, study_id)
     known: dict[str, BaseDistribution] = {}
     out = []
     for row in rows:
@@ -171,7 +177,7 @@ def _values(row: trials.TrialRow) -> list[float] | None:
     return [float(v) for v in row.values]
 
 
-def _directions(study: Study) -> list[StudyDirection]:
+def _directions(study: StudyRow) -> list[StudyDirection]:
     return [StudyDirection[d.upper()] for d in study.directions]
 
 

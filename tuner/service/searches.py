@@ -1,8 +1,8 @@
-"""The live searches of this process: one per study, each behind a lock, each a copy of the truth.
+"""The studies at hand in this process, each behind a lock: search and rows, copies of the truth.
 
-The database is the truth. A live search has been told everything up to ``revision``; before it is
+The database is the truth. A live study has been told everything up to ``revision``; before it is
 used it is told what changed since, so that several servers on one database agree. Whenever a
-transaction fails, the search that took part in it is dropped, and built anew when next needed.
+transaction fails, what took part in it is dropped, and read anew when next needed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from sqlalchemy.orm import Session
 from tuner.search import Record, Search
 from tuner.spec import Checked, StudySpec, resolve
 from tuner.storage import measurements, trials
-from tuner.storage.models import Study
+from tuner.storage.studies import StudyRow
 from tuner.storage.trials import TrialRow
 
 MOST_REMEMBERED = 200_000
 """Trials whose study is kept in memory."""
+GUARDED_TURNS = 100
+"""Turns that lock a study from their start once another process has changed it."""
 
 
 class Plans:
@@ -33,7 +35,7 @@ class Plans:
         self._size = size
         self._known: dict[int, tuple[dict[str, Any], dict[str, Any] | None, Checked]] = {}
 
-    def of(self, study: Study) -> Checked:
+    def of(self, study: StudyRow) -> Checked:
         """The study as submitted, with the range of lr that its range test ended with.
 
         Raises:
@@ -55,53 +57,79 @@ class Plans:
 
 @dataclass
 class Live:
-    """One study's search and what it has been told.
+    """One study, as far as this process knows it.
 
     Attributes:
         plans: What studies were submitted as.
         lock: Held by whoever uses or changes the rest.
+        study: Its row; it holds as long as its revision is the database's.
         search: None until it is needed, and after a transaction with it has failed.
         searched: What the search was built for; a space that was changed since needs another one.
-        revision: It was told everything up to here.
+        rows: The trials that may still change, by id.
+        revision: Search and rows were told everything up to here.
         idle_at: The revision at which it had nothing to suggest; -1: it has not been asked.
         settled_at: The revision at which upkeep last looked whether the study is over.
+        guarded: Turns still to be locked from their start, as another process changes the study.
     """
 
     plans: Plans
     lock: threading.RLock = field(default_factory=threading.RLock)
+    study: StudyRow | None = None
     search: Search | None = None
     searched: Checked | None = None
+    rows: dict[int, TrialRow] = field(default_factory=dict)
     revision: int = -1
     idle_at: int = -1
     settled_at: int = -1
+    guarded: int = 0
+
+    def meet(self, study: StudyRow | None) -> None:
+        """Takes the study's row as it is, under its lock."""
+        if self.study is not None and study is not self.study:
+            self.guard()
+        elif self.guarded:
+            self.guarded -= 1
+        self.study = study
+
+    def guard(self) -> None:
+        """Notes that another process has changed the study."""
+        self.guarded = GUARDED_TURNS
 
     def drop(self) -> None:
-        """Forgets everything; the next use reads the database."""
-        self.search = self.searched = None
+        """Forgets what the database knows; the next use reads it."""
+        self.study = self.search = self.searched = None
+        self.rows = {}
         self.revision = self.idle_at = self.settled_at = -1
 
-    def plan(self, study: Study) -> Checked:
+    def plan(self, study: StudyRow) -> Checked:
         """The study as submitted."""
         return self.plans.of(study)
 
-    def synced(self, session: Session, study: Study) -> Search:
-        """The search, told everything that the database holds."""
+    def holds(self, study: StudyRow) -> bool:
+        """Whether search and rows are those of this revision of the study."""
+        return self.search is not None and self.revision == study.revision
+
+    def synced(self, session: Session, study: StudyRow) -> Search:
+        """The search, told everything that the database holds, and so are ``rows``."""
         checked = self.plan(study)
         if self.search is None or self.searched != checked:
             self.search = checked.search(warm_start(session, checked))
             self.searched = checked
             self.revision = -1
         if self.revision < study.revision:
-            rows = trials.changed(session, study.id, self.revision)
-            ids = None if self.revision < 0 else [row.id for row in rows]
-            curves = measurements.curves(session, ids, study.id)
-            self.search.sync(record(row, curves.get(row.id, {})) for row in rows)
+            changed = trials.changed(session, study.id, self.revision)
+            curves = measurements.curves(session, study.id, self.revision) if changed else {}
+            self.search.sync(record(row, curves.get(row.id, {})) for row in changed)
+            for row in changed:
+                self.rows.pop(row.id, None)
+                if not row.finished:
+                    self.rows[row.id] = row
             self.revision = study.revision
         return self.search
 
 
 class Searches:
-    """The live searches by study."""
+    """The live studies by id."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -175,7 +203,7 @@ def warm_start(session: Session, checked: Checked) -> list[Record]:
     out: list[Record] = []
     for study_id in checked.spec.warm_start:
         rows = trials.of_study(session, study_id, states=("complete", "pruned", "fail"))
-        curves = measurements.curves(session, None, study_id)
+        curves = measurements.curves(session, study_id)
         out += [
             record(row, curves.get(row.id, {}))
             for row in rows

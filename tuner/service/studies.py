@@ -1,8 +1,8 @@
-"""What a user does with a study: submit, look, change, pause, resume, stop, cancel, delete."""
+"""Studies as a user meets them: submitted, previewed, looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -13,22 +13,19 @@ from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
 from tuner.queue import probes
-from tuner.service import checkpoints
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.datasets import hold_datasets, located, pinned
 from tuner.service.files import check_files
 from tuner.service.offers import form_of
-from tuner.service.probes import skip as skip_probe
 from tuner.service.receipts import Receipt
-from tuner.service.turn import STOPPED, Turn, elapsed, turn
+from tuner.service.turn import elapsed
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
-from tuner.spaces import Space, widen
-from tuner.spec import BudgetSpec, Checked, StudySpec, check
-from tuner.storage import events, listing, measurements, studies, trials
+from tuner.spec import Checked, StudySpec, check
+from tuner.storage import events, listing, measurements, studies, tallies, trials
 from tuner.storage.events import NewEvent
-from tuner.storage.models import FINISHED_STUDY_STATES, STUDY_STATES, Study
-from tuner.storage.studies import OPEN_STATES
+from tuner.storage.models import STUDY_STATES
+from tuner.storage.studies import StudyRow
 
 SAMPLES = 10
 LARGEST_LIST = 1000
@@ -44,20 +41,6 @@ class Preview(BaseModel):
     samples: list[dict[str, Any]] = Field(description="Ten configurations it might try.")
     trials: int | None = Field(description="The most trials it runs; null: as many as fit.")
     total_epochs: float | None = Field(description="The most epochs; null: until another bound.")
-
-
-class StudyPatch(BaseModel):
-    """What may change while a study lives. What is left out stays."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: str | None = Field(None, min_length=1, max_length=255)
-    priority: int | None = Field(None, ge=-1000, le=1000)
-    max_concurrent: int | None = Field(None, ge=1, le=65536, description="null: no bound")
-    tags: list[str] | None = Field(None, max_length=50)
-    description: str | None = Field(None, max_length=10_000)
-    budget: BudgetSpec | None = Field(None, description="A finished study with more goes on.")
-    space: dict[str, Any] | None = Field(None, description="Wider than before.")
 
 
 def submit(
@@ -79,30 +62,31 @@ def submit(
     checked = _accepted(ctx, spec)
     spec = checked.spec
     now = ctx.now()
-    study = Study(
-        name=spec.name,
-        state="queued",
-        spec=spec.to_dict(),
-        directions=[o.direction for o in checked.objectives],
-        owner=actor,
-        tags=list(spec.tags),
-        priority=spec.priority,
-        max_concurrent=spec.max_concurrent,
-        created_at=now,
-        user_attrs={},
-        system_attrs={},
-    )
+    study = {
+        "name": spec.name,
+        "state": "queued",
+        "spec": spec.to_dict(),
+        "directions": [o.direction for o in checked.objectives],
+        "owner": actor,
+        "tags": list(spec.tags),
+        "priority": spec.priority,
+        "max_concurrent": spec.max_concurrent,
+        "created_at": now,
+    }
     with ctx.db.write() as session:
         receipt = Receipt.of(session, now, "submit", actor, key, said)
         if receipt.fresh:
-            receipt.fill({"study": _add(session, study, spec, actor, within=written)})
+            made = _add(session, study, spec)
+            if spec.range_test:
+                probes.add(session, made, within=written)
+            told = {"name": spec.name}
+            events.add(session, [NewEvent("study.created", made, data=told)], actor, now)
+            receipt.fill({"study": made})
     return show_study(ctx, receipt.made["study"])
 
 
-def _add(
-    session: Session, study: Study, spec: StudySpec, actor: str | None, *, within: bool
-) -> int:
-    """Stores a study with all that belongs to it; its id."""
+def _add(session: Session, study: Mapping[str, Any], spec: StudySpec) -> int:
+    """Stores a study that contradicts nothing; its id."""
     for i, other in enumerate(spec.warm_start):
         try:
             studies.get(session, other)
@@ -111,12 +95,7 @@ def _add(
     if studies.by_name(session, spec.name) is not None:
         raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
     hold_datasets(session, spec)
-    study_id = studies.add(session, study)
-    if spec.range_test:
-        probes.add(session, study_id, within=within)
-    told = {"name": spec.name}
-    events.add(session, [NewEvent("study.created", study_id, data=told)], actor, study.created_at)
-    return study_id
+    return studies.add(session, study)
 
 
 def _accepted(ctx: Context, spec: StudySpec) -> Checked:
@@ -244,7 +223,7 @@ def _throughput(session: Session, study_id: int) -> float | None:
     return sum(rates) if rates else None
 
 
-def plan_of(ctx: Context, study: Study) -> Checked | None:
+def plan_of(ctx: Context, study: StudyRow) -> Checked | None:
     """A study as submitted; None for one that Optuna made, or whose parts are not here."""
     if not study.spec:
         return None
@@ -254,14 +233,14 @@ def plan_of(ctx: Context, study: Study) -> Checked | None:
         return None
 
 
-def _views(ctx: Context, session: Session, rows: Iterable[Study]) -> list[StudyView]:
+def _views(ctx: Context, session: Session, rows: Iterable[StudyRow]) -> list[StudyView]:
     """Studies as shown, in a few statements whatever their number."""
     rows = list(rows)
     now = ctx.now()
     ids = [study.id for study in rows]
-    counted = studies.counts(session, ids)
-    steps = studies.steps(session, ids)
-    best = studies.best_ids(session, rows)
+    counted = tallies.counts(session, ids)
+    steps = tallies.steps(session, ids)
+    best = tallies.best_ids(session, rows)
     best_rows = trials.by_ids(session, best.values())
     last = measurements.last(session, list(best_rows))
     probed = probes.of(session, [study.id for study in rows if study.spec.get("range_test")])
@@ -317,142 +296,3 @@ def _front(rows: list[trials.TrialRow], directions: list[str]) -> list[trials.Tr
         if not (no_worse & (values < values[i]).any(axis=1)).any():
             kept.append((tuple(values[i]), row.number, row))
     return [row for *_, row in sorted(kept, key=lambda e: e[:2])]
-
-
-def update_study(
-    ctx: Context, study_id: int, patch: StudyPatch, *, actor: str | None = None
-) -> StudyView:
-    """Changes a study while it lives: more budget, a wider space, another priority.
-
-    Raises:
-        NotFound: No such study.
-        InvalidInput: The changed study would not hold; nothing is stored.
-        Conflict: The name is taken, or the study has no study file.
-    """
-    given = patch.model_dump(exclude_unset=True)
-    for name in ("name", "priority", "tags", "description", "budget", "space"):
-        if name in given and given[name] is None:
-            raise InvalidInput(name, "cannot be null")
-    with turn(ctx, study_id, actor=actor) as this:
-        study = this.study
-        if not study.spec:
-            raise Conflict("a study that Optuna made is changed through Optuna")
-        before = this.checked
-        merged = {**study.spec, **given}
-        if patch.space is not None:
-            wider = widen(before.space, Space.parse(patch.space))
-            merged["space"] = wider.to_dict()
-            # From here on the range is the one that somebody wrote.
-            merged.pop("range_test", None)
-        wanted = StudySpec.parse(merged)
-        after = check(wanted, form_of(this.session, wanted), partial(located, ctx))
-        if after.max_step != before.max_step and study.next_number:
-            raise InvalidInput("budget.epochs", "cannot change once there are trials")
-        if "name" in given and given["name"] != study.name:
-            if studies.by_name(this.session, given["name"]) is not None:
-                raise Conflict(f"there is a study named {given['name']!r} already")
-            study.name = given["name"]
-        if patch.space is not None:
-            skip_probe(this, "the space was changed")
-            study.lr_range = None
-        study.spec = after.spec.to_dict()
-        study.priority = after.spec.priority
-        study.max_concurrent = after.spec.max_concurrent
-        study.tags = list(after.spec.tags)
-        this.live.drop()
-        this.note("study.updated", fields=sorted(given))
-        if study.state == "completed" and "budget" in given and this.exhausted() is None:
-            this.state("queued")
-        this.revised = True
-    return show_study(ctx, study_id)
-
-
-def delete_study(ctx: Context, study_id: int, *, actor: str | None = None) -> None:
-    """Deletes a study and its trials; the audit trail keeps that it was there.
-
-    Raises:
-        NotFound: No such study.
-    """
-    with turn(ctx, study_id, actor=actor) as this:
-        this.note("study.deleted", name=this.study.name)
-        saved = trials.saved_of(this.session, study_id)
-        studies.delete(this.session, study_id)
-        this.deleted = True
-    checkpoints.delete(saved)
-
-
-def pause_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
-    """Starts nothing more; running trials are handed back, with checkpoints, at their next report.
-
-    Raises:
-        NotFound: No such study.
-        Conflict: It is over, or stopping.
-    """
-    with turn(ctx, study_id, actor=actor) as this:
-        _allow(this, "pause", ("queued", "running", "paused"))
-        this.state("paused")
-    return show_study(ctx, study_id)
-
-
-def resume_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
-    """Lets a paused study go on.
-
-    Raises:
-        NotFound: No such study.
-        Conflict: It is over, or stopping.
-    """
-    with turn(ctx, study_id, actor=actor) as this:
-        _allow(this, "resume", ("queued", "running", "paused"))
-        if this.study.state == "paused":
-            this.state("running" if this.study.started_at else "queued")
-    return show_study(ctx, study_id)
-
-
-def stop_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
-    """Drains a study: nothing new starts, what runs is finished. Said again, it changes nothing.
-
-    Raises:
-        NotFound: No such study.
-        Conflict: It has ended by itself.
-    """
-    with turn(ctx, study_id, actor=actor) as this:
-        if (this.study.state, this.study.reason) != ("completed", STOPPED):
-            _allow(this, "stop", (*OPEN_STATES, "paused", "stopping"))
-            this.state("stopping")
-            waiting = trials.of_study(this.session, study_id, states=("waiting",), lock=True)
-            this.close(waiting, STOPPED)
-            this.settle()
-    return show_study(ctx, study_id)
-
-
-def cancel_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
-    """Ends a study now: leases are revoked, and whoever holds one is told to drop it.
-
-    Said again, it changes nothing.
-
-    Raises:
-        NotFound: No such study.
-        Conflict: It has ended otherwise.
-    """
-    with turn(ctx, study_id, actor=actor) as this:
-        _allow(this, "cancel", (*OPEN_STATES, "paused", "stopping", "cancelled"))
-        for row in trials.of_study(
-            this.session, study_id, states=("waiting", "running"), lock=True
-        ):
-            if row.paused:
-                this.end(row, "pruned", "cancelled")
-            else:
-                row.values = None
-                this.end(row, "fail", "cancelled")
-        this.state("cancelled")
-    return show_study(ctx, study_id)
-
-
-def _allow(this: Turn, what: str, states: tuple[str, ...]) -> None:
-    if this.study.state not in states:
-        over = this.study.state in FINISHED_STUDY_STATES
-        raise Conflict(
-            f"cannot {what} a study that is {this.study.state}"
-            + ("; give it more budget to go on" if over else ""),
-            state=this.study.state,
-        )

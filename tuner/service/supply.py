@@ -1,45 +1,41 @@
 """Handing out: what waits is claimed, and what is missing is suggested, a study at a time.
 
-Suggestions are written down before they are handed out. On SQLite, which has one writer at a time,
-they are computed before the transaction that writes them, so that a slow sampler holds up its own
-study only; should another process have changed the study meanwhile, they are thrown away. On
-PostgreSQL the study's row is locked meanwhile, and nothing else is.
+Suggestions are written down before they are handed out. A slow sampler holds up its own study only:
+nothing is locked in the database meanwhile, and should another process have changed the study, the
+suggestions are thrown away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sqlalchemy.orm import Session
-
+from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import Probe
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.queue.order import order
-from tuner.search import Suggestion
 from tuner.service import probes
 from tuner.service.claims import AnsweredBefore, Claim
 from tuner.service.context import Context
 from tuner.service.receipts import name
 from tuner.service.searches import Live
-from tuner.service.turn import STOPS_ALL, Turn, elapsed, turn
-from tuner.storage import studies
+from tuner.service.turn import STOPS_ALL, Turn
+from tuner.service.turns import take
+from tuner.storage import studies, tallies
 from tuner.storage.events import NewEvent
-from tuner.storage.models import OPEN_PROBE_STATES, Study, Worker
-from tuner.storage.studies import OPEN_STATES, Queued
+from tuner.storage.models import OPEN_PROBE_STATES, Worker
+from tuner.storage.studies import OPEN_STATES, StudyRow
+from tuner.storage.tallies import Queued
 from tuner.storage.trials import TrialRow
-
-HURRIED_TRIES = 2
-"""Tries to suggest outside the transaction before the study is locked for it."""
 
 
 @dataclass
 class Handed:
     """What a worker is given: trials, each with its study; or a probe, which keeps it busy."""
 
-    trials: list[tuple[Study, TrialRow]] = field(default_factory=list)
+    trials: list[tuple[StudyRow, TrialRow]] = field(default_factory=list)
     probe: Probe | None = None
 
 
@@ -63,7 +59,7 @@ def hand_out(
         worker: Who asks.
         k: How many at most.
         prefer: The study that it trains already.
-        key: The worker's name for this request.
+        key: The worker's name for this request: said again, it is given the same.
         fitting: The tasks that fit beside what it holds; None: all of its own. When another one's
             study has its turn and something to train, nothing more is handed out, so that what the
             worker holds drains.
@@ -74,9 +70,9 @@ def hand_out(
         return handed
     claim = Claim(worker.id, name("lease", worker.id, key), actor=actor)
     try:
-        with ctx.db.session() as session:
-            claim.refuse_repeated(session)
-            wanted = order(studies.queued(session, worker.tasks, ctx.now()), prefer)
+        with ctx.db.peek() as connection:
+            claim.refuse_repeated(connection)
+            wanted = order(tallies.queued(connection, worker.tasks, ctx.now()), prefer)
         _from_studies(ctx, handed, wanted, k, claim, fitting)
     except AnsweredBefore as before:
         return still_held(ctx, before.token, worker_id=worker.id)
@@ -129,7 +125,7 @@ def _from_studies(
 
 def from_study(
     ctx: Context, study_id: int, k: int, claim: Claim, *, wait: bool = True
-) -> list[tuple[Study, TrialRow]] | None:
+) -> list[tuple[StudyRow, TrialRow]] | None:
     """Claims up to ``k`` trials of one study, suggesting what is missing.
 
     Args:
@@ -143,35 +139,28 @@ def from_study(
         Study and trial for each; None when the study is busy and ``wait`` is off.
 
     Raises:
+        NotFound: No such study.
+        InvalidInput: Optuna made the study, and runs its trials.
         AnsweredBefore: It was the same request as an earlier one.
     """
-    live = ctx.searches.of(study_id)
-    with _taken(live, wait) as mine:
+
+    def claimed_in(taken: dict[int, Turn]) -> list[tuple[StudyRow, TrialRow]]:
+        if study_id not in taken:
+            raise NotFound("study", study_id)
+        this = taken[study_id]
+        if not this.study.spec:
+            raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
+        rows = _claim(this, k, claim.lease(ctx, this), claim.origin)
+        if rows:
+            claim.keep(this)
+        return [(this.study, row) for row in rows]
+
+    with _taken(ctx.searches.of(study_id), wait) as mine:
         if not mine:
             return None
-        for hurried in range(HURRIED_TRIES + 1):
-            ahead = None
-            if ctx.db.embedded and hurried < HURRIED_TRIES:
-                ahead = _suggest_ahead(ctx, live, study_id, k)
-            with turn(ctx, study_id, actor=claim.actor) as this:
-                if ahead is not None and ahead.revision != this.study.revision:
-                    live.drop()
-                    continue
-                if ahead is not None:
-                    this.told = True  # it was asked a moment ago, at this very revision
-                rows = _claim(this, k, claim.lease(ctx, this), ahead, claim.origin)
-                if rows:
-                    claim.keep(this)
-                return [(this.study, row) for row in rows]
-    raise AssertionError("the last try always returns")
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """What was suggested before the transaction, and the revision that it goes by."""
-
-    revision: int
-    suggestions: list[Suggestion]
+        claimed = take(ctx, [study_id], claimed_in, slow=True, actor=claim.actor)
+        # Copies, as the next turn may change the rows before these are handed out.
+        return [(study, replace(row)) for study, row in claimed]
 
 
 @contextmanager
@@ -184,55 +173,34 @@ def _taken(live: Live, wait: bool) -> Iterator[bool]:
             live.lock.release()
 
 
-def _suggest_ahead(ctx: Context, live: Live, study_id: int, k: int) -> Ahead | None:
-    with ctx.db.session() as session:
-        study = studies.get(session, study_id)
-        if study.state not in OPEN_STATES or study.probing:
-            return None
-        try:
-            search = live.synced(session, study)
-            missing = _missing(session, study, k)
-            found = search.suggest(missing, elapsed_seconds=elapsed(study, ctx.now()))
-        except BaseException:
-            live.drop()
-            raise
-        return Ahead(study.revision, found)
-
-
-def _allowed(session: Session, study: Study, k: int) -> int:
+def _allowed(study: StudyRow, live: Live, k: int) -> int:
     """How many of ``k`` trials the study may have running beside those it has."""
     if study.max_concurrent is None:
         return k
-    return max(min(k, study.max_concurrent - studies.leased(session, study.id)), 0)
+    leased = sum(row.lease_token is not None for row in live.rows.values())
+    return max(min(k, study.max_concurrent - leased), 0)
 
 
-def _missing(session: Session, study: Study, k: int) -> int:
+def _missing(study: StudyRow, live: Live, k: int) -> int:
     """How many trials must be suggested so that ``k`` can be claimed."""
-    return max(_allowed(session, study, k) - studies.ready(session, study.id), 0)
+    return max(_allowed(study, live, k) - sum(row.ready for row in live.rows.values()), 0)
 
 
-def _claim(this: Turn, k: int, lease: Lease, ahead: Ahead | None, origin: str) -> list[TrialRow]:
+def _claim(this: Turn, k: int, lease: Lease, origin: str) -> list[TrialRow]:
     study = this.study
     if study.state not in OPEN_STATES or study.probing or this.exhausted() in STOPS_ALL:
-        if ahead is not None and ahead.suggestions:
-            this.live.drop()  # it believes that these will run
         return []
-    allowed = _allowed(this.session, study, k)
-    if ahead is not None:
-        suggestions = ahead.suggestions
-    else:
-        missing = _missing(this.session, study, k)
-        suggestions = this.search.suggest(missing, elapsed_seconds=this.elapsed)
-    this.write_down(suggestions, origin)
-    this.flush()
-    rows = leases.claim(
-        this.session, study.id, allowed, lease, revision=this.revision, now=this.now
-    )
+    allowed = _allowed(study, this.live, k)
+    suggestions = this.suggest(_missing(study, this.live, k))
+    rows = leases.claim(this.live.rows.values(), allowed, lease, this.now)
+    for row in rows:
+        this.change(row)
+    # Suggested was what those that waited left missing, so all of it is claimed as well.
+    rows += this.write_down(suggestions, origin, lease)
+    rows.sort(key=lambda row: row.number)
     if rows:
-        this.revised = True
         this.state("running")
-        told = {"trials": [row.id for row in rows], "numbers": [row.number for row in rows]}
-        this.events.append(NewEvent("trial.leased", study.id, worker_id=lease.worker_id, data=told))
+        this.events.append(NewEvent("trial.leased", study.id, worker_id=lease.worker_id, of=rows))
     elif allowed > 0:
         this.settle()
         this.live.idle_at = study.revision + this.revised
@@ -245,24 +213,13 @@ def prepare(ctx: Context, study_id: int, ready: int) -> int:
     Returns:
         How many trials were written down.
     """
-    live = ctx.searches.of(study_id)
-    with _taken(live, wait=False) as mine:
-        if not mine:
+
+    def suggest(taken: dict[int, Turn]) -> int:
+        this = taken.get(study_id)
+        if this is None or this.study.state not in OPEN_STATES or this.study.probing:
             return 0
-        ahead = _suggest_ahead(ctx, live, study_id, ready) if ctx.db.embedded else None
-        if ahead is not None and not ahead.suggestions:
-            return 0
-        with turn(ctx, study_id) as this:
-            stale = ahead is not None and ahead.revision != this.study.revision
-            if stale or this.study.state not in OPEN_STATES or this.study.probing:
-                live.drop()
-                return 0
-            if ctx.db.embedded and ahead is None:
-                return 0
-            if ahead is None:
-                missing = _missing(this.session, this.study, ready)
-                suggestions = this.search.suggest(missing, elapsed_seconds=this.elapsed)
-            else:
-                suggestions = ahead.suggestions
-                this.told = True
-            return len(this.write_down(suggestions))
+        this.join()
+        return len(this.write_down(this.suggest(_missing(this.study, this.live, ready))))
+
+    with _taken(ctx.searches.of(study_id), wait=False) as mine:
+        return take(ctx, [study_id], suggest, slow=True) if mine else 0

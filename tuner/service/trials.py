@@ -10,7 +10,8 @@ from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.receipts import Receipt
 from tuner.service.studies import plan_of
-from tuner.service.turn import Turn, turn
+from tuner.service.turn import Turn
+from tuner.service.turns import turn, turn_of
 from tuner.service.views import (
     MeasurementView,
     Page,
@@ -192,6 +193,7 @@ def enqueue(
             params = [checked.space.check(c, f"configs[{i}]") for i, c in enumerate(configs)]
             _within_budget(this, len(params))
             rows = _add(this, params, "enqueued")
+            this.flush()
             receipt.fill({"trials": [row.id for row in rows]})
     return _shown(ctx, study_id, receipt.made["trials"])
 
@@ -209,19 +211,20 @@ def _shown(ctx: Context, study_id: int, trial_ids: Sequence[int]) -> list[TrialV
 def _add(this: Turn, params: Sequence[Mapping[str, Any]], origin: str) -> list[TrialRow]:
     """New trials for the search to release: it says how far each may run."""
     this.join()
-    distributions = this.distributions
-    return this.add(
+    rows = this.add(
         [
             NewTrial(
                 number=this.study.next_number + i,
                 params=one,
-                distributions=distributions,
+                distributions=this.distributions(one),
                 seed=this.checked.spec.seed,
                 origin=origin,
             )
             for i, one in enumerate(params)
         ]
     )
+    this.flush()
+    return rows
 
 
 def _open(this: Turn, what: str) -> None:
@@ -250,12 +253,10 @@ def stop_trial(ctx: Context, trial_id: int, *, actor: str | None = None) -> Tria
         NotFound: No such trial.
         Conflict: It has ended already.
     """
-    with ctx.db.session() as session:
-        study_id = trials.study_of(session, trial_id)
-    with turn(ctx, study_id, actor=actor) as this:
+    with turn_of(ctx, trial_id, actor=actor) as this:
         if this.study.spec:
             this.join()
-        row = trials.lock(this.session, [trial_id])[trial_id]
+        row = this.rows([trial_id])[trial_id]
         if row.finished:
             raise Conflict(f"trial {trial_id} has ended already", state=row.state)
         if row.step > 0:
@@ -282,17 +283,17 @@ def retry_trial(
         NotFound: No such trial.
         Conflict: It did not fail, the study is over, or its budget has no room.
     """
-    with ctx.db.session() as session:
-        study_id = trials.study_of(session, trial_id)
-    with turn(ctx, study_id, actor=actor) as this:
+    with turn_of(ctx, trial_id, actor=actor) as this:
         receipt = Receipt.of(this.session, this.now, "retry", (actor, trial_id), key)
         if receipt.fresh:
             _open(this, "retry a trial of")
-            row = trials.lock(this.session, [trial_id])[trial_id]
+            row = this.rows([trial_id])[trial_id]
             if row.state != "fail":
                 raise Conflict(
                     f"trial {trial_id} is {row.state}, it has not failed", state=row.state
                 )
             _within_budget(this, 1)
-            receipt.fill({"trial": _add(this, [row.params], "retried")[0].id})
+            (new,) = _add(this, [row.params], "retried")
+            this.flush()
+            receipt.fill({"trial": new.id})
     return show_trial(ctx, receipt.made["trial"])

@@ -1,32 +1,31 @@
-"""A turn: one transaction in which one or several studies and their trials change together.
+"""A turn: one study's part of a transaction in which it and its trials change together.
 
-Whoever changes a study's trials takes a turn: the study's lock in this process, then its row's lock
-in the database. At its end the changed trials, the new points and the events are written in one
-batch each, under the study's next revision, and committed; or nothing is.
+What changes is gathered, and written at the end in one batch each, under the study's next revision.
+Once the search has joined, trials are those at hand in this process, not read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from tuner.errors import NotFound
 from tuner.queue import probes
+from tuner.queue.leases import Lease
 from tuner.search import Search, Suggestion
-from tuner.service.context import Context
 from tuner.service.outbox import announce
 from tuner.service.searches import Live, record
 from tuner.spec import Checked
-from tuner.storage import events, measurements, studies, trials
+from tuner.storage import events, measurements, studies, tallies, trials, writing
 from tuner.storage.events import NewEvent
 from tuner.storage.measurements import Point
-from tuner.storage.models import FINISHED_STUDY_STATES, Study
-from tuner.storage.studies import OPEN_STATES
+from tuner.storage.models import FINISHED_STUDY_STATES
+from tuner.storage.prepared import Executing
+from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.trials import NewTrial, TrialRow
 
 ORIGIN = "sampled"
@@ -40,29 +39,42 @@ STOPS_ALL = ("seconds", "target")
 class Turn:
     """One study's part of a transaction. The caller holds all its locks."""
 
-    session: Session
-    study: Study
+    open: Callable[[], Session]
+    """Locks the study in the database, unless it is locked already."""
+    study: StudyRow
     live: Live
     now: datetime
+    new: list[tuple[TrialRow, NewTrial]] = field(default_factory=list)
+    """Trials to be stored; they get their ids then."""
     changed: dict[int, TrialRow] = field(default_factory=dict)
-    going: set[int] = field(default_factory=set)
-    """Those of the changed trials that go on under the same lease."""
+    going: bool = True
+    """Whether the changed trials have only advanced under the same leases."""
     points: list[Point] = field(default_factory=list)
     events: list[NewEvent] = field(default_factory=list)
     revised: bool = False
+    """Whether the study's row has changed."""
+    flushed: bool = False
+    """Whether the database has the next revision already."""
     deleted: bool = False
     settled: bool = False
+    asked: bool = False
+    """Whether the search was asked for suggestions that are not written down yet."""
     ended: bool = False
     """Whether the study came to its end in this turn, so that webhooks are told."""
     told: bool = False
-    """Whether the search was asked in this turn, and so is told of every change by it."""
+    """Whether search and rows have joined this turn, and so are told of every change by it."""
+
+    @property
+    def session(self) -> Session:
+        """Where to read what is not at hand."""
+        return self.open()
 
     @property
     def revision(self) -> int:
         """The study's revision after this turn."""
         return self.study.revision + 1
 
-    @property
+    @cached_property
     def checked(self) -> Checked:
         """The study as submitted."""
         return self.live.plan(self.study)
@@ -73,9 +85,10 @@ class Turn:
         Once something has changed it is too late: the search would miss that.
         """
         if not self.told:
-            if self.changed or self.revised:
+            if self.touched:
                 raise RuntimeError("the search must join a turn before anything changes in it")
-            self.live.synced(self.session, self.study)
+            if not self.live.holds(self.study):
+                self.live.synced(self.session, self.study)
             self.told = True
         if self.live.search is None:
             raise RuntimeError("the search was dropped in the middle of a turn")
@@ -87,14 +100,68 @@ class Turn:
         return self.join()
 
     @property
+    def touched(self) -> bool:
+        """Whether anything has changed in it, so that it must be committed or forgotten."""
+        return bool(
+            self.asked or self.revised or self.flushed or self.changed or self.points or self.events
+        )
+
+    @property
     def elapsed(self) -> float:
         """Wall seconds that the study has been running."""
         return elapsed(self.study, self.now)
+
+    def suggest(self, k: int) -> list[Suggestion]:
+        """Up to ``k`` suggestions of the search, which are to be written down in this turn."""
+        found = self.search.suggest(k, elapsed_seconds=self.elapsed)
+        self.asked = self.asked or bool(found)
+        return found
 
     def exhausted(self) -> str | None:
         """Which budget is met, or None."""
         self.search.suggest(0, elapsed_seconds=self.elapsed)
         return self.search.exhausted
+
+    # --- the trials -----------------------------------------------------------------------------
+
+    def rows(self, trial_ids: Collection[int]) -> dict[int, TrialRow]:
+        """Trials of this study by id, to change or to look at; those that are gone are left out."""
+        if not self.told:
+            return self._read(trial_ids)
+        at_hand = self.live.rows
+        found = {i: at_hand[i] for i in trial_ids if i in at_hand}
+        if len(found) < len(trial_ids):
+            found.update(self._read([i for i in trial_ids if i not in found]))
+        return found
+
+    def _read(self, trial_ids: Collection[int]) -> dict[int, TrialRow]:
+        found = trials.by_ids(self.session, trial_ids)
+        return {i: row for i, row in found.items() if row.study_id == self.study.id}
+
+    def open_rows(self) -> list[TrialRow]:
+        """The trials that may still change."""
+        if self.new or not self.told:
+            self.flush()
+        if self.told:
+            return list(self.live.rows.values())
+        return trials.of_study(self.session, self.study.id, states=("waiting", "running"))
+
+    def numbered(self, numbers: Collection[int]) -> dict[int, TrialRow]:
+        """Trials by number; those that are not there are left out."""
+        found = {row.number: row for row in self.live.rows.values() if row.number in numbers}
+        missing = [n for n in numbers if n not in found]
+        if missing:
+            found.update(trials.by_numbers(self.session, self.study.id, missing))
+        return found
+
+    def last_points(self, rows: Collection[TrialRow]) -> dict[int, Point]:
+        """The last point of each trial that has one."""
+        unknown = [row for row in rows if row.heard is None and (row.step or row.attempt > 1)]
+        if unknown:
+            stored = measurements.last(self.session, [row.id for row in unknown])
+            for row in unknown:
+                row.heard = stored.get(row.id)
+        return {row.id: row.heard for row in rows if row.heard is not None}
 
     # --- what changes ---------------------------------------------------------------------------
 
@@ -107,15 +174,19 @@ class Turn:
             self.events.append(NewEvent(kind, self.study.id, row.id, row.worker_id, told))
 
     def change(self, row: TrialRow) -> None:
-        """The trial is to be written back."""
-        self.going.discard(row.id)
-        self.changed[row.id] = row
+        """The trial is to be written back; a new one is written anyway."""
+        if row.id:
+            self.changed[row.id] = row
+            self.going = False
 
     def went_on(self, row: TrialRow) -> None:
         """The trial has advanced under the same lease; nothing else of it changed."""
-        if row.id not in self.changed:
-            self.going.add(row.id)
         self.changed[row.id] = row
+
+    def measured(self, row: TrialRow, point: Point) -> None:
+        """A new point of a trial is to be stored."""
+        self.points.append(point)
+        row.heard = point
 
     def moved(self, row: TrialRow, **data: Any) -> None:
         """The trial is to be written back, and its new state told."""
@@ -131,6 +202,7 @@ class Turn:
         row.last_token = row.lease_token if told else None
         row.end(state, reason, self.now)
         if self.told:
+            self.live.rows.pop(row.id, None)
             values = None if row.values is None else tuple(map(float, row.values))
             self.search.finish(
                 row.number,
@@ -155,6 +227,7 @@ class Turn:
         study.state, study.reason = state, reason
         self.ended = state in FINISHED_STUDY_STATES
         study.finished_at = self.now if self.ended else None
+        self.revised = True
         self.note("study.state", state=state, reason=reason)
 
     def end_probe(
@@ -171,6 +244,7 @@ class Turn:
         probes.end(self.study, probe, state, bounds, self.now, reason=reason, result=result)
         self.live.drop()  # what was built on the other range
         self.told = False
+        studies.amend(self.session, self.study)
         self.revised = True
         found = {} if bounds is None else {"low": bounds[0], "high": bounds[1]}
         data = {"state": state, "reason": reason, **found}
@@ -180,59 +254,67 @@ class Turn:
 
     # --- the search's suggestions ---------------------------------------------------------------
 
-    def write_down(self, suggestions: Sequence[Suggestion], origin: str = ORIGIN) -> list[TrialRow]:
-        """Stores what the search suggested: all of it waits, ready to be claimed."""
-        known = [s for s in suggestions if s.number is not None]
+    def write_down(
+        self,
+        suggestions: Sequence[Suggestion],
+        origin: str = ORIGIN,
+        lease: Lease | None = None,
+    ) -> list[TrialRow]:
+        """Stores what the search suggested: all of it waits, or is held from the start."""
+        known = {s.number: s for s in suggestions if s.number is not None}
         fresh = [s for s in suggestions if s.number is None]
         out: list[TrialRow] = []
-        if known:
-            wanted = {s.number: s for s in known}
-            for row in trials.numbered(self.session, self.study.id, [s.number for s in known]):  # type: ignore[misc]  # None was filtered out
-                row.until = wanted[row.number].until
-                row.wait()
-                self.moved(row)
-                out.append(row)
+        resumed = self.numbered(known) if known else {}
+        for number, row in resumed.items():
+            row.until = known[number].until
+            row.wait()
+            self.moved(row)
+            if lease is not None:
+                row.hold(lease.worker_id, lease.token, lease.expires_at, self.now)
+            out.append(row)
         if fresh:
-            sources = {s.copy_of for s in fresh if s.copy_of is not None}
-            held = {
-                row.number: row.checkpoint
-                for row in (
-                    trials.numbered(self.session, self.study.id, sources) if sources else []
-                )
-            }
-            out += self.add(
-                [
+            sources = self.numbered({s.copy_of for s in fresh if s.copy_of is not None})
+            new = []
+            for i, s in enumerate(fresh):
+                source = None if s.copy_of is None else sources.get(s.copy_of)
+                new.append(
                     NewTrial(
                         number=self.study.next_number + i,
                         params=s.params,
-                        distributions=self.distributions,
+                        distributions=self.distributions(s.params),
                         seed=self.checked.spec.seed,
                         origin=origin,
                         until=s.until,
                         step=s.start,
                         note=s.note,
-                        checkpoint=None if s.copy_of is None else held.get(s.copy_of),
+                        checkpoint=None if source is None else source.checkpoint,
                     )
-                    for i, s in enumerate(fresh)
-                ]
-            )
+                )
+            out += self.add(new, lease)
         return out
 
-    @property
-    def distributions(self) -> dict[str, Any]:
-        """What is searched, as Optuna's distributions."""
-        return dict(self.checked.space.distributions())
+    def distributions(self, params: Iterable[str]) -> dict[str, str]:
+        """Of these parameters, as Optuna writes them."""
+        written = self.checked.distributions
+        return {name: written[name] for name in params}
 
-    def add(self, new: Sequence[NewTrial]) -> list[TrialRow]:
-        """Stores new trials, numbered from the study's next number, and tells the search."""
-        rows = trials.add(self.session, self.study.id, new, revision=self.revision, now=self.now)
+    def add(self, new: Sequence[NewTrial], lease: Lease | None = None) -> list[TrialRow]:
+        """New trials, numbered from the study's next number; the search is told of them.
+
+        They are stored, and get their ids, with what else has changed: see :meth:`flush`.
+        """
+        rows = [one.row(self.study.id, self.now) for one in new]
+        if lease is not None:
+            for row in rows:
+                row.hold(lease.worker_id, lease.token, lease.expires_at, self.now)
+        self.new += zip(rows, new, strict=True)
         self.study.next_number += len(rows)
         self.revised = True
         if self.told:
             self.search.sync(record(row, {}) for row in rows)
         if rows:
-            ids, numbers = [row.id for row in rows], [row.number for row in rows]
-            self.note("trial.created", origin=rows[0].origin, trials=ids, numbers=numbers)
+            data = {"origin": rows[0].origin}
+            self.events.append(NewEvent("trial.created", self.study.id, data=data, of=rows))
         return rows
 
     # --- the end --------------------------------------------------------------------------------
@@ -248,17 +330,14 @@ class Turn:
                 return
         elif study.state != "stopping":
             return
-        self.flush()
-        open_rows = trials.of_study(
-            self.session, study.id, states=("waiting", "running"), lock=True
-        )
+        open_rows = self.open_rows()
         if any(row.lease_token is not None for row in open_rows):
             return
         if reason not in (None, *STOPS_ALL) and any(row.busy for row in open_rows):
             return
         self.close(open_rows, STOPPED if study.state == "stopping" else f"budget: {reason}")
-        counted = studies.counts(self.session, [study.id])[study.id]
-        tried = counted.finished - studies.cancelled(self.session, study.id)
+        counted = tallies.counts(self.session, [study.id])[study.id]
+        tried = counted.finished - tallies.cancelled(self.session, study.id)
         if tried and not counted.complete and not counted.pruned:
             self.state("failed", "every trial failed")
         else:
@@ -274,71 +353,55 @@ class Turn:
         self.flush()
 
     def flush(self) -> None:
-        """Writes what changed so far, in one batch each."""
-        if self.changed or self.points:
-            trials.save(self.session, self.changed.values(), self.revision, self.going)
-            measurements.add(self.session, self.points)
-            self.changed.clear()
-            self.going.clear()
-            self.points.clear()
-            self.revised = True
+        """Writes what changed so far, for a statement that is to find it in the database."""
+        if self.new or self.changed or self.points:
+            self._write(self.session.connection())
+
+    def conclude(self) -> None:
+        """Leaves word of the study's end for webhooks; call it before the rest is written."""
+        if self.ended and not self.deleted:
+            self.flush()
+            announce(self.session, self.study, self.now)
+
+    def write(self, connection: Executing, actor: str | None) -> bool:
+        """Writes all that is left, and counts the study's revision up; call it last.
+
+        Returns:
+            False when nothing was written, as the study is not as it was at hand.
+        """
+        if self.deleted:
+            events.store(connection, self.events, actor, self.now)
+            return True
+        written = self._write(connection, self.events, actor)
+        self.study.revision = self.revision
+        return written
+
+    def _write(
+        self, connection: Executing, told: Sequence[NewEvent] = (), actor: str | None = None
+    ) -> bool:
+        written = writing.write(
+            connection,
+            self.study,
+            known=self.revision if self.flushed else self.study.revision,
+            revision=self.revision,
+            new=self.new,
+            rows=list(self.changed.values()),
+            going=self.going,
+            points=self.points,
+            told=told,
+            actor=actor,
+            now=self.now,
+        )
+        if self.told:
+            self.live.rows.update((row.id, row) for row, _ in self.new)
+        self.flushed = self.going = True
+        self.new.clear()
+        self.changed.clear()
+        self.points.clear()
+        return written
 
 
-def elapsed(study: Study, now: datetime) -> float:
+def elapsed(study: StudyRow, now: datetime) -> float:
     """Wall seconds that a study has been running."""
     running = 0.0 if study.active_since is None else (now - study.active_since).total_seconds()
     return study.active_seconds + max(running, 0.0)  # a clock that was set back takes none away
-
-
-@contextmanager
-def turns(
-    ctx: Context, study_ids: Collection[int], *, actor: str | None = None
-) -> Iterator[dict[int, Turn]]:
-    """Takes a turn for each study that is there, in one transaction.
-
-    Yields:
-        The turns by study id; ids of studies that are gone are left out.
-    """
-    now = ctx.now()
-    with ctx.searches.hold(study_ids) as lives:
-        try:
-            with ctx.db.write() as session:
-                rows = studies.lock(session, study_ids)
-                taken = {i: Turn(session, rows[i], lives[i], now) for i in sorted(rows)}
-                yield taken
-                new = []
-                for turn in taken.values():
-                    new += turn.events
-                    if turn.deleted:
-                        continue
-                    turn.flush()
-                    if turn.revised:
-                        studies.revise(session, turn.study)
-                    if turn.ended:
-                        announce(session, turn.study, now)
-                session.flush()
-                events.add(session, new, actor, now)
-        except BaseException:
-            for live in lives.values():
-                live.drop()
-            raise
-        for study_id, turn in taken.items():
-            if turn.told:
-                turn.live.revision = turn.study.revision
-            if turn.settled:
-                turn.live.settled_at = turn.study.revision
-            if turn.deleted or turn.study.state in FINISHED_STUDY_STATES:
-                ctx.searches.forget(study_id)
-
-
-@contextmanager
-def turn(ctx: Context, study_id: int, *, actor: str | None = None) -> Iterator[Turn]:
-    """Takes a turn for one study.
-
-    Raises:
-        NotFound: It is not there.
-    """
-    with turns(ctx, [study_id], actor=actor) as taken:
-        if study_id not in taken:
-            raise NotFound("study", study_id)
-        yield taken[study_id]

@@ -14,8 +14,8 @@ from tuner.service import checkpoints, probes
 from tuner.service.context import Context
 from tuner.service.receipts import KEPT
 from tuner.service.supply import prepare
-from tuner.service.turn import turn
-from tuner.storage import events, offers, receipts, studies, trials, workers
+from tuner.service.turns import turn
+from tuner.storage import events, offers, receipts, studies, tallies, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.studies import OPEN_STATES
 
@@ -86,10 +86,9 @@ def _reclaim(ctx: Context) -> None:
     for study_id, ids in late.items():
         with _guarded(study_id), turn(ctx, study_id) as this:
             this.join()
-            rows = trials.lock(this.session, ids).values()
-            for row, outcome in leases.expire(
-                rows, max_attempts=ctx.settings.max_attempts, now=this.now
-            ):
+            late_ids = leases.run_out(this.session, ids, this.now)
+            for row in this.rows(late_ids).values():
+                outcome = leases.give_up(row, max_attempts=ctx.settings.max_attempts, now=this.now)
                 if outcome == "fail":
                     row.values = None
                     this.end(row, "fail", leases.LEASE_EXPIRED)
@@ -158,7 +157,7 @@ def _suggest(ctx: Context) -> None:
             (queued, min(n, queued.max_concurrent or n))
             for task, n in free.items()
             if n > 0
-            for queued in studies.queued(session, [task], ctx.now())
+            for queued in tallies.queued(session.connection(), [task], ctx.now())
         ]
     for queued, wanted in waiting:
         live = ctx.searches.of(queued.id)

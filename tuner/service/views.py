@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuner.spec import Checked
 from tuner.storage import measurements
 from tuner.storage.measurements import Point
-from tuner.storage.models import Event, Probe, Study, Worker
-from tuner.storage.studies import Counts
+from tuner.storage.models import Event, Probe, Worker
+from tuner.storage.studies import StudyRow
+from tuner.storage.tallies import Counts
 from tuner.storage.trials import TrialRow
 
 T = TypeVar("T")
@@ -231,7 +232,7 @@ def trial_view(
 
 
 def study_view(
-    study: Study,
+    study: StudyRow,
     checked: Checked | None,
     counts: Counts,
     best: TrialView | None,
@@ -277,7 +278,7 @@ def study_view(
     )
 
 
-def range_fields(study: Study, probe: Probe) -> dict[str, Any]:
+def range_fields(study: StudyRow, probe: Probe) -> dict[str, Any]:
     """What is shown of a range test, whether or not its curve is."""
     result = probe.result or {}
     searched = (study.lr_range or study.spec["space"]["lr"]) if not study.probing else {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from tuner.errors import NotFound
 from tuner.protocol import (
     Checkpoint,
     Heartbeat,
@@ -18,6 +20,7 @@ from tuner.protocol import (
     Registration,
     Report,
     ReportAnswer,
+    SlotReport,
     SlotVerdict,
     WorkerHello,
 )
@@ -30,10 +33,11 @@ from tuner.service.offers import offer_tasks
 from tuner.service.receipts import Receipt
 from tuner.service.reporting import take_in
 from tuner.service.supply import Handed, hand_out
-from tuner.service.turn import turns
+from tuner.service.turn import Turn
+from tuner.service.turns import studies_of, take, turn
 from tuner.service.views import WorkerView, worker_view
 from tuner.spec import Checked
-from tuner.storage import events, trials, workers
+from tuner.storage import events, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.models import Worker
 from tuner.storage.trials import TrialRow
@@ -107,15 +111,8 @@ def report(
     if report.printed:
         take_logs(ctx, report.printed)
     if report.probe is not None:
-        probes.take_in(ctx, report.probe)
-    verdicts: dict[int, SlotVerdict] = {}
-    slots = {slot.trial_id: slot for slot in report.slots}
-    if slots:
-        belongs = _studies_of(ctx, slots)
-        with turns(ctx, set(belongs.values()), actor=actor) as taken:
-            for study_id, turn in taken.items():
-                mine = [slots[i] for i, of in belongs.items() if of == study_id]
-                verdicts.update(take_in(ctx, turn, mine, list(slots)))
+        probes.take_in(ctx, report.probe, actor=actor)
+    verdicts = _delivered(ctx, report.slots, actor) if report.slots else {}
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
     wanted = 0 if draining else report.refill + freed
@@ -129,6 +126,23 @@ def report(
         probe=handed.probe,
         drain=draining,
     )
+
+
+def _delivered(
+    ctx: Context, reported: Sequence[SlotReport], actor: str | None
+) -> dict[int, SlotVerdict]:
+    """The verdicts on slots of any studies, without those on trials that are gone."""
+    slots = {slot.trial_id: slot for slot in reported}
+    belongs = studies_of(ctx, slots)
+
+    def deliver(taken: dict[int, Turn]) -> dict[int, SlotVerdict]:
+        verdicts: dict[int, SlotVerdict] = {}
+        for study_id, this in taken.items():
+            mine = [slots[i] for i, of in belongs.items() if of == study_id]
+            verdicts.update(take_in(ctx, this, mine, list(slots)))
+        return verdicts
+
+    return take(ctx, set(belongs.values()), deliver, actor=actor)
 
 
 def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
@@ -160,17 +174,15 @@ def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
         held = leases.held_by(session, worker_id)
         probed = queue_probes.held_by(session, worker_id)
     for study_id in probed:
-        with turns(ctx, [study_id]) as taken:
-            for turn in taken.values():
-                probes.give_back(turn, worker_id)
+        with suppress(NotFound), turn(ctx, study_id, actor=actor) as this:
+            probes.give_back(this, worker_id)
     for study_id, ids in held.items():
-        with turns(ctx, [study_id], actor=actor) as taken:
-            for turn in taken.values():
-                for row in trials.lock(turn.session, ids).values():
-                    if row.worker_id == worker_id and row.lease_token is not None:
-                        row.wait()
-                        row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
-                        turn.moved(row, returned=True)
+        with suppress(NotFound), turn(ctx, study_id, actor=actor) as this:
+            for row in this.rows(ids).values():
+                if row.worker_id == worker_id and row.lease_token is not None:
+                    row.wait()
+                    row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
+                    this.moved(row, returned=True)
     ctx.heard.pop(worker_id, None)
     now = ctx.now()
     with ctx.db.write() as session:
@@ -226,18 +238,6 @@ def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -
 def _leased(ctx: Context, handed: Handed) -> list[Leased]:
     ctx.searches.remember({row.id: study.id for study, row in handed.trials})
     return [leased_message(ctx.searches.plans.of(study), row) for study, row in handed.trials]
-
-
-def _studies_of(ctx: Context, trial_ids: Collection[int]) -> dict[int, int]:
-    """The study of each trial; those that were handed out here need no look into the database."""
-    known = ctx.searches.recall(trial_ids)
-    missing = [i for i in trial_ids if i not in known]
-    if missing:
-        with ctx.db.session() as session:
-            found = trials.study_ids(session, missing)
-        ctx.searches.remember(found)
-        known.update(found)
-    return known
 
 
 def leased_message(checked: Checked, row: TrialRow) -> Leased:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from optuna.distributions import distribution_to_json
+
 from tuner import optimizers, pruners, samplers, tasks
 from tuner.errors import InvalidInput
 from tuner.search import Budget, Objective, Record, Search
@@ -62,6 +64,11 @@ class Checked:
             wanted.append(self.spec.constraint.metric)
         return wanted
 
+    @cached_property
+    def distributions(self) -> dict[str, str]:
+        """What is searched, as Optuna writes its distributions."""
+        return {k: distribution_to_json(d) for k, d in self.space.distributions().items()}
+
     def max_step_of(self, config: Mapping[str, Any]) -> int:
         """The last step of one trial: its own ``epochs`` where the space has them."""
         epochs = config.get("epochs")
@@ -97,7 +104,6 @@ class Checked:
             max_step=self.max_step,
             budget=self.budget,
             seed=spec.seed if spec.sampler.seed is None else spec.sampler.seed,
-            constraint=spec.constraint,
             warm_start=warm_start,
         )
 

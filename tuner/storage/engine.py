@@ -11,9 +11,11 @@ import json
 import math
 import sqlite3
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,18 +27,26 @@ from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
     InterfaceError,
+    InvalidatePoolError,
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from tuner.errors import Conflict, InvalidInput, TunerError, Unavailable
+from tuner.storage.direct import Direct, checked_out
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long SQLite waits for another process's write; also for a connection from the pool."""
 
+FRESH_SECONDS = 1.0
+"""A connection to PostgreSQL that was in use so lately is taken to be alive."""
+
 _MODE = "tuner_mode"
+_USED_AT = "tuner_used_at"
+_READ_ONLY = "tuner_read_only"
 READING: dict[str, Any] = {_MODE: "read", "postgresql_readonly": True}
 """Execution options under which a transaction refuses to write, on both databases."""
 WRITING: dict[str, Any] = {_MODE: "write"}
@@ -129,6 +139,37 @@ class Database:
             for tell in session.info.pop(COMMITTED, ()):
                 tell()
 
+    @contextmanager
+    def peek(self) -> Iterator[Direct]:
+        """For one prepared statement that reads, without a transaction around it.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        with translated(), checked_out(self.engine) as direct:
+            if self.embedded:
+                _only_read(direct.run, direct.info, True)
+            yield direct
+
+    @contextmanager
+    def brief(self) -> Iterator[Direct]:
+        """For one prepared statement that writes, which on PostgreSQL commits itself.
+
+        On SQLite, where several cost no more, it is a transaction like that of :meth:`write`.
+
+        Raises:
+            Unavailable: The database cannot be reached, or stayed locked.
+            Conflict: A constraint refused what was written.
+        """
+        with translated(), self._turn(), checked_out(self.engine) as direct:
+            if not self.embedded:
+                yield direct
+                return
+            _only_read(direct.run, direct.info, False)
+            direct.run("BEGIN IMMEDIATE")
+            yield direct
+            direct.run("COMMIT")
+
     def dispose(self) -> None:
         """Closes all connections that are not in use."""
         self.engine.dispose()
@@ -161,13 +202,14 @@ class Database:
             "pool_timeout": BUSY_TIMEOUT_SECONDS,
         }
         if not self.embedded:
-            return create_engine(
+            engine = create_engine(
                 self.url,
-                pool_pre_ping=True,
                 connect_args={"connect_timeout": 10, "application_name": "tuner"},
                 **pool_options,
                 **json_options,
             )
+            _check_when_idle(engine)
+            return engine
         Path(cast("str", self.url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(
             self.url,
@@ -178,6 +220,28 @@ class Database:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+
+def _check_when_idle(engine: Engine) -> None:
+    """Asks the server whether a connection lives, unless it was in use a moment ago.
+
+    ``pool_pre_ping`` asks each time, which takes a third of a short transaction.
+    """
+
+    def note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    def check(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        idle = time.monotonic() - record.info.get(_USED_AT, math.inf)
+        if idle < FRESH_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise InvalidatePoolError from error
+
+    event.listen(engine, "checkin", note_use)
+    event.listen(engine, "checkout", check)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -212,17 +276,39 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     mode = connection.get_execution_options().get(_MODE)
-    driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
-    driver.execute(f"PRAGMA query_only={'ON' if mode == 'read' else 'OFF'}")
+    fairy = connection.connection
+    driver = cast("sqlite3.Connection", fairy.dbapi_connection)
+    _only_read(driver.execute, fairy.info, mode == "read")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+
+
+def _only_read(execute: Callable[[str], object], info: dict[Any, Any], reads: bool) -> None:
+    """Makes a SQLite connection refuse to write, or not."""
+    if info.get(_READ_ONLY) != reads:
+        execute(f"PRAGMA query_only={'ON' if reads else 'OFF'}")
+        info[_READ_ONLY] = reads
 
 
 def dump_json(value: object) -> str:
     """JSON that every database takes: numbers that are not finite become strings, like ``inf``."""
+    return _dumped(_PLAIN, value)
+
+
+def dump_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of a table as JSON, with times in them."""
+    return _dumped(_TIMED, rows)
+
+
+def _dumped(encoder: json.JSONEncoder, value: object) -> str:
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return encoder.encode(value)
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+        return encoder.encode(_finite(value))
+
+
+# Made once: json.dumps makes one for each call that has options, at half of its cost.
+_PLAIN = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+_TIMED = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
 
 
 def _finite(value: object) -> object:

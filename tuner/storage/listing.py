@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from tuner.storage.measurements import NOT_NUMBERS
 from tuner.storage.models import Study, Trial
-from tuner.storage.studies import comparable, ranked
+from tuner.storage.studies import COLUMNS as STUDY_COLUMNS
+from tuner.storage.studies import StudyRow
+from tuner.storage.tallies import comparable, ranked
 from tuner.storage.trials import COLUMNS, TrialRow, select_rows
 
 Kind = tuple[type, ...]
@@ -46,7 +48,7 @@ def studies(
     descending: bool,
     after: Sequence[Any] | None,
     limit: int,
-) -> list[Study]:
+) -> list[StudyRow]:
     """Studies in the order of one of ``STUDY_SORTS``, ties by id.
 
     Args:
@@ -60,7 +62,7 @@ def studies(
         limit: How many at most.
     """
     column = STUDY_SORTS[sort][0]
-    query = select(Study)
+    query = select(*STUDY_COLUMNS)
     if state is not None:
         query = query.where(Study.state == state)
     if text:
@@ -72,9 +74,8 @@ def studies(
     if after is not None:
         query = query.where(_beyond(column, Study.id, after, descending, descending))
     ends = Study.id.desc() if descending else Study.id
-    return list(
-        session.scalars(query.order_by(column.desc() if descending else column, ends).limit(limit))
-    )
+    query = query.order_by(column.desc() if descending else column, ends)
+    return [StudyRow(*row) for row in session.execute(query.limit(limit))]
 
 
 def _beyond(

@@ -1,21 +1,22 @@
-"""Measurements: curves written in one batch a report, read a study or a page of trials at once."""
+"""Measurements: curves, read of a study or a page of trials at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Insert, Table, and_, bindparam, case, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Table, bindparam, case, func, select
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Measurement, Trial
+from tuner.storage.prepared import Prepared
 
 NOT_NUMBERS = ("nan", "inf", "-inf")
 _table = cast("Table", Measurement.__table__)
+_trials = cast("Table", Trial.__table__)
 
 
 @dataclass(frozen=True)
@@ -32,44 +33,16 @@ class Point:
     created_at: datetime
 
 
-_INSERT: dict[str, Insert] = {
-    "postgresql": postgresql.insert(_table).on_conflict_do_nothing(),
-    "sqlite": sqlite.insert(_table).on_conflict_do_nothing(),
-}
-# Built once: on the path of every report, building a statement costs more than running it.
-_ATTEMPT_SECONDS = (
-    select(_table.c.trial_id, func.max(_table.c.seconds))
-    .join(Trial, and_(Trial.id == _table.c.trial_id, Trial.attempt == _table.c.attempt))
-    .where(_table.c.trial_id.in_(bindparam("ids", expanding=True)))
-    .group_by(_table.c.trial_id)
+_CURVES = Prepared(
+    select(_table.c.trial_id, _table.c.step, _table.c.value)
+    .join(_trials, _trials.c.id == _table.c.trial_id)
+    .where(
+        _trials.c.study_id == bindparam("of_study"),
+        _trials.c.revision > bindparam("since"),
+        _table.c.value.is_not(None),
+    )
+    .order_by(_table.c.trial_id, _table.c.attempt, _table.c.step)
 )
-
-
-def add(session: Session, points: Sequence[Point]) -> None:
-    """Stores a report's points in one batch; one that is there already stays as it was."""
-    if points:
-        session.connection().execute(
-            _INSERT[session.get_bind().dialect.name],
-            [
-                {
-                    "trial_id": p.trial_id,
-                    "attempt": p.attempt,
-                    "step": p.step,
-                    "value": p.value,
-                    "samples": p.samples,
-                    "seconds": p.seconds,
-                    "metrics": p.metrics,
-                    "created_at": p.created_at,
-                }
-                for p in points
-            ],
-        )
-
-
-def attempt_seconds(session: Session, trial_ids: Collection[int]) -> dict[int, float]:
-    """Device seconds that each trial's present attempt has reported so far."""
-    rows = session.connection().execute(_ATTEMPT_SECONDS, {"ids": list(trial_ids)})
-    return {trial_id: seconds or 0.0 for trial_id, seconds in rows}
 
 
 def steps(session: Session, trial_id: int, attempt: int) -> set[int]:
@@ -78,31 +51,18 @@ def steps(session: Session, trial_id: int, attempt: int) -> set[int]:
     return set(session.scalars(select(_table.c.step).where(*mine)))
 
 
-def curves(
-    session: Session, trial_ids: Collection[int] | None, study_id: int
-) -> dict[int, dict[int, float]]:
+def curves(session: Session, study_id: int, since: int = -1) -> dict[int, dict[int, float]]:
     """The primary objective by step of each trial; a later attempt's word counts.
 
     Args:
         session: Where to read.
-        trial_ids: Which trials; None: all of the study.
-        study_id: Their study.
+        study_id: Whose trials.
+        since: Only of those that changed after this revision.
     """
-    query = select(Measurement.trial_id, Measurement.step, Measurement.value).where(
-        Measurement.value.is_not(None)
-    )
-    if trial_ids is None:
-        query = query.join(Trial, Trial.id == Measurement.trial_id).where(
-            Trial.study_id == study_id
-        )
-    else:
-        query = query.where(Measurement.trial_id.in_(trial_ids))
     out: dict[int, dict[int, float]] = {}
-    for trial_id, step, value in session.execute(
-        query.order_by(Measurement.trial_id, Measurement.attempt, Measurement.step)
-    ):
-        if value is not None:
-            out.setdefault(trial_id, {})[step] = value
+    given = {"of_study": study_id, "since": since}
+    for trial_id, step, value in _CURVES.rows(session.connection(), given):
+        out.setdefault(trial_id, {})[step] = value
     return out
 
 

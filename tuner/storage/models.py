@@ -128,11 +128,6 @@ class Study(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
-    @property
-    def probing(self) -> bool:
-        """Whether its range of learning rates is still to be measured, so that no trial starts."""
-        return bool(self.spec.get("range_test")) and self.lr_range is None
-
 
 class Probe(Base):
     """A study's range test: what a worker measures, under a lease, before the first trial.

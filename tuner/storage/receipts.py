@@ -5,25 +5,35 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Insert, Table, delete, select, update
+from sqlalchemy import Table, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Receipt
+from tuner.storage.prepared import Executing, Prepared
 
 _table = cast("Table", Receipt.__table__)
-_INSERT: dict[str, Insert] = {
-    "postgresql": postgresql.insert(_table).on_conflict_do_nothing().returning(_table.c.key),
-    "sqlite": sqlite.insert(_table).on_conflict_do_nothing().returning(_table.c.key),
+_COLUMNS = ("key", "made", "created_at")
+_FIND = Prepared(select(_table.c.made).where(_table.c.key == bindparam("key")))
+_KEEP = {
+    "postgresql": Prepared(
+        postgresql.insert(_table).on_conflict_do_nothing().returning(_table.c.key), _COLUMNS
+    ),
+    "sqlite": Prepared(
+        sqlite.insert(_table).on_conflict_do_nothing().returning(_table.c.key), _COLUMNS
+    ),
 }
 
 
-def find(session: Session, key: str) -> dict[str, Any] | None:
+def find(connection: Executing, key: str) -> dict[str, Any] | None:
     """What a request of this name has made; None: there was none."""
-    return session.scalar(select(Receipt.made).where(Receipt.key == key))
+    rows = _FIND.rows(connection, {"key": key})
+    return rows[0][0] if rows else None
 
 
-def keep(session: Session, key: str, made: dict[str, Any], now: datetime) -> dict[str, Any] | None:
+def keep(
+    connection: Executing, key: str, made: dict[str, Any], now: datetime
+) -> dict[str, Any] | None:
     """Notes what this request makes, unless one of the same name has made something before.
 
     Waits for a transaction that keeps the same name at this moment.
@@ -31,10 +41,10 @@ def keep(session: Session, key: str, made: dict[str, Any], now: datetime) -> dic
     Returns:
         What was made before; None: this is the first request of its name.
     """
-    statement = _INSERT[session.get_bind().dialect.name]
     values = {"key": key, "made": made, "created_at": now}
-    first = session.connection().execute(statement, values).first()
-    return None if first is not None else find(session, key)
+    if _KEEP[connection.dialect.name].rows(connection, values):
+        return None
+    return find(connection, key)
 
 
 def fill(session: Session, key: str, made: dict[str, Any]) -> None:

@@ -1,29 +1,19 @@
-"""Trials: rows read and written many at a time, without a unit of work in between."""
+"""Trials: rows as the service has them in hand, and how they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from optuna.distributions import distribution_to_json
-from sqlalchemy import (
-    Row,
-    Select,
-    Table,
-    Update,
-    and_,
-    bindparam,
-    case,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Select, Table, bindparam, select
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
-from tuner.storage.models import FINISHED_STUDY_STATES, FINISHED_TRIAL_STATES, Study, Trial
+from tuner.storage.measurements import Point
+from tuner.storage.models import FINISHED_TRIAL_STATES, Trial
+from tuner.storage.prepared import Prepared
 
 _table = cast("Table", Trial.__table__)
 
@@ -47,12 +37,26 @@ MOVING = (
     "started_at",
     "finished_at",
 )
-COLUMNS = [getattr(Trial, name) for name in (*FIXED, *MOVING)]
+GOING = (
+    "values",
+    "constraint",
+    "lease_expires_at",
+    "step",
+    "until",
+    "checkpoint",
+    "revision",
+    "device_seconds",
+)
+"""What changes while a trial goes on under the same lease."""
+COLUMNS = [_table.c[name] for name in (*FIXED, *MOVING)]
 
 
 @dataclass(slots=True)
 class TrialRow:
-    """A trial in hand: change it, then :func:`save` it. Only what moves is written back."""
+    """A trial in hand: change it within a turn, which writes back what moves.
+
+    ``heard`` is its last point where this process knows it.
+    """
 
     id: int
     study_id: int
@@ -79,6 +83,7 @@ class TrialRow:
     device_seconds: float = 0.0
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    heard: Point | None = field(default=None, compare=False)
 
     @property
     def finished(self) -> bool:
@@ -86,11 +91,14 @@ class TrialRow:
         return self.state in FINISHED_TRIAL_STATES
 
     @property
+    def ready(self) -> bool:
+        """Whether it waits for somebody to take it."""
+        return self.state == "waiting" and self.until > self.step
+
+    @property
     def busy(self) -> bool:
         """Whether somebody has it, or it was handed out and waits for somebody."""
-        if self.state == "waiting":
-            return self.until > self.step
-        return self.state == "running" and not self.paused
+        return self.ready or (self.state == "running" and not self.paused)
 
     def hold(self, worker_id: int | None, token: str, expires_at: datetime, now: datetime) -> None:
         """Gives it to a holder."""
@@ -124,7 +132,8 @@ class NewTrial:
 
     number: int
     params: Mapping[str, Any]
-    distributions: Mapping[str, Any]
+    distributions: Mapping[str, str]
+    """Of each of its parameters, as Optuna writes them."""
     seed: int
     origin: str
     until: int = 0
@@ -133,9 +142,22 @@ class NewTrial:
     step: int = 0
     reason: str | None = None
 
-
-def _row(row: Row[Any]) -> TrialRow:
-    return TrialRow(*list(row))
+    def row(self, study_id: int, now: datetime) -> TrialRow:
+        """It in hand, waiting; its id is 0 until it is stored."""
+        return TrialRow(
+            id=0,
+            study_id=study_id,
+            number=self.number,
+            params=dict(self.params),
+            seed=self.seed,
+            origin=self.origin,
+            note=dict(self.note),
+            created_at=now,
+            step=self.step,
+            until=self.until,
+            checkpoint=None if self.checkpoint is None else dict(self.checkpoint),
+            reason=self.reason,
+        )
 
 
 def get(session: Session, trial_id: int) -> TrialRow:
@@ -144,26 +166,15 @@ def get(session: Session, trial_id: int) -> TrialRow:
     Raises:
         NotFound: It is not there.
     """
-    row = session.execute(select(*COLUMNS).where(Trial.id == trial_id)).first()
+    row = session.execute(select(*COLUMNS).where(_table.c.id == trial_id)).first()
     if row is None:
         raise NotFound("trial", trial_id)
-    return _row(row)
-
-
-# Built once: on the path of every report, building a statement costs more than running it.
-_IDS = _table.c.id.in_(bindparam("ids", expanding=True))
-_STUDY_IDS = select(_table.c.id, _table.c.study_id).where(_IDS)
-_LOCK = (
-    select(*[_table.c[name] for name in (*FIXED, *MOVING)])
-    .where(_IDS)
-    .order_by(_table.c.id)
-    .with_for_update()
-)
+    return TrialRow(*row)
 
 
 def study_ids(session: Session, trial_ids: Collection[int]) -> dict[int, int]:
     """Which study each trial belongs to; trials that are gone are left out."""
-    rows = session.connection().execute(_STUDY_IDS, {"ids": list(trial_ids)})
+    rows = session.execute(select(_table.c.id, _table.c.study_id).where(_table.c.id.in_(trial_ids)))
     return {trial_id: study_id for trial_id, study_id in rows}  # noqa: C416  (rows are no pairs to dict)
 
 
@@ -179,33 +190,35 @@ def study_of(session: Session, trial_id: int) -> int:
     return found[trial_id]
 
 
-def lock(session: Session, trial_ids: Collection[int]) -> dict[int, TrialRow]:
-    """Locks rows until the transaction ends, in the order of their ids."""
-    rows = session.connection().execute(_LOCK, {"ids": list(trial_ids)})
-    return {row.id: _row(row) for row in rows}
-
-
 def select_rows(session: Session, query: Select[Any]) -> list[TrialRow]:
     """The rows of ``select(*COLUMNS)`` with conditions of the caller's."""
-    return [_row(row) for row in session.execute(query)]
+    return [TrialRow(*row) for row in session.execute(query)]
 
 
 def of_study(
-    session: Session, study_id: int, *, states: Collection[str] | None = None, lock: bool = False
+    session: Session, study_id: int, *, states: Collection[str] | None = None
 ) -> list[TrialRow]:
     """A study's trials by number, those in ``states`` or all."""
-    query = select(*COLUMNS).where(Trial.study_id == study_id).order_by(Trial.id)
+    query = select(*COLUMNS).where(_table.c.study_id == study_id).order_by(_table.c.number)
     if states is not None:
-        query = query.where(Trial.state.in_(states))
-    return select_rows(session, query.with_for_update() if lock else query)
+        query = query.where(_table.c.state.in_(states))
+    return select_rows(session, query)
 
 
 def by_ids(session: Session, trial_ids: Collection[int]) -> dict[int, TrialRow]:
     """Trials by id; those that are gone are left out."""
     if not trial_ids:
         return {}
-    rows = select_rows(session, select(*COLUMNS).where(Trial.id.in_(list(trial_ids))))
+    rows = select_rows(session, select(*COLUMNS).where(_table.c.id.in_(trial_ids)))
     return {row.id: row for row in rows}
+
+
+def by_numbers(session: Session, study_id: int, numbers: Collection[int]) -> dict[int, TrialRow]:
+    """A study's trials by number; those that are not there are left out."""
+    if not numbers:
+        return {}
+    query = select(*COLUMNS).where(_table.c.study_id == study_id, _table.c.number.in_(numbers))
+    return {row.number: row for row in select_rows(session, query)}
 
 
 def leased_ids(session: Session, study_id: int) -> list[int]:
@@ -221,256 +234,14 @@ def leased_ids(session: Session, study_id: int) -> list[int]:
     )
 
 
-@dataclass(frozen=True)
-class Brief:
-    """What a curve's caption says of its trial."""
-
-    id: int
-    number: int
-    state: str
-    paused: bool
-
-
-def brief(
-    session: Session,
-    study_id: int,
-    *,
-    numbers: Collection[int] | None = None,
-    most: int = 300,
-    direction: str = "minimize",
-) -> list[Brief]:
-    """The trials of these numbers; or those that run, then the best, then the newest others."""
-    query = select(Trial.id, Trial.number, Trial.state, Trial.paused).where(
-        Trial.study_id == study_id
-    )
-    if numbers is not None:
-        query = query.where(Trial.number.in_(numbers))
-    else:
-        value = Trial.values[0].as_float()
-        place = case((and_(Trial.state == "running", ~Trial.paused), 0), else_=1)
-        done = case((Trial.state == "complete", 0), (Trial.state == "waiting", 2), else_=1)
-        good = case(
-            (Trial.state == "complete", -value if direction == "maximize" else value),
-            else_=0.0,
-        )
-        query = query.order_by(place, done, good, Trial.number.desc()).limit(most)
-    return [Brief(i, n, state, paused) for i, n, state, paused in session.execute(query)]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What a picture of all trials wants of one."""
-
-    id: int
-    number: int
-    state: str
-    values: list[Any] | None
-    params: dict[str, Any]
-    constraint: float | None
-
-
-def finished(session: Session, study_id: int) -> list[Finished]:
-    """A study's finished trials by number, in few columns."""
-    rows = session.execute(
-        select(Trial.id, Trial.number, Trial.state, Trial.values, Trial.params, Trial.constraint)
-        .where(Trial.study_id == study_id, Trial.state.in_(FINISHED_TRIAL_STATES))
-        .order_by(Trial.number)
-    )
-    return [Finished(*row) for row in rows]
-
-
-def distributions(session: Session, study_id: int) -> dict[int, dict[str, str]]:
-    """Each trial's distributions, as Optuna writes them."""
-    rows = session.execute(select(Trial.id, Trial.distributions).where(Trial.study_id == study_id))
-    return {trial_id: written for trial_id, written in rows}  # noqa: C416  (rows are no pairs)
+_CHANGED = Prepared(
+    select(*COLUMNS)
+    .where(_table.c.study_id == bindparam("of_study"), _table.c.revision > bindparam("since"))
+    .order_by(_table.c.number)
+)
 
 
 def changed(session: Session, study_id: int, since: int) -> list[TrialRow]:
-    """What changed after revision ``since``."""
-    return select_rows(
-        session,
-        select(*COLUMNS)
-        .where(Trial.study_id == study_id, Trial.revision > since)
-        .order_by(Trial.number),
-    )
-
-
-def numbered(session: Session, study_id: int, numbers: Collection[int]) -> list[TrialRow]:
-    """The trials of these numbers, locked."""
-    return select_rows(
-        session,
-        select(*COLUMNS)
-        .where(Trial.study_id == study_id, Trial.number.in_(numbers))
-        .order_by(Trial.id)
-        .with_for_update(),
-    )
-
-
-def add(
-    session: Session,
-    study_id: int,
-    new: Sequence[NewTrial],
-    *,
-    revision: int,
-    now: datetime,
-    lease: tuple[int | None, str, datetime] | None = None,
-) -> list[TrialRow]:
-    """Stores new trials in one statement, waiting or, with ``lease``, already held.
-
-    Args:
-        session: Where to write.
-        study_id: Their study, whose lock the caller holds.
-        new: In the order of their numbers.
-        revision: The study's, after this change.
-        now: When they are created.
-        lease: Holder, token and expiry.
-    """
-    if not new:
-        return []
-    worker_id, token, expires_at = lease or (None, None, None)
-    made = [
-        TrialRow(
-            id=0,
-            study_id=study_id,
-            number=trial.number,
-            params=dict(trial.params),
-            seed=trial.seed,
-            origin=trial.origin,
-            note=dict(trial.note),
-            created_at=now,
-            state="waiting" if lease is None else "running",
-            worker_id=worker_id,
-            lease_token=token,
-            lease_expires_at=expires_at,
-            step=trial.step,
-            until=trial.until,
-            checkpoint=None if trial.checkpoint is None else dict(trial.checkpoint),
-            reason=trial.reason,
-            revision=revision,
-            started_at=None if lease is None else now,
-        )
-        for trial in new
-    ]
-    written: dict[int, str] = {}
-    rows = []
-    for row, trial in zip(made, new, strict=True):
-        values = {name: getattr(row, name) for name in (*FIXED[1:], *MOVING)}
-        values["distributions"] = {
-            name: _written(trial.distributions[name], written) for name in trial.params
-        }
-        rows.append(values)
-    ids = {number: i for i, number in session.connection().execute(_INSERT, rows)}
-    for row in made:
-        row.id = ids[row.number]
-    return made
-
-
-# Matched by number, as asking for the ids in order would insert one row at a time on SQLite.
-_INSERT = insert(_table).returning(_table.c.id, _table.c.number)
-
-
-def _written(distribution: Any, written: dict[int, str]) -> str:
-    key = id(distribution)
-    if key not in written:
-        written[key] = distribution_to_json(distribution)
-    return written[key]
-
-
-GOING = (
-    "values",
-    "constraint",
-    "lease_expires_at",
-    "step",
-    "until",
-    "checkpoint",
-    "revision",
-    "device_seconds",
-)
-"""What changes while a trial goes on under the same lease."""
-
-
-def _save(columns: Sequence[str]) -> Update:
-    return (
-        update(_table)
-        .where(_table.c.id == bindparam("row_id"))
-        .values({name: bindparam(f"new_{name}") for name in columns})
-    )
-
-
-_SAVE_ALL, _SAVE_GOING = _save(MOVING), _save(GOING)
-
-
-def save(
-    session: Session,
-    rows: Iterable[TrialRow],
-    revision: int,
-    going: Collection[int] = (),
-) -> None:
-    """Writes back what moved, in one batch each for rows that changed hands and rows that went on.
-
-    Args:
-        session: Where to write.
-        rows: The trials, whose study's lock the caller holds.
-        revision: The study's, after this change.
-        going: Ids of those of which only ``GOING`` has changed.
-    """
-    whole: list[dict[str, Any]] = []
-    part: list[dict[str, Any]] = []
-    for row in rows:
-        row.revision = revision
-        columns, batch = (GOING, part) if row.id in going else (MOVING, whole)
-        values: dict[str, Any] = {f"new_{name}": getattr(row, name) for name in columns}
-        values["row_id"] = row.id
-        batch.append(values)
-    if whole:
-        session.connection().execute(_SAVE_ALL, whole)
-    if part:
-        session.connection().execute(_SAVE_GOING, part)
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A trial's last checkpoint."""
-
-    trial_id: int
-    study_id: int
-    number: int
-    uri: str
-
-
-def saved(session: Session, query: Select[Any]) -> list[Saved]:
-    """The checkpoints of ``select(Trial.id, ...)`` as :data:`SAVED` begins it."""
-    return [
-        Saved(trial_id, study_id, number, str(checkpoint["uri"]))
-        for trial_id, study_id, number, checkpoint in session.execute(query)
-    ]
-
-
-SAVED = select(Trial.id, Trial.study_id, Trial.number, Trial.checkpoint).where(
-    Trial.checkpoint.is_not(None)
-)
-
-
-def saved_in_vain(session: Session, since: datetime | None, limit: int) -> list[Saved]:
-    """Checkpoints in studies that have ended (since a moment), some at a time."""
-    query = SAVED.join(Study, Study.id == Trial.study_id).where(
-        Study.state.in_(FINISHED_STUDY_STATES), Trial.state.in_(FINISHED_TRIAL_STATES)
-    )
-    if since is not None:
-        query = query.where(Study.finished_at >= since)
-    return saved(session, query.order_by(Trial.id).limit(limit))
-
-
-def saved_of(session: Session, study_id: int) -> list[Saved]:
-    """The checkpoints of one study's trials."""
-    return saved(session, SAVED.where(Trial.study_id == study_id))
-
-
-def forget_saved(session: Session, trial_ids: Collection[int]) -> None:
-    """Their checkpoints are gone. No new revision: nobody outside sees where they were."""
-    session.execute(
-        update(Trial)
-        .where(Trial.id.in_(trial_ids), Trial.state.in_(FINISHED_TRIAL_STATES))
-        .values(checkpoint=None)
-        .execution_options(synchronize_session=False)
-    )
+    """A study's trials that changed after revision ``since``, by number."""
+    given = {"of_study": study_id, "since": since}
+    return [TrialRow(*row) for row in _CHANGED.rows(session.connection(), given)]

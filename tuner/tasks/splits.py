@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from tuner.errors import InvalidInput
 
@@ -52,14 +51,23 @@ def cut(
     if test:
         rest, held = _two(rest, round(n * test), strata)
     train, validation = _two(rest, round(n * valid), strata)
-    return Parts(np.sort(train), np.sort(validation), np.sort(held))
+    return Parts(train, validation, held)
 
 
 def _two(rows: Index, second: int, strata: NDArray[np.int64] | None) -> tuple[Index, Index]:
-    classes = None if strata is None else strata[rows]
-    if classes is not None:
-        sizes = np.unique(classes, return_counts=True)[1]
-        if sizes.min() < 2 or len(sizes) > min(second, len(rows) - second):
-            classes = None
-    a, b = train_test_split(rows, test_size=second, random_state=SEED, stratify=classes)
-    return a, b
+    """Two parts at random; what a class has left over goes where the largest fractions are."""
+    order = np.random.default_rng(SEED).permutation(len(rows))
+    chosen = order[:second]
+    if strata is not None:
+        codes = np.unique(strata[rows], return_inverse=True)[1]
+        sizes = np.bincount(codes)
+        if sizes.min() >= 2 and len(sizes) <= min(second, len(rows) - second):
+            exact = sizes * second / len(rows)
+            quota = np.floor(exact).astype(np.int64)
+            quota[np.argsort(quota - exact, kind="stable")[: second - quota.sum()]] += 1
+            order = order[np.argsort(codes[order], kind="stable")]
+            rank = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            chosen = order[rank < quota[codes[order]]]
+    second_part = np.zeros(len(rows), dtype=bool)
+    second_part[chosen] = True
+    return rows[~second_part], rows[second_part]

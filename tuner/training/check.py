@@ -74,7 +74,7 @@ def self_check(
 
     reason = differs(True, "eager") if fuse else "asked for"
     fused = not reason
-    recorded = not differs(fused, "recorded")
+    recorded = not differs(fused, "recorded") and not programs.refused
     if fused:
         reason = suspects(models[0]).removeprefix("; ")
     elif fuse:

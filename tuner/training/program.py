@@ -29,7 +29,7 @@ from tuner.training.architecture import Architecture
 from tuner.training.batch import Batch, Gradients, Tensors
 from tuner.training.channels import image_functions
 from tuner.training.one_slot import OneSlot
-from tuner.training.tape import compiled, graphed, recorded
+from tuner.training.tape import NotRecordable, compiled, graphed, recorded
 
 Backend = Literal["eager", "recorded", "graphed", "compiled"]
 Runner = Callable[[Sequence[Tensor], Tensor | None], list[Tensor]]
@@ -75,6 +75,8 @@ class Programs:
         self.architecture = architecture
         self.one = OneSlot(task, architecture, names, autocast)
         self._spans = [(slice(s.start, s.stop), s.shape) for s in architecture.spans]
+        self.refused = ""
+        """Why a program could not be recorded, and runs eagerly; empty when none was refused."""
         self._runners: dict[tuple[Any, ...], Runner] = {}
         self._calls: Counter[tuple[Any, ...]] = Counter()
 
@@ -246,14 +248,22 @@ class Programs:
         spans: Sequence[tuple[slice, tuple[int, ...]]],
         hot: int,
     ) -> Runner:
-        """What runs ``function`` on these shapes: itself while they are rare, then a record."""
-        runner = self._runners.get(key)
-        if runner is not None:
-            return runner
+        """What runs ``function`` on these shapes: itself while they are rare, then a record.
+
+        One that cannot be recorded, such as a metric that looks at values, stays as it is.
+        """
+        known = self._runners.get(key)
+        if known is not None:
+            return known
         self._calls[key] += 1
+        runner: Runner = _Eager(function, len(spans))
         if backend == "eager" or self._calls[key] < hot:
-            return _Eager(function, len(spans))
-        runner = self._runners[key] = _MAKERS[backend](function, leaves, spans)
+            return runner
+        try:
+            runner = _MAKERS[backend](function, leaves, spans)
+        except NotRecordable as error:
+            self.refused = str(error)
+        self._runners[key] = runner
         return runner
 
 

@@ -84,7 +84,8 @@ class Rows:
             return self._places[rule.key]
         places: list[StatePlace] = []
         taken: dict[tuple[object, ...], int] = {}
-        sample = torch.empty(1, self.architecture.size, device="meta", dtype=self.dtype)
+        # Not on the meta device, whose kernels import a second of symbolic mathematics.
+        sample = torch.empty(1, self.architecture.size, dtype=self.dtype)
         for unit, dims in self.units(rule):
             for name, tensor in rule.init(self.view(sample, unit), dims).items():
                 kind = (unit, *tensor.shape[1:], tensor.dtype)

@@ -87,6 +87,47 @@ def test_one_more_kernel_has_the_width_of_its_gap() -> None:
     assert widths(np.array([0.5]))[0] == pytest.approx(0.5)
 
 
+def test_a_trial_taken_up_again_is_no_lie() -> None:
+    """Only the best are taken up again: what runs with a curve behind it must not repel."""
+    space = Space.parse({"x": {"type": "float", "low": 0.0, "high": 1.0}})
+
+    def drawn(busy: bool) -> float:
+        search = Search(
+            space,
+            {"name": "tpe"},
+            {"name": "asha"},
+            [Objective("f")],
+            max_step=20,
+            budget=Budget(),
+            seed=1,
+        )
+        records = []
+        for number in range(40):
+            x = number / 40
+            good = abs(x - 0.3) < 0.06
+            step = 8 if good else 1
+            curve = {s: abs(x - 0.3) + 1 / s for s in range(1, step + 1)}
+            running = busy and good
+            records.append(
+                Record(
+                    number,
+                    {"x": x},
+                    "running",
+                    None,
+                    curve,
+                    paused=not running,
+                    busy=running,
+                    note={"draw": number},
+                )
+            )
+        search.sync(records)
+        found = [s.params["x"] for s in search.suggest(40) if s.number is None]
+        return float(np.mean(np.abs(np.array(found) - 0.3) < 0.1))
+
+    assert drawn(busy=True) > 0.5
+    assert drawn(busy=True) > drawn(busy=False) - 0.1
+
+
 def sphere(p: dict[str, Any]) -> float:
     return sum((p[f"x{i}"] - 0.3 * i) ** 2 for i in range(4))
 

@@ -243,7 +243,7 @@ def test_a_diverged_trial_is_the_worst_and_keeps_its_curve() -> None:
     lost = [r for r in sim.records.values() if r.reason == "diverged"]
     assert lost
     assert all(r.state == "fail" and r.curve == {1: 3.0} for r in lost)
-    history = sim.search._history
+    history = sim.search._memory.history
     order = list(history.order())
     assert set(order[-len(lost) :]) == {r.number for r in lost}
 
@@ -253,7 +253,7 @@ def test_other_failures_teach_nothing_but_are_not_repeated() -> None:
     sim.lease(1)
     sim.slots.clear()
     sim.end(0, "fail", None, "oom")
-    assert sim.search._history.order().size == 0
+    assert sim.search._memory.history.order().size == 0
     assert all(s.params != sim.records[0].params for s in sim.lease(5))
 
 
@@ -359,3 +359,46 @@ def test_a_population_trains_on_and_copies_start_where_their_parents_stand() -> 
         assert s.start in sim.records[s.copy_of].curve
     complete = [r for r in sim.records.values() if r.state == "complete"]
     assert len(complete) == 6, "as many as the population come to the end"
+
+
+@pytest.mark.parametrize("pruner", ["asha", "auto", "hyperband", "median", "percentile"])
+def test_reports_that_arrive_together_are_judged_together(pruner: str) -> None:
+    """What becomes of a trial hangs on all reports of a round, not on their order."""
+
+    def verdicts(order: list[int]) -> dict[int, str]:
+        sim = Simulation(
+            {"name": "random"}, {"name": pruner}, Budget(), curve=flat, space=STEPPED, max_step=20
+        )
+        sim.lease(6)
+        until = max(sim.records[n].until for n in order)
+        for step in range(1, until + 1):
+            running = [n for n in order if step <= sim.records[n].until]
+            for number in running:
+                sim.search.report(number, step, flat(dict(sim.records[number].params), step))
+        return {number: sim.search.decide(number).action for number in range(6)}
+
+    assert verdicts([0, 1, 2, 3, 4, 5]) == verdicts([5, 3, 1, 0, 2, 4])
+
+
+def test_a_value_that_breaks_the_constraint_is_no_target() -> None:
+    sim = Simulation({"name": "random"}, {"name": "none"}, Budget(trials=5, target=0.5))
+    sim.lease(2)
+    assert sim.search.observe(0, 1, 0.4, violation=0.1).action == "continue"
+    assert sim.search.exhausted is None
+    assert sim.search.observe(1, 1, 0.4, violation=-0.1).reason == "target"
+    assert sim.search.exhausted == "target"
+    assert sim.search.observe(0, 2, 0.6).action == "stop"
+
+
+def test_a_parent_waits_until_its_copies_are_handed_out() -> None:
+    """Once it goes on, its worker replaces the checkpoint that they begin from."""
+    pbt = {"name": "pbt", "population": 4, "interval_steps": 2}
+    sim = Simulation({"name": "random"}, pbt, Budget(trials=8), curve=flat, space=STEPPED)
+    sim.lease(4)
+    for number in [0, 0, 1, 1, 2, 2, 3, 3]:
+        sim.train(number)
+    assert sim.slots == []
+    handed = [sim.lease(1)[0] for _ in range(4)]
+    (child,) = [s for s in handed if s.copy_of is not None]
+    order = [s.number for s in handed]
+    assert order.index(None) < order.index(child.copy_of)

@@ -10,7 +10,7 @@ from tuner import service
 from tuner.protocol import Checkpoint, Report
 from tuner.service import Context
 from tuner.service.checkpoints import LATE
-from tuner.storage import trials
+from tuner.storage import checkpoints as stored
 
 HALVING = {"name": "asha"}
 
@@ -44,7 +44,7 @@ def saver(ctx: Context, folder: Path, scheme: str = "") -> Saver:
 
 def uris(ctx: Context, study_id: int) -> list[str]:
     with ctx.db.session() as session:
-        return [saved.uri for saved in trials.saved_of(session, study_id)]
+        return [saved.uri for saved in stored.of_study(session, study_id)]
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])

@@ -138,11 +138,11 @@ def test_message_and_end_are_one_transaction(
     hook(ctx, receiver)
     study = submit(ctx)
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise Unavailable("the database is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tuner.storage.events.add", broken)
+        patched.setattr("tuner.storage.writing.write", broken)
         with pytest.raises(Unavailable):
             service.cancel_study(ctx, study.id)
     assert log(ctx) == []

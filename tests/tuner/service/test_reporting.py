@@ -313,3 +313,19 @@ def test_a_drained_worker_gets_no_more(ctx: Context) -> None:
         assert answer.drain
         assert answer.leased == []
     assert service.lease(ctx, trainer.id, LeaseRequest(k=1)).drain
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_rounds_slots_are_judged_together_whatever_their_order(
+    ctx: Context, turned: bool
+) -> None:
+    """Of nine trials at the first rung, the best three go on; not whoever was named first."""
+    submit(ctx, pruner="asha", budget={"trials": 9, "epochs": 9})
+    trainer = Trainer(ctx, slots=9)
+    trainer.lease()
+    report = trainer.next_report()
+    slots = sorted(report.slots, key=lambda s: s.measurements[0].metrics["val_loss"] or 0.0)
+    ranked = [s.trial_id for s in slots]
+    report = report.model_copy(update={"slots": slots[::-1] if turned else slots, "refill": 0})
+    verdicts = service.report(ctx, trainer.id, report).verdicts
+    assert {v.trial_id for v in verdicts if v.action == "continue"} == set(ranked[:3])

@@ -286,3 +286,37 @@ def test_concurrent_writers_lose_no_update(database: Database) -> None:
     assert errors == []
     with database.session() as session:
         assert session.scalar(select(Study.next_number)) == 160
+
+
+def backend(database: Database) -> int:
+    with database.session() as session:
+        return session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+
+
+@only_postgresql
+def test_an_idle_connection_that_was_cut_is_replaced(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FRESH_SECONDS", 0.0)
+    elsewhere = Database(database.url)
+    idle = backend(database)
+    assert backend(database) == idle
+    with elsewhere.session() as session:
+        session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": idle})
+    elsewhere.dispose()
+    assert backend(database) != idle
+
+
+@only_postgresql
+def test_a_connection_cut_a_moment_after_its_use_fails_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FRESH_SECONDS", 1000.0)
+    elsewhere = Database(database.url)
+    used = backend(database)
+    with elsewhere.session() as session:
+        session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": used})
+    elsewhere.dispose()
+    with pytest.raises(Unavailable):
+        backend(database)
+    assert backend(database) != used

@@ -12,8 +12,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from tuner.storage import Database, SqlStorage, frozen
+from tuner.storage import Database, SqlStorage
 from tuner.storage.models import Measurement, Study, Trial
+from tuner.storage.optuna import frozen
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SPACE = {

@@ -15,7 +15,8 @@ import torch
 from tuner.errors import InvalidInput
 from tuner.tasks import Arrays
 from tuner.tasks.splits import cut
-from tuner.tasks.tabular import Tabular, decide
+from tuner.tasks.tables.preparing import decide
+from tuner.tasks.tabular import Tabular
 
 ROWS = 300
 

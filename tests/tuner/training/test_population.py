@@ -103,6 +103,16 @@ class BranchingTask(zoo.MlpTask):
         return _Branching()
 
 
+class LookingTask(zoo.MlpTask):
+    """A metric that looks at values: only training can be recorded."""
+
+    extra_metrics = ("sure",)
+
+    def metrics(self, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        sure = output.softmax(-1).amax(-1)
+        return {"sure": sure if bool(torch.isfinite(sure).all()) else torch.zeros_like(sure)}
+
+
 def population(task: Task, slots: int = 4, **options: Any) -> Population:
     return Population(task, CONFIGS[0], slots, **{"dtype": torch.float64, **options})
 
@@ -174,6 +184,17 @@ def test_a_recurrent_model_trains_looped_or_fused() -> None:
         assert_same(params(pop, slot), plain_loop(task, config, slot), 1e-12)
 
 
+def test_a_recurrent_model_trains_in_single_precision_too() -> None:
+    """Whose kernel is another one, which has to be told that there will be a backward pass."""
+    task = zoo.LstmTask()
+    pop = population(task, 1, dtype=torch.float32, engine="looped")
+    pop.load(0, CONFIGS[0], seed=0, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    assert pop.engine.verdict.recorded
+    expected = plain_loop(task, CONFIGS[0], 0).float()
+    assert_same(params(pop, 0), expected, 1e-4)
+
+
 def test_a_model_that_branches_on_values_is_looped_and_says_why() -> None:
     task = BranchingTask()
     pop = population(task, 2)
@@ -184,6 +205,26 @@ def test_a_model_that_branches_on_values_is_looped_and_says_why() -> None:
     pop.train(EPOCHS * zoo.TRAIN)
     for slot in (0, 1):
         assert_same(params(pop, slot), plain_loop(task, CONFIGS[slot], slot), 1e-12)
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_also_unchecked() -> None:
+    """Whoever trusts the model, as an examination of it does, still gets the plain numbers."""
+    task = BranchingTask()
+    pop = population(task, 1, engine="looped", check=False)
+    pop.load(0, CONFIGS[0], seed=0, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    assert_same(params(pop, 0), plain_loop(task, CONFIGS[0], 0), 1e-12)
+    assert "depends on values" in pop.programs.refused
+
+
+def test_a_metric_that_looks_at_values_is_measured_all_the_same() -> None:
+    pop = population(LookingTask(), 1, engine="looped")
+    pop.load(0, CONFIGS[0], seed=0, epochs=EPOCHS, data_seed=5)
+    for _ in range(2 * program.HOT):
+        pop.evaluate()
+    sure = pop.measurements()[0]["val_sure"]
+    assert sure is not None
+    assert 1 / zoo.CLASSES < sure <= 1
 
 
 def test_neighbours_place_and_number_do_not_matter() -> None:

@@ -121,6 +121,7 @@ class Tape:
         calls: In order.
         outputs: The values it gives.
         constants: Values that no call gives: tensors that the program found elsewhere.
+        grad: Whether gradients were enabled: oneDNN's LSTM keeps what its backward needs only then.
     """
 
     inputs: int
@@ -128,6 +129,7 @@ class Tape:
     calls: list[Call]
     outputs: list[int]
     constants: dict[int, Tensor] = field(default_factory=dict)
+    grad: bool = False
 
     @property
     def written(self) -> set[int]:

@@ -69,6 +69,7 @@ class Program:
 
     def __init__(self, tape: Tape, spans: Spans = ()) -> None:
         self._plan = Plan(tape, spans)
+        self._grad = tape.grad
         writer = _Writer(tape, self._plan)
         self._body = writer.compile()
         self.source = writer.source
@@ -88,7 +89,7 @@ class Program:
         """
         views = _kept(self._views, arguments[0], self._plan.views)
         places = [] if into is None else _kept(self._places, into, self._plan.places)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.set_grad_enabled(self._grad):
             found: list[Tensor] = self._body(*arguments, *views, *places)
         return found
 

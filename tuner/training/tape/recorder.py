@@ -49,7 +49,14 @@ def record(function: Function, arguments: Sequence[Tensor]) -> tuple[Tape, list[
     with recorder:
         results = function(*arguments)
     outputs = [recorder.named(result).index for result in results]
-    tape = Tape(len(arguments), recorder.values, recorder.calls, outputs, recorder.constants)
+    tape = Tape(
+        len(arguments),
+        recorder.values,
+        recorder.calls,
+        outputs,
+        recorder.constants,
+        recorder.grad,
+    )
     return tape, results
 
 
@@ -60,6 +67,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self.calls: list[Call] = []
         self.constants: dict[int, Tensor] = {}
         self._known: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+        self.grad = False
         self._storages = 0
         for argument in arguments:
             self._add(argument, ())
@@ -80,6 +88,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         if any(tag in REFUSED for tag in func.tags):
             raise NotRecordable(f"{func} depends on values, or draws random numbers")
         call = Call(func, self._arguments(args), self._arguments(kwargs), (), several=False)
+        self.grad = self.grad or torch.is_grad_enabled()
         found = func(*args, **kwargs)
         call.several = isinstance(found, tuple | list)
         given = tensors_in((args, kwargs))

@@ -11,14 +11,16 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 from typing import cast as typing_cast
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Row, Table, Text, case, cast, type_coerce
+from sqlalchemy import Table, Text, case, cast, type_coerce
 
+from tuner.storage.engine import dump_json
 from tuner.storage.models import Measurement, Trial
 
 VALUE_METRIC = "value"
@@ -36,21 +38,48 @@ STATES = {state: TrialState[state.upper()] for state in ("waiting", "running", "
 _trials = typing_cast("Table", Trial.__table__)
 _points = typing_cast("Table", Measurement.__table__)
 
-TRIAL_COLUMNS: tuple[Any, ...] = (
-    _trials.c.id,
-    _trials.c.number,
-    _trials.c.state,
-    _trials.c.params,
-    # As text: trials of one study nearly all have the same, and so it is parsed once.
-    cast(_trials.c.distributions, Text).label("distributions"),
-    _trials.c["values"],
-    _trials.c.constraint,
-    _trials.c.user_attrs,
-    _trials.c.system_attrs,
-    _trials.c.started_at,
-    _trials.c.finished_at,
-    _trials.c.revision,
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What Optuna may know of a trial, as it is stored."""
+
+    id: int
+    number: int
+    state: str
+    attempt: int
+    params: dict[str, Any]
+    distributions: str
+    """As text: trials of one study nearly all have the same, and so it is parsed once."""
+    values: list[Any] | None
+    constraint: float | None
+    user_attrs: dict[str, Any]
+    system_attrs: dict[str, Any]
+    started_at: datetime | None
+    finished_at: datetime | None
+    revision: int
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> Self:
+        """A trial from its columns."""
+        known: dict[str, Any] = {name: columns.get(name) for name in cls.__slots__}
+        known["distributions"] = dump_json(columns["distributions"])
+        return cls(**known)
+
+    def changed(self, columns: Mapping[str, Any], revision: int) -> Self:
+        """The same with some columns changed."""
+        known = {name: value for name, value in columns.items() if name in self.__slots__}
+        if "distributions" in known:
+            known["distributions"] = dump_json(known["distributions"])
+        return replace(self, **known, revision=revision)
+
+
+TRIAL_COLUMNS: tuple[Any, ...] = tuple(
+    cast(_trials.c.distributions, Text).label("distributions")
+    if one.name == "distributions"
+    else _trials.c[one.name]
+    for one in fields(Stored)
 )
+"""Of which a row is a :class:`Stored`."""
 
 CURVE_COLUMNS: tuple[Any, ...] = (
     _points.c.trial_id,
@@ -65,8 +94,8 @@ CURVE_COLUMNS: tuple[Any, ...] = (
 CURVE_ORDER = (_points.c.trial_id, _points.c.attempt, _points.c.step)
 
 
-def frozen(row: Row[Any], curve: Mapping[int, float]) -> FrozenTrial:
-    """The trial of one row of ``TRIAL_COLUMNS``; the caller owns it, all but its distributions."""
+def frozen(row: Stored, curve: Mapping[int, float]) -> FrozenTrial:
+    """The trial as Optuna has it; the caller owns it, all but its distributions."""
     system_attrs = decoded(row.system_attrs)
     if row.constraint is not None:
         system_attrs.setdefault(CONSTRAINTS_KEY, [row.constraint])
@@ -151,6 +180,12 @@ def distributions_to(distributions: Mapping[str, BaseDistribution]) -> dict[str,
 def distributions_from(text: str) -> Mapping[str, BaseDistribution]:
     """The distributions in the text of that column; shared, so not to be changed."""
     return {name: json_to_distribution(item) for name, item in json.loads(text).items()}
+
+
+def written(distributions: str) -> dict[str, str]:
+    """The text of that column as :func:`distributions_to` gave it."""
+    known: dict[str, str] = json.loads(distributions)
+    return known
 
 
 def values_to(values: Sequence[float] | None) -> list[Any] | None:

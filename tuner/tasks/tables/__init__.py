@@ -1,0 +1,1 @@
+"""Tables for the tabular task, apart from it since pandas and scikit-learn are slow to load."""
