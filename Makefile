@@ -12,7 +12,7 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # A population is one tensor program: a second thread pool a process only fights the first.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format screenshots constraints clean
+.PHONY: help demo test faults lint format screenshots constraints clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the targets.
@@ -23,6 +23,9 @@ demo: $(VENV)/.installed  ## Starts server and workers, tunes a real model, show
 
 test: $(VENV)/.installed-dev  ## Runs every test.
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+faults: $(VENV)/.installed-dev  ## Kills, freezes and cuts off every part many times; prints what was lost.
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Ruff, mypy and the contracts between the rooms.
 	$(BIN)/ruff check .

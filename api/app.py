@@ -10,7 +10,6 @@ from fastapi.routing import APIRoute
 from starlette.middleware.gzip import GZipMiddleware
 
 from api import dashboard, problems
-from api.background import Repeated, running
 from api.live import Feed
 from api.metrics import Metrics
 from api.middleware import (
@@ -40,6 +39,7 @@ from api.security import FailureLimit
 from api.text import require_text
 from tuner import __version__, service
 from tuner.service import Context, outbox
+from tuner.service.background import Repeated, running
 from tuner.settings import Settings
 from tuner.webhooks import Sender
 
@@ -80,7 +80,7 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         send = Sender(context.settings.webhook_hosts)
         with running(
-            Repeated("housekeeping", lambda: service.tick(context)),
+            *service.chores(context),
             Repeated("webhooks", lambda: outbox.deliver(context, send)),
         ):
             try:

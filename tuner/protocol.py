@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,7 +34,18 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
-class WorkerHello(Message):
+class Request(Message):
+    """A message with a name of its own, so that it is answered as before when it is sent again."""
+
+    key: str = Field(
+        default_factory=lambda: uuid4().hex,
+        min_length=1,
+        max_length=64,
+        description="The sender's name for this request; another one for each request.",
+    )
+
+
+class WorkerHello(Request):
     """Who a worker is when it registers."""
 
     name: str = Field(max_length=255, examples=["gpu-3"])
@@ -124,7 +136,7 @@ Tasks = Annotated[
 ]
 
 
-class LeaseRequest(Message):
+class LeaseRequest(Request):
     """Asks for up to ``k`` trials; ``prefer`` names the study whose population has room."""
 
     k: int = Field(ge=1, le=65536)
@@ -172,7 +184,7 @@ class Printed(Message):
     )
 
 
-class Report(Message):
+class Report(Request):
     """One request a round: every slot's news, and how many trials to send back."""
 
     slots: list[SlotReport]
@@ -260,7 +272,8 @@ class PoolAnswer(Message):
 class Gateway(Protocol):
     """How a worker reaches the service.
 
-    Every call may raise ``Unavailable``; all are safe to repeat.
+    Every call may raise ``Unavailable``, and is safe to repeat with the same message: what it gave
+    the first time it gives again, and nothing more.
     """
 
     def register(self, hello: WorkerHello) -> Registration:
@@ -270,7 +283,7 @@ class Gateway(Protocol):
         """Takes up to ``request.k`` trials."""
 
     def report(self, worker_id: int, report: Report) -> ReportAnswer:
-        """Delivers a round's news; safe to repeat."""
+        """Delivers a round's news."""
 
     def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
         """Renews leases."""

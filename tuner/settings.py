@@ -60,6 +60,8 @@ class Settings(BaseSettings):
         "files; the working directory and TUNER_HOME unless given.",
     )
 
+    checkpoint_seconds: float = Field(60.0, gt=0, description="How often a trial is saved.")
+
     webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts (with commas between them) that webhooks may reach although their "

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import httpx
 from tenacity import (
@@ -104,6 +105,7 @@ class Transport:
         content: str | bytes | None = None,
         params: Mapping[str, Any] | None = None,
         repeatable: bool | None = None,
+        named: bool = False,
     ) -> httpx.Response:
         """One request and its good answer.
 
@@ -114,12 +116,16 @@ class Transport:
             content: A body that is JSON already.
             params: The query; values that are None are left out.
             repeatable: Whether a second request does no harm; by default, whether it is a GET.
+            named: Whether to give the request a name, by which the server knows it when it is
+                repeated, so that a second one does no harm.
 
         Raises:
             Unavailable: No answer, or one that says to come back, after the last attempt.
             TunerError: What the server refused with, as the class it raised.
         """
-        headers = {"content-type": "application/json"} if content is not None else None
+        headers = {} if content is None else {"content-type": "application/json"}
+        if named:
+            headers["idempotency-key"] = uuid4().hex
         query = {key: value for key, value in (params or {}).items() if value is not None}
 
         def once() -> httpx.Response:
@@ -132,7 +138,7 @@ class Transport:
             raise error_of(answer)
 
         if repeatable is None:
-            repeatable = method == "GET"
+            repeatable = named or method == "GET"
         return self._retrying()(once) if repeatable else once()
 
     def stream(

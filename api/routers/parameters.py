@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import Path, Query
+from fastapi import Header, Path, Query
 
 from tuner.errors import InvalidInput
+from tuner.service.receipts import HEADER
 
 StudyId = Annotated[int, Path(ge=1, lt=2**31, description="The study's id.", examples=[1])]
 TrialId = Annotated[int, Path(ge=1, lt=2**63, description="The trial's id.", examples=[1])]
@@ -22,6 +23,16 @@ Filters = Annotated[
     Query(
         max_length=50,
         description="NAME:VALUE, NAME:LOW..HIGH or NAME:A|B of a hyperparameter, or of ``value``.",
+    ),
+]
+Key = Annotated[
+    str | None,
+    Header(
+        alias=HEADER,
+        min_length=1,
+        max_length=255,
+        description="The sender's name for this request. Sent again under it within an hour, it "
+        "makes nothing new and is answered as before; another request under it is refused.",
     ),
 ]
 Order = Literal["asc", "desc"]

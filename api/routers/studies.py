@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request, Response, status
 
 from api.problems import documented
-from api.routers.parameters import Cursor, Limit, StudyId, StudyState
+from api.routers.parameters import Cursor, Key, Limit, StudyId, StudyState
 from api.security import Ctx, Reader, Submitter
 from tuner import service
 from tuner.errors import Conflict, NotFound, UnknownName
@@ -39,14 +39,19 @@ Spec = Annotated[StudySpec, Body(examples=[EXAMPLE])]
     responses=documented(UnknownName, Conflict),
 )
 def submit(
-    context: Ctx, principal: Submitter, spec: Spec, request: Request, response: Response
+    context: Ctx,
+    principal: Submitter,
+    spec: Spec,
+    request: Request,
+    response: Response,
+    key: Key = None,
 ) -> StudyView:
     """Checks the study and queues it; workers begin as soon as one is free.
 
     The body has the fields of the study file. A wrong value is refused by its name, and nothing is
     stored.
     """
-    study = service.submit(context, spec, actor=principal.name)
+    study = service.submit(context, spec, actor=principal.name, key=key)
     response.headers["Location"] = str(request.url_for("show_study", study_id=study.id))
     return study
 

@@ -12,6 +12,7 @@ from api.problems import documented
 from api.routers.parameters import (
     Cursor,
     Filters,
+    Key,
     Limit,
     Order,
     StudyId,
@@ -125,10 +126,10 @@ def list_trials(
     responses=documented(NotFound, Conflict),
 )
 def enqueue(
-    context: Ctx, principal: Submitter, study_id: StudyId, wanted: Enqueue
+    context: Ctx, principal: Submitter, study_id: StudyId, wanted: Enqueue, key: Key = None
 ) -> list[TrialView]:
     """Queues given configurations ahead of what the sampler would try."""
-    return service.enqueue(context, study_id, wanted.configs, actor=principal.name)
+    return service.enqueue(context, study_id, wanted.configs, actor=principal.name, key=key)
 
 
 @router.get("/trials/{trial_id}", summary="Show a trial", responses=documented(NotFound))
@@ -185,9 +186,11 @@ def stop_trial(context: Ctx, principal: Submitter, trial_id: TrialId) -> TrialVi
 
 
 @router.post("/trials/{trial_id}/retry", summary="Retry", responses=documented(NotFound, Conflict))
-def retry_trial(context: Ctx, principal: Submitter, trial_id: TrialId) -> TrialView:
+def retry_trial(
+    context: Ctx, principal: Submitter, trial_id: TrialId, key: Key = None
+) -> TrialView:
     """Queues the same configuration once more, as a new trial."""
-    return service.retry_trial(context, trial_id, actor=principal.name)
+    return service.retry_trial(context, trial_id, actor=principal.name, key=key)
 
 
 @router.post(
@@ -200,9 +203,10 @@ def ask(
     principal: Submitter,
     study_id: StudyId,
     wanted: Annotated[Ask, Body(default_factory=Ask)],
+    key: Key = None,
 ) -> list[Asked]:
     """Up to ``k`` trials to train in one's own loop, each held under a lease token."""
-    return service.ask(context, study_id, wanted.k, actor=principal.name)
+    return service.ask(context, study_id, wanted.k, actor=principal.name, key=key)
 
 
 @router.post(
@@ -213,7 +217,7 @@ def ask(
 def report_trial(
     context: Ctx, principal: Submitter, trial_id: TrialId, report: OwnReport
 ) -> SlotVerdict:
-    """Stores one evaluation, renews the lease, and says whether to go on."""
+    """Stores one evaluation, renews the lease, and says whether to go on. Safe to repeat."""
     measured = Measured(**report.model_dump(exclude={"token", "lease_seconds"}))
     return service.report_trial(
         context,
@@ -239,9 +243,11 @@ def renew_trial(context: Ctx, _principal: Submitter, trial_id: TrialId, renew: R
 
 
 @router.post(
-    "/trials/{trial_id}/tell", summary="End a trial", responses=documented(NotFound, LeaseLost)
+    "/trials/{trial_id}/tell",
+    summary="End a trial",
+    responses=documented(NotFound, LeaseLost, Conflict),
 )
 def tell(context: Ctx, principal: Submitter, trial_id: TrialId, told: Tell) -> TrialView:
-    """Ends a trial of one's own loop."""
+    """Ends a trial of one's own loop; told again, or after its last report, it stays as it is."""
     arguments: dict[str, Any] = told.model_dump(exclude={"token"}, exclude_none=True)
     return service.tell(context, trial_id, told.token, actor=principal.name, **arguments)

@@ -48,7 +48,9 @@ def test_a_study_from_submission_to_results(client: httpx.Client, spec: Spec) ->
                 post(client, f"{path}/renew", {"token": trial["token"]})
                 action = post(client, f"{path}/report", told)["action"]
             assert action == "finish"
-            assert post(client, f"{path}/report", told, 409)["code"] == "lease_lost"
+            assert post(client, f"{path}/report", told)["action"] == "finish"
+            stranger = {**told, "token": "x"}
+            assert post(client, f"{path}/report", stranger, 409)["code"] == "lease_lost"
     study = get(client, base)
     assert (study["state"], study["progress"], study["counts"]["complete"]) == ("completed", 1.0, 6)
     best = get(client, f"{base}/best", k=2)
@@ -175,6 +177,22 @@ def test_states_follow_the_buttons(client: httpx.Client, spec: Spec) -> None:
     assert post(client, f"{base}/resume", status=409)["code"] == "conflict"
     assert client.delete(f"/api/v1/{base}").status_code == 204
     assert client.get(f"/api/v1/{base}").status_code == 404
+
+
+def test_a_named_request_makes_its_study_once(client: httpx.Client, spec: Spec) -> None:
+    headers = {"Idempotency-Key": "monday"}
+    first = client.post("/api/v1/studies", json=spec, headers=headers)
+    again = client.post("/api/v1/studies", json=spec, headers=headers)
+    assert [first.status_code, again.status_code] == [201, 201]
+    assert first.json() == again.json()
+    assert first.headers["location"] == again.headers["location"]
+    other = client.post("/api/v1/studies", json={**spec, "name": "other"}, headers=headers)
+    assert (other.status_code, other.json()["field"]) == (422, "Idempotency-Key")
+    assert len(get(client, "studies")["items"]) == 1
+    ask = f"/api/v1/studies/{first.json()['id']}/ask"
+    asked = [client.post(ask, json={"k": 2}, headers=headers).json() for _ in range(2)]
+    assert asked[0] == asked[1]
+    assert len(asked[0]) == 2
 
 
 def test_a_worker_registers_leases_reports_and_leaves(client: httpx.Client, spec: Spec) -> None:

@@ -1,150 +1,122 @@
-"""Real processes for fault tests: a server and workers, started, killed and counted."""
+"""Servers and workers as processes of their own, started, frozen and killed."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-PATIENCE_SECONDS = 120
+from tests.faults import children
+from tests.installation import PATIENCE_SECONDS, free_port, until
+
+SERVICE: dict[str, Any] = {"lease_seconds": 3.0, "heartbeat_seconds": 0.5, "max_attempts": 10_000}
+"""Short leases, so that much can expire in a minute; attempts without end, so that nothing fails
+because it was hit often."""
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload([children.__name__])
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class Process:
+    """One process, and its clock.
+
+    Args:
+        target: What it does; its first argument is the log's file, its last one the clock.
+        log: A file for what it prints.
+        arguments: Those between.
+    """
+
+    def __init__(self, target: Callable[..., None], log: Path, *arguments: Any) -> None:
+        self.log = log
+        self.ahead = _forks.Value("d", 0.0)
+        self._target = target
+        self._arguments = arguments
+        self._process = self._started()
+
+    def _started(self) -> BaseProcess:
+        # daemon: it ends with the tests, whatever becomes of them.
+        process = _forks.Process(
+            target=self._target, args=(self.log, *self._arguments, self.ahead), daemon=True
+        )
+        process.start()
+        return process
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def kill(self) -> None:
+        """Ends it at once, in the middle of whatever it does."""
+        self._process.kill()
+        self._process.join()
+
+    def terminate(self) -> int | None:
+        """Asks it to end; its exit code."""
+        self._process.terminate()
+        self._process.join(PATIENCE_SECONDS)
+        return self._process.exitcode
+
+    def freeze(self, seconds: float) -> None:
+        """Stops it for a while; it does not know."""
+        os.kill(self.pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(self.pid, signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Starts it again after its end."""
+        self._process = self._started()
+
+    def close(self) -> None:
+        """Ends it if it is still there."""
+        if self.alive:
+            os.kill(self.pid, signal.SIGCONT)
+            self.kill()
+        self._process.close()
 
 
-class Installation:
-    """One home folder and one address, and the processes that were started for them."""
+class Server(Process):
+    """A server on a port of its own, which stays the same when it is started again."""
 
-    def __init__(self, home: Path, database_url: str | None = None) -> None:
-        self.home = home
+    def __init__(self, folder: Path, database_url: str, number: int = 0, **settings: float) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=f"{self.url}/api/v1/", timeout=30)
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.environment = {
-            **os.environ,
-            "TUNER_HOME": str(home),
-            "TUNER_URL": self.url,
-            "TUNER_LEASE_SECONDS": "6",
-            "TUNER_HEARTBEAT_SECONDS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        if database_url:
-            self.environment["TUNER_DATABASE_URL"] = database_url
+        log = folder / f"server-{number}.log"
+        super().__init__(
+            children.serve, log, self.port, database_url, folder, {**SERVICE, **settings}
+        )
+        self.wait()
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Runs one ``tuner`` command; what it prints goes to a file in the home folder."""
-        log = (self.home / f"process-{len(self.processes)}.log").open("wb")
-        with log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tuner", *arguments],
-                env=self.environment,
-                cwd=self.home,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return process
+    def restart(self) -> None:
+        """Starts it again after its end, and waits until it answers."""
+        super().restart()
+        self.wait()
 
-    def serve(self) -> subprocess.Popen[bytes]:
-        """A server without workers, once it answers."""
-        process = self.start("serve", "--port", str(self.port), "--workers", "0", "--no-auth")
+    def wait(self) -> None:
+        """Waits until it answers."""
         until(self._answers, "the server to answer")
-        return process
-
-    def worker(self) -> subprocess.Popen[bytes]:
-        """A worker process."""
-        return self.start("worker", "--device", "cpu", "--slots", "4")
 
     def _answers(self) -> bool:
         try:
-            return self.http.get(f"{self.url}/readyz").status_code == 200
+            return httpx.get(f"{self.url}/healthz", trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
 
-    def submit(self, **changes: Any) -> int:
-        """Posts a study of digits; its id."""
-        body = {
-            "name": "digits",
-            "task": {"name": "digits"},
-            "objective": {"metric": "val_loss", "direction": "minimize"},
-            "space": {
-                "optimizer": "adamw",
-                "lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
-                "batch_size": {"type": "categorical", "choices": [16, 32]},
-            },
-            "sampler": {"name": "random", "seed": 0},
-            "pruner": {"name": "none"},
-            "budget": {"trials": 10, "epochs": 12},
-            **changes,
-        }
-        answer = self.http.post("studies", json=body)
-        assert answer.status_code == 201, answer.text
-        study: int = answer.json()["id"]
-        return study
 
-    def study(self, study: int) -> dict[str, Any]:
-        """The study now."""
-        answer = self.http.get(f"studies/{study}")
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
-        return found
+class Worker(Process):
+    """A worker that trains for real."""
 
-    def trials(self, study: int) -> list[dict[str, Any]]:
-        """All its trials."""
-        answer = self.http.get(f"studies/{study}/trials", params={"limit": 500})
-        answer.raise_for_status()
-        items: list[dict[str, Any]] = answer.json()["items"]
-        return items
-
-    def steps(self, trial: int) -> list[int]:
-        """The steps measured of a trial, as stored."""
-        answer = self.http.get(f"trials/{trial}/measurements")
-        answer.raise_for_status()
-        return [point["step"] for point in answer.json()]
-
-    def close(self) -> None:
-        """Ends every process that is still there."""
-        self.http.close()
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait()
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
-    """Waits until ``condition`` gives something true; gives it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"waited {seconds} s for {what}")
-
-
-@contextmanager
-def installation(home: Path, database_url: str | None = None) -> Iterator[Installation]:
-    """An installation whose processes end with the block."""
-    here = Installation(home, database_url)
-    try:
-        yield here
-    finally:
-        here.close()
+    def __init__(self, folder: Path, url: str, number: int = 0, slots: int = 2) -> None:
+        log = folder / f"worker-{number}.log"
+        super().__init__(children.work, log, url, folder, f"worker-{number}", slots)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import Installation, installation, until
+from tests.installation import Installation, installation, until
 from tests.tuner.worker.scripts.processes import alive
 
 SCRIPT = """

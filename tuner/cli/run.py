@@ -77,6 +77,7 @@ def run(
                 "home": settings.home,
                 "checkpoints": settings.checkpoints,
                 "scripts": scripts,
+                "save_seconds": settings.checkpoint_seconds,
             }
             study = trained(context, study.id, stop, options, quiet=json)
             # What fails now waits for a server on this database.

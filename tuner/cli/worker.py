@@ -95,6 +95,7 @@ def worker(
             checkpoints=settings.checkpoints,
             stop=stop,
             scripts=scripts,
+            save_seconds=settings.checkpoint_seconds,
         )
     finally:
         gateway.close()
@@ -124,6 +125,7 @@ def _on_ray(
                 **options,
                 home=settings.home.absolute(),
                 checkpoints=settings.checkpoints,
+                save_seconds=settings.checkpoint_seconds,
                 log_level=settings.log_level,
                 log_json=settings.log_json,
             )

@@ -51,7 +51,7 @@ class Client(OwnLoop, Datasets, Operating):
         Raises:
             InvalidInput: A field is wrong; it is named, and nothing was stored.
         """
-        return self._read(StudyView, "POST", "studies", json=load(spec))
+        return self._read(StudyView, "POST", "studies", json=load(spec), named=True)
 
     def preview(self, spec: Spec) -> Preview:
         """What a study would do, without storing it: size, ten sample configurations, epochs."""
@@ -74,19 +74,19 @@ class Client(OwnLoop, Datasets, Operating):
 
     def pause(self, study: int) -> StudyView:
         """Holds a study; its trials keep their checkpoints."""
-        return self._read(StudyView, "POST", f"studies/{study}/pause")
+        return self._read(StudyView, "POST", f"studies/{study}/pause", repeatable=True)
 
     def resume(self, study: int) -> StudyView:
         """Lets a paused study go on."""
-        return self._read(StudyView, "POST", f"studies/{study}/resume")
+        return self._read(StudyView, "POST", f"studies/{study}/resume", repeatable=True)
 
     def stop(self, study: int) -> StudyView:
         """Starts no more trials; those that run finish."""
-        return self._read(StudyView, "POST", f"studies/{study}/stop")
+        return self._read(StudyView, "POST", f"studies/{study}/stop", repeatable=True)
 
     def cancel(self, study: int) -> StudyView:
         """Ends a study now."""
-        return self._read(StudyView, "POST", f"studies/{study}/cancel")
+        return self._read(StudyView, "POST", f"studies/{study}/cancel", repeatable=True)
 
     def delete(self, study: int) -> None:
         """Removes a study with its trials."""
@@ -136,7 +136,7 @@ class Client(OwnLoop, Datasets, Operating):
     def enqueue(self, study: int, configs: Sequence[Mapping[str, Any]]) -> list[TrialView]:
         """Asks for trials of given configurations."""
         body = {"configs": [dict(config) for config in configs]}
-        return self._read(list[TrialView], "POST", f"studies/{study}/trials", json=body)
+        return self._read(list[TrialView], "POST", f"studies/{study}/trials", json=body, named=True)
 
     def trials_frame(self, study: int) -> pd.DataFrame:
         """One row a trial: number, state, value, a column a hyperparameter (``params.lr``)."""

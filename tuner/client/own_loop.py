@@ -45,7 +45,7 @@ class OwnLoop(Connection):
 
     def ask(self, study: int, k: int = 1) -> list[Asked]:
         """Takes up to ``k`` trials to evaluate by yourself; hold them with :meth:`held`."""
-        return self._read(list[Asked], "POST", f"studies/{study}/ask", json={"k": k})
+        return self._read(list[Asked], "POST", f"studies/{study}/ask", json={"k": k}, named=True)
 
     def report(self, trial: Asked, step: int, **metrics: float) -> SlotVerdict:
         """Sends one evaluation of an asked trial; the answer says whether to go on.
@@ -75,14 +75,18 @@ class OwnLoop(Connection):
     ) -> TrialView:
         """Ends an asked trial: with its value(s), or as pruned or failed.
 
+        One that your last report has ended already stays as it is.
+
         Raises:
             LeaseLost: The trial is not yours any more; it was handed to somebody else.
+            Conflict: It ended otherwise than this says.
         """
         given = [values] if isinstance(values, int | float) else values
         body = {"token": trial.token, "values": given, "state": state, "reason": reason}
         body = {key: value for key, value in body.items() if value is not None}
         with self._talking(trial) as hold:
-            told = self._read(TrialView, "POST", f"trials/{trial.trial_id}/tell", json=body)
+            path = f"trials/{trial.trial_id}/tell"
+            told = self._read(TrialView, "POST", path, json=body, repeatable=True)
             hold.ended = True
         return told
 

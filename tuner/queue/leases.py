@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
 
-from sqlalchemy import Table, select, update
+from sqlalchemy import ColumnElement, Table, select, update
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Trial
-from tuner.storage.trials import TrialRow
+from tuner.storage.trials import COLUMNS, TrialRow, select_rows
 
 _table = cast("Table", Trial.__table__)
 
@@ -35,10 +35,10 @@ class Lease:
     token: str
     expires_at: datetime
 
-    @classmethod
-    def new(cls, worker_id: int | None, expires_at: datetime) -> Lease:
-        """A lease with a token that nobody can guess."""
-        return cls(worker_id, secrets.token_urlsafe(24), expires_at)
+
+def new_token() -> str:
+    """A token that nobody can guess."""
+    return secrets.token_urlsafe(24)
 
 
 def claim(rows: Iterable[TrialRow], k: int, lease: Lease, now: datetime) -> list[TrialRow]:
@@ -103,6 +103,30 @@ def expired(session: Session, now: datetime, limit: int = 10_000) -> dict[int, l
     return out
 
 
+def _ends_after(moment: datetime, *, asked: bool) -> tuple[ColumnElement[bool], ...]:
+    """Leases of workers, or of users' own loops, that end after a moment."""
+    return (
+        Trial.lease_expires_at > moment,
+        Trial.worker_id.is_(None) if asked else Trial.worker_id.is_not(None),
+    )
+
+
+def beyond(session: Session, moment: datetime, *, asked: bool) -> bool:
+    """Whether a lease ends after a moment; needs no study's lock."""
+    query = select(Trial.id).where(*_ends_after(moment, asked=asked)).limit(1)
+    return session.scalar(query) is not None
+
+
+def cut(session: Session, moment: datetime, end: datetime, *, asked: bool) -> None:
+    """Lets the leases that end after a moment end at another one; needs no study's lock."""
+    late = (
+        select(Trial.id).where(*_ends_after(moment, asked=asked)).with_for_update(skip_locked=True)
+    )
+    session.connection().execute(
+        update(_table).where(_table.c.id.in_(late.scalar_subquery())).values(lease_expires_at=end)
+    )
+
+
 def run_out(session: Session, trial_ids: Collection[int], now: datetime) -> list[int]:
     """Which of these leases have run out, locked so that nobody renews them any more."""
     query = select(Trial.id).where(Trial.id.in_(trial_ids), Trial.lease_expires_at < now)
@@ -122,13 +146,27 @@ def held_by(session: Session, worker_id: int) -> dict[int, list[int]]:
     return out
 
 
+def under(
+    session: Session, token: str, *, worker_id: int | None, study_id: int | None
+) -> list[TrialRow]:
+    """The trials that are held under a token now, of one worker or one study; needs no lock."""
+    mine = Trial.worker_id == worker_id if study_id is None else Trial.study_id == study_id
+    query = select(*COLUMNS).where(mine, Trial.state == "running", Trial.lease_token == token)
+    return select_rows(session, query.order_by(Trial.id))
+
+
 def owns(row: TrialRow | None, token: str) -> bool:
     """Whether ``token`` is the trial's present lease."""
-    return (
-        row is not None
-        and row.lease_token is not None
-        and secrets.compare_digest(row.lease_token, token)
-    )
+    return row is not None and _same(row.lease_token, token)
+
+
+def ended(row: TrialRow | None, token: str) -> bool:
+    """Whether the holder of the lease ``token`` ended the trial itself, and may not know it yet."""
+    return row is not None and row.finished and _same(row.last_token, token)
+
+
+def _same(known: str | None, token: str) -> bool:
+    return known is not None and secrets.compare_digest(known.encode(), token.encode())
 
 
 Outcome = Literal["waiting", "fail"]

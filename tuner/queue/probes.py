@@ -94,6 +94,12 @@ def held_by(session: Session, worker_id: int) -> list[int]:
     return list(session.scalars(query))
 
 
+def under(session: Session, token: str, worker_id: int) -> int | None:
+    """The study whose probe a worker holds under a token; needs no lock."""
+    query = select(Probe.study_id).where(Probe.worker_id == worker_id, Probe.lease_token == token)
+    return session.scalar(query)
+
+
 def wait(probe: Probe) -> None:
     """Puts it back, for another worker."""
     probe.state, probe.lease_token, probe.lease_expires_at = "waiting", None, None

@@ -16,6 +16,7 @@ from tuner.service.critical import critical_batch
 from tuner.service.curves import Curve, Curves, Progress, curves
 from tuner.service.events import audit, events, newest_event
 from tuner.service.gauges import gauges
+from tuner.service.housekeeping import chores
 from tuner.service.importances import METHODS, Evaluator, Importances, importances
 from tuner.service.landscape import Landscape, landscape
 from tuner.service.lifecycle import (
@@ -59,7 +60,7 @@ from tuner.service.trials import (
     show_trial,
     stop_trial,
 )
-from tuner.service.upkeep import tick
+from tuner.service.upkeep import look_ahead, tick
 from tuner.service.views import (
     CountsView,
     EventView,
@@ -120,6 +121,7 @@ __all__ = [
     "audit",
     "best",
     "cancel_study",
+    "chores",
     "critical_batch",
     "curves",
     "delete_study",
@@ -142,6 +144,7 @@ __all__ = [
     "list_tasks",
     "list_trials",
     "list_workers",
+    "look_ahead",
     "measurements",
     "newest_event",
     "noise_beside",

@@ -13,6 +13,7 @@ from sqlalchemy import URL
 from tuner.service.memo import Memo
 from tuner.service.searches import Searches
 from tuner.service.standings import Standings
+from tuner.service.watch import Watch
 from tuner.storage.engine import Database
 from tuner.storage.models import Worker
 
@@ -51,7 +52,9 @@ class Context:
     """One process's view of one database. Threads may share it.
 
     Attributes:
+        watch: Since when this process has listened without a gap.
         swept_at: Studies that ended before this have no checkpoints left; None: not yet looked.
+        forgot_at: When receipts were looked through; None: not yet.
         memo: Answers that many ask for.
     """
 
@@ -62,7 +65,9 @@ class Context:
     standings: Standings = field(default_factory=Standings)
     heard: dict[int, tuple[Worker, datetime]] = field(default_factory=dict)
     """Workers heard of lately, and when, so that not each of their calls is written down."""
+    watch: Watch = field(default_factory=Watch)
     swept_at: datetime | None = None
+    forgot_at: datetime | None = None
     memo: Memo = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +88,6 @@ class Context:
         """Closes the connections; the searches are rebuilt from the database when needed."""
         self.db.dispose()
 
-    def lease_end(self, now: datetime) -> datetime:
-        """When a lease given now runs out."""
-        return now + timedelta(seconds=self.settings.lease_seconds)
+    def lease_end(self, now: datetime, seconds: float | None = None) -> datetime:
+        """When a lease given now runs out: one of a worker, unless it is to live ``seconds``."""
+        return now + timedelta(seconds=self.settings.lease_seconds if seconds is None else seconds)

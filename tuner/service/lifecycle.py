@@ -14,7 +14,7 @@ from tuner.service.datasets import located
 from tuner.service.offers import form_of
 from tuner.service.probes import skip as skip_probe
 from tuner.service.studies import show_study
-from tuner.service.turn import Turn
+from tuner.service.turn import STOPPED, Turn
 from tuner.service.turns import turn
 from tuner.service.views import StudyView
 from tuner.spaces import Space, widen
@@ -131,29 +131,32 @@ def resume_study(ctx: Context, study_id: int, *, actor: str | None = None) -> St
 
 
 def stop_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
-    """Drains a study: nothing new starts, what runs is finished.
+    """Drains a study: nothing new starts, what runs is finished. Said again, it changes nothing.
 
     Raises:
         NotFound: No such study.
-        Conflict: It is over.
+        Conflict: It has ended by itself.
     """
     with turn(ctx, study_id, actor=actor) as this:
-        _allow(this, "stop", (*OPEN_STATES, "paused", "stopping"))
-        this.state("stopping")
-        this.close([row for row in this.open_rows() if row.state == "waiting"], "stopped")
-        this.settle()
+        if (this.study.state, this.study.reason) != ("completed", STOPPED):
+            _allow(this, "stop", (*OPEN_STATES, "paused", "stopping"))
+            this.state("stopping")
+            this.close([row for row in this.open_rows() if row.state == "waiting"], STOPPED)
+            this.settle()
     return show_study(ctx, study_id)
 
 
 def cancel_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:
     """Ends a study now: leases are revoked, and whoever holds one is told to drop it.
 
+    Said again, it changes nothing.
+
     Raises:
         NotFound: No such study.
-        Conflict: It is over.
+        Conflict: It has ended otherwise.
     """
     with turn(ctx, study_id, actor=actor) as this:
-        _allow(this, "cancel", (*OPEN_STATES, "paused", "stopping"))
+        _allow(this, "cancel", (*OPEN_STATES, "paused", "stopping", "cancelled"))
         for row in this.open_rows():
             if row.paused:
                 this.end(row, "pruned", "cancelled")

@@ -51,12 +51,16 @@ def take_logs(ctx: Context, printed: Sequence[Printed]) -> None:
         new: list[NewPiece] = []
         for piece in printed:
             lease = hashlib.sha256(piece.token.encode()).hexdigest()[:16]
-            attempt = begun.get((piece.trial_id, lease))
+            known = begun.get((piece.trial_id, lease))
             row = rows.get(piece.trial_id)
-            if row is not None and leases.owns(row, piece.token):
+            if known is not None:
+                attempt = known.attempt
+            elif row is not None and leases.owns(row, piece.token):
                 attempt = row.attempt
-            if attempt is None:
+            else:
                 continue
+            if known is not None and piece.start < known.end:
+                continue  # said again: what was left out since would come in again, at the end
             # A text of PostgreSQL holds every character but this one.
             text = piece.text.replace("\0", "\N{REPLACEMENT CHARACTER}")
             new.append(NewPiece(piece.trial_id, attempt, lease, piece.start, piece.size, text))

@@ -9,16 +9,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tuner.errors import InvalidInput, LeaseLost
+from tuner.errors import Conflict, InvalidInput, LeaseLost
 from tuner.protocol import Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
 from tuner.service import probes
+from tuner.service.claims import AnsweredBefore, Claim
 from tuner.service.context import Context
+from tuner.service.receipts import name
 from tuner.service.reporting import DIVERGED, take_in
-from tuner.service.supply import from_study
+from tuner.service.supply import from_study, still_held
 from tuner.service.turn import Turn
 from tuner.service.turns import take, take_one, turn
 from tuner.service.views import TrialView, trial_view
+from tuner.storage import trials
+from tuner.storage.trials import TrialRow
 
 TOLD_STATES = ("complete", "pruned", "fail")
 
@@ -37,8 +41,22 @@ class Asked(BaseModel):
     expires_at: datetime = Field(description="Unless something is reported before.")
 
 
-def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) -> list[Asked]:
+def ask(
+    ctx: Context,
+    study_id: int,
+    k: int = 1,
+    *,
+    actor: str | None = None,
+    key: str | None = None,
+) -> list[Asked]:
     """Up to ``k`` trials to run; none when the study has nothing to run now.
+
+    Args:
+        ctx: The service.
+        study_id: Of which study.
+        k: How many at most.
+        actor: Who asks.
+        key: The asker's name for this request: asked again, it gets the same trials.
 
     Raises:
         NotFound: No such study.
@@ -53,12 +71,22 @@ def ask(ctx: Context, study_id: int, k: int = 1, *, actor: str | None = None) ->
     if take(ctx, [study_id], waits):
         with turn(ctx, study_id, actor=actor) as this:
             probes.skip(this, "a loop of the user's own asked for trials")
-    handed = from_study(
-        ctx, study_id, k, None, seconds=ctx.settings.ask_seconds, origin="asked", actor=actor
+    claim = Claim(
+        None,
+        None if key is None else name("ask", (actor, study_id), key),
+        seconds=ctx.settings.ask_seconds,
+        origin="asked",
+        actor=actor,
     )
-    ctx.searches.remember({row.id: study_id for _, row in handed or []})
+    try:
+        with ctx.db.peek() as connection:
+            claim.refuse_repeated(connection)
+        handed = from_study(ctx, study_id, k, claim) or []
+    except AnsweredBefore as before:
+        handed = still_held(ctx, before.token, study_id=study_id).trials
+    ctx.searches.remember({row.id: study_id for _, row in handed})
     out = []
-    for study, row in handed or []:
+    for study, row in handed:
         checked = ctx.searches.plans.of(study)
         config = checked.space.fill(row.params)
         out.append(
@@ -124,16 +152,20 @@ def renew_trial(
             of life asks for little, so that a trial is not held up by a loop that has died.
 
     Returns:
-        When it runs out now.
+        When it runs out now; for a trial that its holder has ended, when that was.
 
     Raises:
+        NotFound: No such trial.
         LeaseLost: The token is not its present lease.
     """
     expires_at = ctx.now() + timedelta(seconds=lease_seconds or ctx.settings.ask_seconds)
     with ctx.db.write() as session:
-        if leases.renew(session, {trial_id: token}, expires_at):
+        if not leases.renew(session, {trial_id: token}, expires_at):
+            return expires_at
+        row = trials.get(session, trial_id)
+        if not leases.ended(row, token):
             raise LeaseLost(trial_id)
-    return expires_at
+        return row.finished_at or expires_at
 
 
 def tell(
@@ -149,11 +181,13 @@ def tell(
     """Ends a trial, with its objectives' values or with what became of it.
 
     Without ``values`` a complete trial keeps those of its last report. A value that is not finite
-    makes it fail as diverged.
+    makes it fail as diverged. A trial that has ended under this token already, by its last report
+    or by the same words, stays as it is.
 
     Raises:
         NotFound: No such trial.
         LeaseLost: The token is not its present lease.
+        Conflict: It ended under this token, but otherwise than this says.
         InvalidInput: The state is none that ends a trial, or the values do not fit the study.
     """
     if state not in TOLD_STATES:
@@ -164,26 +198,56 @@ def tell(
         given = [math.nan if v is None else float(v) for v in listed]
 
     def end(this: Turn) -> TrialView:
-        if this.study.over:
-            raise LeaseLost(trial_id)
-        this.join()
+        if not this.study.over:
+            this.join()
         row = this.rows([trial_id])[trial_id]
-        if not leases.owns(row, token):
-            raise LeaseLost(trial_id)
-        wanted = len(this.checked.objectives)
-        if given is not None and len(given) != wanted:
-            raise InvalidInput("values", f"has {len(given)} numbers; the study wants {wanted}")
-        values = row.values if given is None else given
-        if state == "complete" and values is None:
-            raise InvalidInput("values", "is missing: nothing was reported before")
-        finite = all(math.isfinite(float(v)) for v in values or ())
         last = this.last_points([row]).get(trial_id)
-        row.values = list(values) if values is not None and finite and state != "fail" else None
-        if state == "complete" and not finite:
-            this.end(row, "fail", DIVERGED)
+        if leases.ended(row, token):
+            _agree(row, state, given)
+        elif leases.owns(row, token):
+            _end(this, row, state, given, reason)
         else:
-            this.end(row, state, reason)
-        this.settle()
+            raise LeaseLost(trial_id)
         return trial_view(row, this.checked, last, this.now)
 
     return take_one(ctx, trial_id, end, actor=actor)
+
+
+def _end(
+    this: Turn, row: TrialRow, state: str, given: list[float] | None, reason: str | None
+) -> None:
+    """Carries out what was told."""
+    wanted = len(this.checked.objectives)
+    if given is not None and len(given) != wanted:
+        raise InvalidInput("values", f"has {len(given)} numbers; the study wants {wanted}")
+    values = row.values if given is None else given
+    if state == "complete" and values is None:
+        raise InvalidInput("values", "is missing: nothing was reported before")
+    finite = _finite(values or ())
+    row.values = list(values) if values is not None and finite and state != "fail" else None
+    if state == "complete" and not finite:
+        state, reason = "fail", DIVERGED
+    this.end(row, state, reason, told=True)
+    this.settle()
+
+
+def _agree(row: TrialRow, state: str, given: list[float] | None) -> None:
+    """Whether a trial ended as it is told now.
+
+    Raises:
+        Conflict: It did not.
+    """
+    if state == "complete" and given is not None and not _finite(given):
+        state, given = "fail", None
+    same = given is None or row.values is None or given == [float(v) for v in row.values]
+    if state != row.state or not same:
+        raise Conflict(
+            f"trial {row.id} has ended already: {row.state}"
+            + ("" if row.values is None else f" with {', '.join(map(str, row.values))}"),
+            state=row.state,
+            values=row.values,
+        )
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return all(math.isfinite(float(v)) for v in values)

@@ -18,7 +18,8 @@ from tuner.advisor.range_test import HIGHEST, LOWEST, SEEDS, STEPS, RangeTest, a
 from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import Probe, ProbeReport
 from tuner.queue import probes
-from tuner.queue.leases import LEASE_EXPIRED, Lease
+from tuner.queue.leases import LEASE_EXPIRED
+from tuner.service.claims import Claim
 from tuner.service.context import Context
 from tuner.service.turn import Turn
 from tuner.service.turns import take
@@ -35,22 +36,37 @@ log = logging.getLogger(__name__)
 LONGEST_REASON = 2000
 
 
-def offer(ctx: Context, study_id: int, worker_id: int, *, actor: str | None = None) -> Probe | None:
-    """The study's range test, for a worker to run; None where another one has it by now."""
+def offer(ctx: Context, study_id: int, claim: Claim) -> Probe | None:
+    """The study's range test, for a worker to run; None where another one has it by now.
 
-    def claim(taken: dict[int, Turn]) -> Probe | None:
+    Raises:
+        AnsweredBefore: The request was given something before.
+    """
+
+    def take_it(taken: dict[int, Turn]) -> Probe | None:
         this = taken.get(study_id)
         if this is None or this.study.state not in OPEN_STATES or not this.study.probing:
             return None
-        lease = Lease.new(worker_id, ctx.lease_end(this.now))
+        lease = claim.lease(ctx, this)
         probe = probes.claim(this.session, study_id, lease, this.now)
         if probe is None:
             return None
+        claim.keep(this)
         this.state("running")
         _note(this, probe)
         return _message(this.checked, study_id, lease.token)
 
-    return take(ctx, [study_id], claim, actor=actor)
+    return take(ctx, [study_id], take_it, actor=claim.actor)
+
+
+def still_held(ctx: Context, token: str, worker_id: int) -> Probe | None:
+    """The range test that a request was given before, if it is still held under its token."""
+    with ctx.db.session() as session:
+        study_id = probes.under(session, token, worker_id)
+        if study_id is None:
+            return None
+        checked = ctx.searches.plans.of(studies.get(session, study_id))
+    return _message(checked, study_id, token)
 
 
 def take_in(ctx: Context, report: ProbeReport, *, actor: str | None = None) -> None:

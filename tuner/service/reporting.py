@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Literal
 
 from tuner.errors import InvalidInput
-from tuner.protocol import Measured, SlotReport, SlotVerdict
+from tuner.protocol import Checkpoint, Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.turn import Turn
@@ -41,21 +40,18 @@ def take_in(
     Returns:
         A verdict for each slot.
     """
-    if turn.study.over:
-        return {slot.trial_id: _lost(slot) for slot in slots}
-    turn.join()
+    if not turn.study.over:
+        turn.join()
     rows = turn.rows([slot.trial_id for slot in slots])
     timed = [s for s in slots if any(m.seconds is not None for m in s.measurements)]
     before = turn.last_points([rows[s.trial_id] for s in timed if s.trial_id in rows])
-    lease_end = (
-        ctx.lease_end(turn.now) if seconds is None else turn.now + timedelta(seconds=seconds)
-    )
+    lease_end = ctx.lease_end(turn.now, seconds)
     out: dict[int, SlotVerdict] = {}
     held: list[tuple[SlotReport, TrialRow, bool]] = []
     for slot in slots:
         row = rows.get(slot.trial_id)
         if row is None or not leases.owns(row, slot.token):
-            out[slot.trial_id] = _lost(slot)
+            out[slot.trial_id] = _repeated(turn, row, slot)
             continue
         at = f"slots[{order.index(slot.trial_id)}]"
         turn.went_on(row)
@@ -70,28 +66,36 @@ def take_in(
     measured = [row.id for slot, row, _ in held if slot.measurements]
     if measured:
         turn.note("trial.measured", trials=measured, points=len(turn.points))
-    turn.settle()
+    if held:
+        turn.settle()
     return out
 
 
-def _lost(slot: SlotReport) -> SlotVerdict:
+def _repeated(turn: Turn, row: TrialRow | None, slot: SlotReport) -> SlotVerdict:
+    """The verdict on a trial that is not held under this lease.
+
+    Where the trial ended under it and all that is reported is stored, the answer to the last report
+    was lost: it is given again. Whoever else speaks has lost the trial, and nothing is stored.
+    """
+    if row is not None and leases.ended(row, slot.token):
+        stored = measurements.steps(turn.session, row.id, row.attempt)
+        if all(measured.step in stored for measured in slot.measurements):
+            action: Action = "finish" if row.state == "complete" else "stop"
+            return SlotVerdict(trial_id=row.id, action=action, until=row.until, reason=row.reason)
     return SlotVerdict(trial_id=slot.trial_id, action="lost")
 
 
 def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: Point | None, at: str) -> bool:
     """One trial's news; whether a point was among them that nobody had told of."""
+    if slot.checkpoint is not None:
+        _take_checkpoint(row, slot.checkpoint)
+    worked = [m.seconds for m in slot.measurements if m.step > row.step and m.seconds is not None]
     news = False
     for i, measured in enumerate(sorted(slot.measurements, key=lambda m: m.step)):
         news |= _take_point(turn, row, measured, f"{at}.measurements[{i}]")
         if row.values is not None and not all(math.isfinite(float(v)) for v in row.values):
             break  # it diverged: nothing after that counts
-    if slot.checkpoint is not None:
-        row.checkpoint = {
-            "uri": slot.checkpoint.uri,
-            "step": slot.checkpoint.step,
-            "attempt": row.attempt,
-        }
-    latest = max((m.seconds for m in slot.measurements if m.seconds is not None), default=None)
+    latest = max(worked, default=None)
     if latest is not None:
         known = before.seconds if before is not None and before.attempt == row.attempt else None
         # A counter that went back was started anew, by a worker that resumed the attempt.
@@ -99,6 +103,13 @@ def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: Point | None
         row.device_seconds += spent
         turn.study.device_seconds += spent
     return news
+
+
+def _take_checkpoint(row: TrialRow, saved: Checkpoint) -> None:
+    """Notes the last checkpoint; an older report that arrives late does not take it back."""
+    known = row.checkpoint
+    if known is None or known.get("attempt") != row.attempt or saved.step >= known["step"]:
+        row.checkpoint = {"uri": saved.uri, "step": saved.step, "attempt": row.attempt}
 
 
 def _take_point(turn: Turn, row: TrialRow, measured: Measured, at: str) -> bool:
@@ -174,7 +185,7 @@ def _carry_out(
     """Moves the trial as decided."""
     failed = outcome == "fail" or reason == DIVERGED or (outcome == "complete" and not row.values)
     if action == "finish":
-        turn.end(row, "complete", None if reason == "complete" else reason)
+        turn.end(row, "complete", None if reason == "complete" else reason, told=True)
     elif action == "stop" and failed and reason == OUT_OF_MEMORY and row.reason != OUT_OF_MEMORY:
         # Once more, alone or among fewer; the mark stays on the trial until it ends.
         leases.next_attempt(row)
@@ -183,7 +194,7 @@ def _carry_out(
     elif action == "stop":
         if failed:
             row.values = None
-        turn.end(row, "fail" if failed else "pruned", reason)
+        turn.end(row, "fail" if failed else "pruned", reason, told=True)
     elif action == "pause":
         row.set_aside()
         turn.moved(row)
@@ -194,7 +205,7 @@ def _carry_out(
         turn.moved(row, returned=True)
         action = "pause"
     elif _late(turn):
-        turn.end(row, "pruned", "budget: seconds")
+        turn.end(row, "pruned", "budget: seconds", told=True)
         action, reason = "stop", "budget: seconds"
     return SlotVerdict(trial_id=row.id, action=action, until=row.until, reason=reason)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -15,6 +16,7 @@ from tuner.service.datasets import hold_datasets, located, pinned
 from tuner.service.files import check_files
 from tuner.service.front import comparable, front_of
 from tuner.service.offers import form_of
+from tuner.service.receipts import Receipt
 from tuner.service.turn import elapsed
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spec import Checked, StudySpec, check
@@ -26,14 +28,22 @@ from tuner.storage.studies import StudyRow
 LARGEST_LIST = 1000
 
 
-def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyView:
+def submit(
+    ctx: Context, spec: StudySpec, *, actor: str | None = None, key: str | None = None
+) -> StudyView:
     """Queues a study.
+
+    Args:
+        ctx: The service.
+        spec: The study file.
+        actor: Who submits it.
+        key: The sender's name for this request: said again, it is answered with the same study.
 
     Raises:
         InvalidInput: A value is wrong; nothing is stored.
         Conflict: The name is taken.
     """
-    written = spec.space != "auto"
+    said, written = spec.to_dict(), spec.space != "auto"
     checked = accepted(ctx, spec)
     spec = checked.spec
     now = ctx.now()
@@ -49,20 +59,28 @@ def submit(ctx: Context, spec: StudySpec, *, actor: str | None = None) -> StudyV
         "created_at": now,
     }
     with ctx.db.write() as session:
-        for i, other in enumerate(spec.warm_start):
-            try:
-                studies.get(session, other)
-            except NotFound as error:
-                raise InvalidInput(f"warm_start[{i}]", error.message) from error
-        if studies.by_name(session, spec.name) is not None:
-            raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
-        hold_datasets(session, spec)
-        study_id = studies.add(session, study)
-        if spec.range_test:
-            probes.add(session, study_id, within=written)
-        told = {"name": spec.name}
-        events.add(session, [NewEvent("study.created", study_id, data=told)], actor, now)
-    return show_study(ctx, study_id)
+        receipt = Receipt.of(session, now, "submit", actor, key, said)
+        if receipt.fresh:
+            made = _add(session, study, spec)
+            if spec.range_test:
+                probes.add(session, made, within=written)
+            told = {"name": spec.name}
+            events.add(session, [NewEvent("study.created", made, data=told)], actor, now)
+            receipt.fill({"study": made})
+    return show_study(ctx, receipt.made["study"])
+
+
+def _add(session: Session, study: Mapping[str, Any], spec: StudySpec) -> int:
+    """Stores a study that contradicts nothing; its id."""
+    for i, other in enumerate(spec.warm_start):
+        try:
+            studies.get(session, other)
+        except NotFound as error:
+            raise InvalidInput(f"warm_start[{i}]", error.message) from error
+    if studies.by_name(session, spec.name) is not None:
+        raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
+    hold_datasets(session, spec)
+    return studies.add(session, study)
 
 
 def accepted(ctx: Context, spec: StudySpec) -> Checked:

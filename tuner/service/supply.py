@@ -7,10 +7,9 @@ suggestions are thrown away.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 
 from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import Probe
@@ -18,14 +17,17 @@ from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.queue.order import order
 from tuner.service import probes
+from tuner.service.claims import AnsweredBefore, Claim
 from tuner.service.context import Context
+from tuner.service.receipts import name
 from tuner.service.searches import Live
 from tuner.service.turn import STOPS_ALL, Turn
 from tuner.service.turns import take
-from tuner.storage import tallies
+from tuner.storage import studies, tallies
 from tuner.storage.events import NewEvent
 from tuner.storage.models import OPEN_PROBE_STATES, Worker
 from tuner.storage.studies import OPEN_STATES, StudyRow
+from tuner.storage.tallies import Queued
 from tuner.storage.trials import TrialRow
 
 
@@ -42,6 +44,7 @@ def hand_out(
     worker: Worker,
     k: int,
     prefer: int | None,
+    key: str,
     fitting: Collection[str] | None = None,
     *,
     actor: str | None = None,
@@ -56,21 +59,50 @@ def hand_out(
         worker: Who asks.
         k: How many at most.
         prefer: The study that it trains already.
+        key: The worker's name for this request: said again, it is given the same.
         fitting: The tasks that fit beside what it holds; None: all of its own. When another one's
             study has its turn and something to train, nothing more is handed out, so that what the
             worker holds drains.
         actor: On whose behalf.
     """
     handed = Handed()
-    out = handed.trials
     if k < 1:
         return handed
-    with ctx.db.peek() as connection:
-        wanted = order(tallies.queued(connection, worker.tasks, ctx.now()), prefer)
+    claim = Claim(worker.id, name("lease", worker.id, key), actor=actor)
+    try:
+        with ctx.db.peek() as connection:
+            claim.refuse_repeated(connection)
+            wanted = order(tallies.queued(connection, worker.tasks, ctx.now()), prefer)
+        _from_studies(ctx, handed, wanted, k, claim, fitting)
+    except AnsweredBefore as before:
+        return still_held(ctx, before.token, worker_id=worker.id)
+    return handed
+
+
+def still_held(
+    ctx: Context, token: str, *, worker_id: int | None = None, study_id: int | None = None
+) -> Handed:
+    """What a request was given before, as far as it is still held under the request's token."""
+    with ctx.db.session() as session:
+        rows = leases.under(session, token, worker_id=worker_id, study_id=study_id)
+        found = [(studies.get(session, row.study_id), row) for row in rows]
+    return Handed(found, None if worker_id is None else probes.still_held(ctx, token, worker_id))
+
+
+def _from_studies(
+    ctx: Context,
+    handed: Handed,
+    wanted: Sequence[Queued],
+    k: int,
+    claim: Claim,
+    fitting: Collection[str] | None,
+) -> None:
+    """Claims from one study after another."""
+    out = handed.trials
     late: list[int] = []
     for queued in wanted:
         if queued.probe == "waiting" and not out:
-            handed.probe = probes.offer(ctx, queued.id, worker.id, actor=actor)
+            handed.probe = probes.offer(ctx, queued.id, claim)
         if len(out) >= k or handed.probe is not None:
             break
         idle = not queued.ready and ctx.searches.of(queued.id).idle_at == queued.revision
@@ -78,9 +110,9 @@ def hand_out(
             continue
         if fitting is not None and queued.task not in fitting:
             if queued.ready or prepare(ctx, queued.id, 1):
-                return handed
+                return
             continue
-        got = from_study(ctx, queued.id, k - len(out), worker.id, wait=False, actor=actor)
+        got = from_study(ctx, queued.id, k - len(out), claim, wait=False)
         if got is None:
             late.append(queued.id)
         else:
@@ -88,20 +120,11 @@ def hand_out(
     for study_id in late:
         if out or handed.probe is not None:
             break
-        out += from_study(ctx, study_id, k, worker.id, actor=actor) or []
-    return handed
+        out += from_study(ctx, study_id, k, claim) or []
 
 
 def from_study(
-    ctx: Context,
-    study_id: int,
-    k: int,
-    worker_id: int | None,
-    *,
-    wait: bool = True,
-    seconds: float | None = None,
-    origin: str = "sampled",
-    actor: str | None = None,
+    ctx: Context, study_id: int, k: int, claim: Claim, *, wait: bool = True
 ) -> list[tuple[StudyRow, TrialRow]] | None:
     """Claims up to ``k`` trials of one study, suggesting what is missing.
 
@@ -109,11 +132,8 @@ def from_study(
         ctx: The service.
         study_id: Whose trials.
         k: How many at most.
-        worker_id: Who is to hold them; None: a user's own loop.
+        claim: The request.
         wait: Whether to wait for a study that another thread is busy with.
-        seconds: The life of the lease.
-        origin: Of new trials.
-        actor: On whose behalf.
 
     Returns:
         Study and trial for each; None when the study is busy and ``wait`` is off.
@@ -121,21 +141,24 @@ def from_study(
     Raises:
         NotFound: No such study.
         InvalidInput: Optuna made the study, and runs its trials.
+        AnsweredBefore: It was the same request as an earlier one.
     """
 
-    def claim(taken: dict[int, Turn]) -> list[tuple[StudyRow, TrialRow]]:
+    def claimed_in(taken: dict[int, Turn]) -> list[tuple[StudyRow, TrialRow]]:
         if study_id not in taken:
             raise NotFound("study", study_id)
         this = taken[study_id]
         if not this.study.spec:
             raise InvalidInput("study", "was made through Optuna: ask Optuna for its trials")
-        lease = Lease.new(worker_id, _lease_end(ctx, this, seconds))
-        return [(this.study, row) for row in _claim(this, k, lease, origin)]
+        rows = _claim(this, k, claim.lease(ctx, this), claim.origin)
+        if rows:
+            claim.keep(this)
+        return [(this.study, row) for row in rows]
 
     with _taken(ctx.searches.of(study_id), wait) as mine:
         if not mine:
             return None
-        claimed = take(ctx, [study_id], claim, slow=True, actor=actor)
+        claimed = take(ctx, [study_id], claimed_in, slow=True, actor=claim.actor)
         # Copies, as the next turn may change the rows before these are handed out.
         return [(study, replace(row)) for study, row in claimed]
 
@@ -148,12 +171,6 @@ def _taken(live: Live, wait: bool) -> Iterator[bool]:
     finally:
         if mine:
             live.lock.release()
-
-
-def _lease_end(ctx: Context, this: Turn, seconds: float | None) -> datetime:
-    if seconds is None:
-        return ctx.lease_end(this.now)
-    return this.now + timedelta(seconds=seconds)
 
 
 def _allowed(study: StudyRow, live: Live, k: int) -> int:

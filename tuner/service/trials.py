@@ -8,6 +8,7 @@ from typing import Any
 from tuner.errors import Conflict, InvalidInput
 from tuner.service import cursor as cursors
 from tuner.service.context import Context
+from tuner.service.receipts import Receipt
 from tuner.service.studies import plan_of
 from tuner.service.turn import Turn
 from tuner.service.turns import turn, turn_of
@@ -162,11 +163,23 @@ def measurements(ctx: Context, trial_id: int, *, after_step: int = 0) -> list[Me
 
 
 def enqueue(
-    ctx: Context, study_id: int, configs: Sequence[Mapping[str, Any]], *, actor: str | None = None
+    ctx: Context,
+    study_id: int,
+    configs: Sequence[Mapping[str, Any]],
+    *,
+    actor: str | None = None,
+    key: str | None = None,
 ) -> list[TrialView]:
     """Adds given configurations; they run before anything that is suggested.
 
     They count towards the study's budget of trials.
+
+    Args:
+        ctx: The service.
+        study_id: To which study.
+        configs: The configurations.
+        actor: Who wants them.
+        key: The sender's name for this request: said again, it is answered with the same trials.
 
     Raises:
         NotFound: No such study.
@@ -175,13 +188,29 @@ def enqueue(
     """
     if not configs or len(configs) > MOST_ENQUEUED:
         raise InvalidInput("configs", f"give 1 to {MOST_ENQUEUED} configurations")
+    said = [dict(config) for config in configs]
     with turn(ctx, study_id, actor=actor) as this:
-        _open(this, "enqueue trials in")
-        checked = this.checked
-        params = [checked.space.check(c, f"configs[{i}]") for i, c in enumerate(configs)]
-        _within_budget(this, len(params))
-        rows = _add(this, params, "enqueued")
-        return [trial_view(row, checked, None, this.now) for row in rows]
+        who = (actor, study_id)
+        receipt = Receipt.of(this.session, this.now, "enqueue", who, key, said)
+        if receipt.fresh:
+            _open(this, "enqueue trials in")
+            checked = this.checked
+            params = [checked.space.check(c, f"configs[{i}]") for i, c in enumerate(configs)]
+            _within_budget(this, len(params))
+            rows = _add(this, params, "enqueued")
+            this.flush()
+            receipt.fill({"trials": [row.id for row in rows]})
+    return _shown(ctx, study_id, receipt.made["trials"])
+
+
+def _shown(ctx: Context, study_id: int, trial_ids: Sequence[int]) -> list[TrialView]:
+    """Trials of one study as they are now."""
+    now = ctx.now()
+    with ctx.db.session() as session:
+        checked = plan_of(ctx, studies.get(session, study_id))
+        rows = trials.by_ids(session, trial_ids)
+        last = stored.last(session, list(rows))
+    return [trial_view(rows[i], checked, last.get(i), now) for i in trial_ids if i in rows]
 
 
 def _add(this: Turn, params: Sequence[Mapping[str, Any]], origin: str) -> list[TrialRow]:
@@ -244,18 +273,32 @@ def stop_trial(ctx: Context, trial_id: int, *, actor: str | None = None) -> Tria
     return show_trial(ctx, trial_id)
 
 
-def retry_trial(ctx: Context, trial_id: int, *, actor: str | None = None) -> TrialView:
+def retry_trial(
+    ctx: Context, trial_id: int, *, actor: str | None = None, key: str | None = None
+) -> TrialView:
     """Runs a failed trial's configuration again, as a new trial within the study's budget.
+
+    Args:
+        ctx: The service.
+        trial_id: The trial that failed.
+        actor: Who wants it.
+        key: The sender's name for this request: said again, it is answered with the same trial.
 
     Raises:
         NotFound: No such trial.
         Conflict: It did not fail, the study is over, or its budget has no room.
     """
     with turn_of(ctx, trial_id, actor=actor) as this:
-        _open(this, "retry a trial of")
-        row = this.rows([trial_id])[trial_id]
-        if row.state != "fail":
-            raise Conflict(f"trial {trial_id} is {row.state}, it has not failed", state=row.state)
-        _within_budget(this, 1)
-        new = _add(this, [row.params], "retried")[0]
-        return trial_view(new, this.checked, None, this.now)
+        receipt = Receipt.of(this.session, this.now, "retry", (actor, trial_id), key)
+        if receipt.fresh:
+            _open(this, "retry a trial of")
+            row = this.rows([trial_id])[trial_id]
+            if row.state != "fail":
+                raise Conflict(
+                    f"trial {trial_id} is {row.state}, it has not failed", state=row.state
+                )
+            _within_budget(this, 1)
+            (new,) = _add(this, [row.params], "retried")
+            this.flush()
+            receipt.fill({"trial": new.id})
+    return show_trial(ctx, receipt.made["trial"])

@@ -29,6 +29,8 @@ from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.trials import NewTrial, TrialRow
 
 ORIGIN = "sampled"
+STOPPED = "stopped"
+"""Why trials and a study ended that a user let drain."""
 STOPS_ALL = ("seconds", "target")
 """Bounds at which running trials stop too, not only new ones."""
 
@@ -195,8 +197,9 @@ class Turn:
             data["paused"] = True
         self.note("trial.state", row, **data)
 
-    def end(self, row: TrialRow, state: str, reason: str | None) -> None:
-        """The trial's last change."""
+    def end(self, row: TrialRow, state: str, reason: str | None, *, told: bool = False) -> None:
+        """The trial's last change; ``told``: it answers its holder, who may have to ask again."""
+        row.last_token = row.lease_token if told else None
         row.end(state, reason, self.now)
         if self.told:
             self.live.rows.pop(row.id, None)
@@ -217,9 +220,7 @@ class Turn:
             return
         if study.probing and state in ("stopping", *FINISHED_STUDY_STATES):
             self.end_probe("skipped", f"the study is {state}")
-        if study.active_since is not None:
-            study.active_seconds += (self.now - study.active_since).total_seconds()
-            study.active_since = None
+        study.active_seconds, study.active_since = elapsed(study, self.now), None
         if state in ("running", "stopping"):
             study.active_since = self.now
             study.started_at = study.started_at or self.now
@@ -334,13 +335,13 @@ class Turn:
             return
         if reason not in (None, *STOPS_ALL) and any(row.busy for row in open_rows):
             return
-        self.close(open_rows, "stopped" if study.state == "stopping" else f"budget: {reason}")
+        self.close(open_rows, STOPPED if study.state == "stopping" else f"budget: {reason}")
         counted = tallies.counts(self.session, [study.id])[study.id]
         tried = counted.finished - tallies.cancelled(self.session, study.id)
         if tried and not counted.complete and not counted.pruned:
             self.state("failed", "every trial failed")
         else:
-            self.state("completed", reason or "stopped")
+            self.state("completed", reason or STOPPED)
 
     def close(self, rows: Sequence[TrialRow], reason: str) -> None:
         """Ends trials that nobody holds: set aside or begun, pruned; never begun, cancelled."""
@@ -403,4 +404,4 @@ class Turn:
 def elapsed(study: StudyRow, now: datetime) -> float:
     """Wall seconds that a study has been running."""
     running = 0.0 if study.active_since is None else (now - study.active_since).total_seconds()
-    return study.active_seconds + running
+    return study.active_seconds + max(running, 0.0)  # a clock that was set back takes none away

@@ -1,4 +1,4 @@
-"""What must happen though nobody asks: leases run out, studies end, files go, models are fitted."""
+"""What must happen though nobody asks: leases run out, studies end, files go; models are fitted."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from tuner.queue import leases
 from tuner.queue import probes as queue_probes
 from tuner.service import checkpoints, probes
 from tuner.service.context import Context
+from tuner.service.receipts import KEPT
 from tuner.service.supply import prepare
 from tuner.service.turns import turn
-from tuner.storage import events, offers, studies, tallies, workers
+from tuner.storage import events, offers, receipts, studies, tallies, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.studies import OPEN_STATES
+
+FORGET_EVERY = timedelta(minutes=5)
+"""How often receipts are looked through."""
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +40,43 @@ def tick(ctx: Context) -> None:
     Raises:
         Unavailable: The database cannot be reached; the next round catches up.
     """
-    _reclaim(ctx)
-    _miss_workers(ctx)
+    now = ctx.now()
+    _bound_leases(ctx)
+    if ctx.watch.whole(now, timedelta(seconds=ctx.settings.lease_seconds)):
+        _reclaim(ctx)
+        _miss_workers(ctx)
     _settle(ctx)
     checkpoints.sweep(ctx)
+    _forget(ctx)
+    ctx.watch.done(now)
+
+
+def look_ahead(ctx: Context) -> None:
+    """One round of thinking ahead: fits models and suggests what free workers will ask for.
+
+    It may take as long as it takes; a study that fails here does not keep the others waiting.
+
+    Raises:
+        Unavailable: The database cannot be reached; the next round catches up.
+    """
     _suggest(ctx)
     _refit(ctx)
+
+
+def _bound_leases(ctx: Context) -> None:
+    """Cuts leases that end later than any given now would: the clock was ahead, and was set back.
+
+    A holder that died meanwhile would keep its trials until that time came.
+    """
+    settings = ctx.settings
+    for seconds, asked in ((settings.lease_seconds, False), (settings.ask_seconds, True)):
+        end = ctx.lease_end(ctx.now(), seconds)
+        beyond = end + timedelta(seconds=settings.lease_seconds / 2)  # other servers' clocks differ
+        with ctx.db.session() as session:
+            if not leases.beyond(session, beyond, asked=asked):
+                continue
+        with ctx.db.write() as session:
+            leases.cut(session, beyond, end, asked=asked)
 
 
 def _reclaim(ctx: Context) -> None:
@@ -96,6 +131,15 @@ def _settle(ctx: Context) -> None:
             if this.study.state in OPEN_STATES:
                 this.join()
             this.settle()
+
+
+def _forget(ctx: Context) -> None:
+    """Removes what nobody will ask for again: receipts of old requests."""
+    now = ctx.now()
+    if ctx.forgot_at is None or abs(now - ctx.forgot_at) >= FORGET_EVERY:
+        with ctx.db.write() as session:
+            receipts.forget(session, now - KEPT)
+        ctx.forgot_at = now
 
 
 def _suggest(ctx: Context) -> None:

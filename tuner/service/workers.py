@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
 from tuner.protocol import (
@@ -28,6 +30,7 @@ from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.logs import take_logs
 from tuner.service.offers import offer_tasks
+from tuner.service.receipts import Receipt
 from tuner.service.reporting import take_in
 from tuner.service.supply import Handed, hand_out
 from tuner.service.turn import Turn
@@ -41,32 +44,37 @@ from tuner.storage.trials import TrialRow
 
 
 def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
-    """A worker introduces itself."""
+    """A worker introduces itself; the same hello said twice is of one worker."""
     now = ctx.now()
     offer_tasks(ctx, hello.forms)
     with ctx.db.write() as session:
-        worker_id = workers.add(
-            session,
-            Worker(
-                name=hello.name,
-                state="active",
-                device=hello.device,
-                tasks=list(hello.tasks),
-                slots=hello.slots,
-                status={},
-                registered_at=now,
-                heartbeat_at=now,
-            ),
-        )
-        told = {"name": hello.name, "slots": hello.slots, "tasks": list(hello.tasks)}
-        events.add(
-            session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], actor, now
-        )
+        receipt = Receipt.of(session, now, "register", hello.name, hello.key)
+        if receipt.fresh:
+            receipt.fill({"worker": _add(session, hello, actor, now)})
     return Registration(
-        worker_id=worker_id,
+        worker_id=receipt.made["worker"],
         lease_seconds=ctx.settings.lease_seconds,
         heartbeat_seconds=ctx.settings.heartbeat_seconds,
     )
+
+
+def _add(session: Session, hello: WorkerHello, actor: str | None, now: datetime) -> int:
+    worker_id = workers.add(
+        session,
+        Worker(
+            name=hello.name,
+            state="active",
+            device=hello.device,
+            tasks=list(hello.tasks),
+            slots=hello.slots,
+            status={},
+            registered_at=now,
+            heartbeat_at=now,
+        ),
+    )
+    told = {"name": hello.name, "slots": hello.slots, "tasks": list(hello.tasks)}
+    events.add(session, [NewEvent("worker.registered", worker_id=worker_id, data=told)], actor, now)
+    return worker_id
 
 
 def lease(
@@ -80,7 +88,9 @@ def lease(
     worker = _heard(ctx, worker_id)
     if worker.state == "draining":
         return LeaseAnswer(leased=[], drain=True)
-    handed = hand_out(ctx, worker, request.k, request.prefer, request.tasks, actor=actor)
+    handed = hand_out(
+        ctx, worker, request.k, request.prefer, request.key, request.tasks, actor=actor
+    )
     return LeaseAnswer(leased=_leased(ctx, handed), probe=handed.probe)
 
 
@@ -89,7 +99,8 @@ def report(
 ) -> ReportAnswer:
     """A worker delivers a round's news of all its slots, and takes new trials for those now free.
 
-    Safe to repeat: a point is stored once, and what was decided stays decided.
+    Safe to repeat: a point is stored once, what was decided stays decided, and the trials that it
+    was given are given again.
 
     Raises:
         NotFound: No such worker.
@@ -105,7 +116,7 @@ def report(
     draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
     wanted = 0 if draining else report.refill + freed
-    handed = hand_out(ctx, worker, wanted, report.prefer, report.tasks, actor=actor)
+    handed = hand_out(ctx, worker, wanted, report.prefer, report.key, report.tasks, actor=actor)
     return ReportAnswer(
         verdicts=[
             verdicts.get(slot.trial_id) or SlotVerdict(trial_id=slot.trial_id, action="lost")

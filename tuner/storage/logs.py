@@ -39,14 +39,23 @@ def add(session: Session, pieces: Sequence[NewPiece]) -> None:
         )
 
 
-def begun(session: Session, trial_ids: Collection[int]) -> dict[tuple[int, str], int]:
-    """The attempt of each run of these trials that has printed something, by trial and lease."""
+@dataclass(frozen=True)
+class Begun:
+    """A run that has printed something: of which attempt, and up to which byte it is known."""
+
+    attempt: int
+    end: int
+
+
+def begun(session: Session, trial_ids: Collection[int]) -> dict[tuple[int, str], Begun]:
+    """The runs of these trials that have printed something, by trial and lease."""
+    end = func.max(LogPiece.start + LogPiece.size)
     rows = session.execute(
-        select(LogPiece.trial_id, LogPiece.lease, func.max(LogPiece.attempt))
+        select(LogPiece.trial_id, LogPiece.lease, func.max(LogPiece.attempt), end)
         .where(LogPiece.trial_id.in_(trial_ids))
         .group_by(LogPiece.trial_id, LogPiece.lease)
     )
-    return {(trial_id, lease): attempt for trial_id, lease, attempt in rows}
+    return {(trial_id, lease): Begun(attempt, end) for trial_id, lease, attempt, end in rows}
 
 
 def sizes(session: Session, trial_id: int, attempt: int) -> list[tuple[int, int]]:

@@ -46,6 +46,12 @@ _CURVES = Prepared(
 )
 
 
+def steps(session: Session, trial_id: int, attempt: int) -> set[int]:
+    """The steps that one attempt of a trial has measured."""
+    mine = (_table.c.trial_id == trial_id, _table.c.attempt == attempt)
+    return set(session.scalars(select(_table.c.step).where(*mine)))
+
+
 def curves(session: Session, study_id: int, since: int = -1) -> dict[int, dict[int, float]]:
     """The primary objective by step of each trial; a later attempt's word counts.
 

@@ -197,6 +197,8 @@ class Trial(Base):
     """The present holder, or the last one."""
     lease_token: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None]
+    last_token: Mapped[str | None] = mapped_column(String(64))
+    """The lease of the holder who said its last word, and may say it again."""
     paused: Mapped[bool] = mapped_column(default=False)
     step: Mapped[int] = mapped_column(default=0)
     """Evaluation periods reported so far."""
@@ -340,6 +342,17 @@ class Token(Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+
+
+class Receipt(Base):
+    """What a request made, under the name that its sender gave it: said again, it makes no more."""
+
+    __tablename__ = "receipts"
+
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    """What was asked, by whom, and the sender's own name for the request."""
+    made: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Event(Base):

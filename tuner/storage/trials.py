@@ -26,6 +26,7 @@ MOVING = (
     "worker_id",
     "lease_token",
     "lease_expires_at",
+    "last_token",
     "paused",
     "step",
     "until",
@@ -72,6 +73,7 @@ class TrialRow:
     worker_id: int | None = None
     lease_token: str | None = None
     lease_expires_at: datetime | None = None
+    last_token: str | None = None
     paused: bool = False
     step: int = 0
     until: int = 0

@@ -36,7 +36,7 @@ MEMORY_SHARE = 0.8
 AUTOCAST: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 """What a trial's ``precision`` means to a population, in which all have the same."""
 SAVE_SECONDS = 60.0
-"""How often a trial that nobody decides about is saved all the same."""
+"""How often a trial is saved though nobody decides about it."""
 
 PopulationKey = tuple[Any, ...]
 
@@ -53,11 +53,22 @@ class Slotted(Held):
         key: Its population's.
         slot: Where it is there.
         saved_at: When its state was last saved, by the monotonic clock.
+        known: Whether the service knows of the last checkpoint.
+        replaced: Its earlier checkpoints, kept until then.
     """
 
     key: PopulationKey
     slot: int
     saved_at: float = field(default_factory=time.monotonic)
+    known: bool = True
+    replaced: list[str] = field(default_factory=list)
+
+    @property
+    def own(self) -> list[str]:
+        """Its last checkpoint, unless it is one of another trial, whose copy it began as."""
+        last = self.checkpoint or self.leased.checkpoint
+        mine = last is not None and f"/{_folder(self.leased)}/" in last.uri
+        return [last.uri] if last is not None and mine else []
 
 
 class Crew:
@@ -70,6 +81,7 @@ class Crew:
         engine: ``auto``, or an engine to insist on.
         dtype: Of parameters and data.
         memory: Bytes that one population may take; by default most of what is free when it is made.
+        save_seconds: How often each trial is saved, between its steps if one takes longer.
         locate: Makes a task's parameters those that are valid on this machine.
     """
 
@@ -82,6 +94,7 @@ class Crew:
         engine: Choice = "auto",
         dtype: torch.dtype = torch.float32,
         memory: int | None = None,
+        save_seconds: float = SAVE_SECONDS,
         locate: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
     ) -> None:
         self.device = device
@@ -90,6 +103,7 @@ class Crew:
         self.engine = engine
         self.dtype = dtype
         self.memory = memory
+        self.save_seconds = save_seconds
         self.locate = locate
         self.held: dict[int, Slotted] = {}
         self.populations: dict[PopulationKey, Population] = {}
@@ -146,6 +160,15 @@ class Crew:
         held = self.held[trial_id]
         held.until = max(until, held.step + 1)
 
+    def heard(self, trial_id: int) -> None:
+        """The service has taken in a trial's news, so that its earlier checkpoints may go."""
+        held = self.held[trial_id]
+        held.news.clear()
+        held.known = True
+        for uri in held.replaced:
+            self.store.delete(uri)
+        held.replaced.clear()
+
     def drop(self, trial_id: int, *, forget: bool = False) -> None:
         """Empties a trial's slot; ``forget`` also removes its checkpoint."""
         held = self.held.pop(trial_id, None)
@@ -153,9 +176,9 @@ class Crew:
             return
         population = self.populations[held.key]
         population.evict(held.slot)
-        last = held.checkpoint or held.leased.checkpoint
-        if forget and last is not None:
-            self.store.delete(last.uri)
+        if forget:
+            for uri in (*held.replaced, *held.own):
+                self.store.delete(uri)
         if not population.active and len(self.populations) > 1:
             del self.populations[held.key]
 
@@ -282,7 +305,16 @@ class Crew:
                     self._piece *= 2
                 elif spent > 2 * PIECE_SECONDS and self._piece > 1024:
                     self._piece //= 2
+            if any(n > 0 for n in left.values()) and self._save_late(mine):
+                return False  # a checkpoint that the service does not know saves nothing
         return True
+
+    def _save_late(self, mine: list[Slotted]) -> bool:
+        """Saves trials that were not for long; whether there are any."""
+        late = [h for h in mine if time.monotonic() - h.saved_at > self.save_seconds]
+        for held in late:
+            self.save(held)
+        return bool(late)
 
     def _target(self, held: Slotted) -> int:
         """Samples a trial has seen when its next evaluation is due."""
@@ -313,15 +345,17 @@ class Crew:
                 held.fail("diverged")
             elif held.step >= held.leased.max_step:
                 held.outcome = "complete"
-            elif held.step >= held.until or time.monotonic() - held.saved_at > SAVE_SECONDS:
+            elif held.step >= held.until:
                 # Saved before the verdict is asked for, so that a pause can be taken up anywhere.
                 self.save(held)
+        self._save_late([held for held in mine if not held.outcome])
 
     def save(self, held: Slotted) -> None:
         """Writes a trial's checkpoint; a disk that is full costs the resume, not the trial."""
         leased = held.leased
-        name = f"study-{leased.study_id}/trial-{leased.number}/a{leased.attempt}-s{held.step}"
-        previous = held.checkpoint or leased.checkpoint
+        held.saved_at = time.monotonic()  # tried, at least: a full disk is not asked all the time
+        name = f"{_folder(leased)}/a{leased.attempt}-s{held.step}"
+        previous = held.own
         try:
             uri = self.store.save(name, self.populations[held.key].state_dict(held.slot))
         except OSError as error:
@@ -329,9 +363,9 @@ class Crew:
             log.warning("trial %s was not saved: %s", leased.trial_id, error, extra=told)
             return
         held.checkpoint = Checkpoint(uri=uri, step=held.step)
-        held.saved_at = time.monotonic()
-        if previous is not None and previous.uri != uri:
-            self.store.delete(previous.uri)
+        held.known = False
+        # Whoever takes the trial over before this one is known begins with the one before.
+        held.replaced += [before for before in previous if before != uri]
 
     def _fail(self, mine: list[Slotted], kind: str, error: Exception) -> None:
         for held in mine:
@@ -345,7 +379,7 @@ class Crew:
     def reports(self) -> Iterator[SlotReport]:
         """News of every trial that has some, or must be decided about."""
         for held in self.held.values():
-            if held.news or held.due:
+            if held.news or held.due or not held.known:
                 yield held.report()
 
     def status(self) -> dict[str, Any]:
@@ -356,6 +390,11 @@ class Crew:
             "samples_per_second": round(self.samples_per_second, 1),
             "engine": "; ".join(dict.fromkeys(engines)),
         }
+
+
+def _folder(leased: Leased) -> str:
+    """Where a trial's checkpoints are."""
+    return f"study-{leased.study_id}/trial-{leased.number}"
 
 
 def _reason(kind: str, error: Exception) -> str:

@@ -24,8 +24,8 @@ AnswerT = TypeVar("AnswerT", bound=Message)
 class HttpGateway:
     """A ``tuner.protocol.Gateway`` whose every call is one request, repeated when it got no answer.
 
-    Repeating does no harm: a report is stored once, a heartbeat says the same twice, and a lease
-    whose answer was lost goes back to waiting when it expires.
+    Repeating does no harm: a report is stored once, a heartbeat says the same twice, and a request
+    whose answer was lost is given the same trials again.
     """
 
     def __init__(self, transport: Transport) -> None:

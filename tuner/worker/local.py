@@ -34,11 +34,12 @@ from tuner.protocol import (
     WorkerHello,
 )
 from tuner.service import Context
+from tuner.service.background import running
 from tuner.storage.models import FINISHED_STUDY_STATES
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
-from tuner.worker.crew import MEMORY_SHARE
+from tuner.worker.crew import MEMORY_SHARE, SAVE_SECONDS
 from tuner.worker.direct import DirectGateway
 from tuner.worker.loop import load_task, run_worker
 from tuner.worker.scripts.config import Scripts
@@ -70,6 +71,7 @@ def run_study(
     processes: int | None = None,
     engine: Choice = "auto",
     scripts: Scripts = MappingProxyType({}),
+    save_seconds: float = SAVE_SECONDS,
 ) -> None:
     """Trains a study until it ends or ``stop`` is set; everything reported is in the database.
 
@@ -85,6 +87,7 @@ def run_study(
         processes: Worker processes; chosen by device unless given.
         engine: ``auto``, or an engine to insist on.
         scripts: Programs that the workers may run, by name.
+        save_seconds: How often each trial is saved.
 
     Raises:
         InvalidInput: There is no such task, or no checkpoint can be written.
@@ -111,6 +114,7 @@ def run_study(
         "engine": engine,
         "memory": _share(device, count),
         "scripts": dict(scripts),
+        "save_seconds": save_seconds,
     }
     ends: list[Connection] = []
     children: list[Any] = []
@@ -131,12 +135,12 @@ def run_study(
     for server in servers:
         server.start()
     try:
-        while not stop.wait(TICK_SECONDS):
-            service.tick(context)
-            if service.show_study(context, study_id).state in FINISHED_STUDY_STATES:
-                break
-            if not any(child.is_alive() for child in children):
-                raise Unavailable("all local workers have ended; the log says why")
+        with running(*service.chores(context, TICK_SECONDS)):
+            while not stop.wait(TICK_SECONDS):
+                if service.show_study(context, study_id).state in FINISHED_STUDY_STATES:
+                    break
+                if not any(child.is_alive() for child in children):
+                    raise Unavailable("all local workers have ended; the log says why")
     finally:
         for child in children:
             if child.is_alive():

@@ -29,7 +29,7 @@ from tuner.tasks import Task
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
-from tuner.worker.crew import Crew
+from tuner.worker.crew import SAVE_SECONDS, Crew
 from tuner.worker.datasets import DatasetCache
 from tuner.worker.probe import run_probe
 from tuner.worker.scripts.config import Scripts
@@ -81,6 +81,7 @@ def run_worker(
     engine: Choice = "auto",
     memory: int | None = None,
     scripts: Scripts = MappingProxyType({}),
+    save_seconds: float = SAVE_SECONDS,
 ) -> None:
     """Works until ``stop`` is set or the service drains this worker.
 
@@ -97,6 +98,7 @@ def run_worker(
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
         scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``.
+        save_seconds: How often each trial is saved.
 
     Raises:
         InvalidInput: There is no such device or task, or no checkpoint can be written.
@@ -111,7 +113,15 @@ def run_worker(
     root = home / "checkpoints"
     store, datasets = CheckpointStore(checkpoints or root), DatasetCache(home / "datasets", gateway)
     store.check()
-    crew = Crew(chosen, most, store, engine=engine, memory=memory, locate=datasets.located)
+    crew = Crew(
+        chosen,
+        most,
+        store,
+        engine=engine,
+        memory=memory,
+        save_seconds=save_seconds,
+        locate=datasets.located,
+    )
     team = Team(crew, ScriptCrew(scripts, chosen, store.folder or root))
     worker = _Worker(gateway, name, team, slots, stop)
     with logs.bound(worker=worker.id):
@@ -142,6 +152,10 @@ class _Worker:
         self.draining = False
         self._dropped: set[tuple[int, str]] = set()
         """Leases that are lost: a trial may have been taken again under another one since."""
+        self._asked: LeaseRequest | None = None
+        """A request for work that no answer has come to."""
+        self._arriving: dict[int, str] = {}
+        """The leases of trials that are about to be held."""
         self._probe: Probe | None = None
         """The range test in hand; it is run before anything else."""
         self._dropped_probes: set[str] = set()
@@ -164,6 +178,8 @@ class _Worker:
                 if self._probe is not None:
                     self._measure(self._probe)
                     continue
+                if self.team.busy and self._asked is not None:
+                    self._lease()
                 if not self.team.busy:
                     if self.draining:
                         break
@@ -195,27 +211,39 @@ class _Worker:
     def _lease(self) -> bool:
         """Takes as many trials as there is room for, or a range test; whether there was any."""
         found = False
-        while (room := self.team.room(self.wanted)) > 0:
-            request = LeaseRequest(k=room, prefer=self._study(), tasks=self.team.fitting)
+        # The same request until it is answered: what it was given it is given again.
+        while (request := self._asked or self._request()) is not None:
+            self._asked = request
             try:
                 answer = self.gateway.lease(self.id, request)
             except Unavailable as error:
                 log.warning("no answer to a request for work: %s", error)
                 break
+            self._asked = None
             self.draining = answer.drain
-            self._probe = answer.probe
+            self._probe = self._probe or answer.probe
             found = found or bool(answer.leased or answer.probe)
             self._take(answer.leased)
-            if len(answer.leased) < room or not self.team.held:
+            if len(answer.leased) < request.k or not self.team.held:
                 break
         return found
 
+    def _request(self) -> LeaseRequest | None:
+        """Asks for as many trials as there is room for; None: there is none."""
+        room = self.team.room(self.wanted)
+        if room < 1:
+            return None
+        return LeaseRequest(k=room, prefer=self._study(), tasks=self.team.fitting)
+
     def _take(self, leased: Sequence[Leased]) -> None:
+        # Reading data and measuring memory may take longer than a lease lives.
+        self._arriving = {trial.trial_id: trial.token for trial in leased}
         for trial in leased:
             with logs.bound(study=trial.study_id, trial=trial.trial_id):
                 failure = self.team.take(trial)
             if failure is not None:
                 self._failures.append(failure)
+        self._arriving = {}
         self.wanted = min(self.wanted, self.team.populations.room)
         if self._failures and not self.team.held:
             self._report()
@@ -255,7 +283,8 @@ class _Worker:
             held = self.team.held.get(verdict.trial_id)
             if held is None:
                 continue
-            held.news.clear()
+            if verdict.action != "lost":
+                self.team.heard(verdict.trial_id)
             if verdict.action == "continue" and not held.outcome:
                 self.team.go_on(verdict.trial_id, verdict.until)
             else:
@@ -293,7 +322,11 @@ class _Worker:
         while slots or self._measured is not None or self.team.printed():
             printed = self.team.printed()
             report = Report(
-                slots=slots, probe=self._measured, printed=printed, status=self.team.status()
+                slots=slots,
+                probe=self._measured,
+                printed=printed,
+                refill=-len(slots),  # each that is returned counts as free, and nobody fills it
+                status=self.team.status(),
             )
             try:
                 self.gateway.report(self.id, report)
@@ -307,6 +340,7 @@ class _Worker:
         """Keeps the leases alive while a long round trains."""
         while not self._done.wait(self.registration.heartbeat_seconds):
             held = {i: h.leased.token for i, h in self.team.held.items()}
+            held = {**self._arriving, **held}
             probe = self._probe
             probes = {} if probe is None else {probe.study_id: probe.token}
             beat = Heartbeat(held=held, probes=probes, status=self._status)

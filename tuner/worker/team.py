@@ -82,6 +82,10 @@ class Team:
         self.populations.rest()
         return self.scripts.take(leased)
 
+    def heard(self, trial_id: int) -> None:
+        """The service has taken in a trial's news."""
+        self._crew(trial_id).heard(trial_id)
+
     def go_on(self, trial_id: int, until: int) -> None:
         """The service wants more of a trial."""
         self._crew(trial_id).go_on(trial_id, until)

@@ -8,12 +8,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import pytest
 
 from tuner.cli.serving import serving
 from tuner.client import Client, load
-from tuner.errors import Conflict, InvalidInput, NotFound, Refusal, Unauthorized
+from tuner.errors import Conflict, InvalidInput, LeaseLost, NotFound, Refusal, Unauthorized
 from tuner.settings import Settings
 
 
@@ -165,6 +166,64 @@ def test_a_study_is_steered(client: Client, spec: dict[str, Any]) -> None:
     client.delete(study.id)
     with pytest.raises(NotFound):
         client.study(study.id)
+
+
+def test_a_trial_told_twice_or_by_a_stranger_changes_nothing(
+    client: Client, spec: dict[str, Any]
+) -> None:
+    study = client.submit(spec)
+    (trial,) = client.ask(study.id)
+    stranger = trial.model_copy(update={"token": "0" * 32})
+    with pytest.raises(LeaseLost):
+        client.tell(stranger, 0.0)
+    client.tell(trial, 2.0)
+    assert client.tell(trial, 2.0).value == 2.0
+    with pytest.raises(Conflict, match=r"complete with 2\.0"):
+        client.tell(trial, 1.0)
+    assert client.trial(trial.trial_id).value == 2.0
+
+
+class Tearing(httpx.HTTPTransport):
+    """A network that loses the first answer to each request, after the server has acted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torn: set[tuple[str, bytes, str | None]] = set()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = super().handle_request(request)
+        name = (str(request.url), request.content, request.headers.get("idempotency-key"))
+        if request.method == "POST" and name not in self.torn:
+            self.torn.add(name)
+            answer.read()
+            raise httpx.ReadError("the answer was lost", request=request)
+        return answer
+
+
+def test_every_call_survives_the_loss_of_its_answer(url: str, spec: dict[str, Any]) -> None:
+    network = Tearing()
+    with Client(url, inner=network) as client:
+        study = client.submit(spec)
+        queued = client.enqueue(study.id, [{"lr": 0.1, "depth": 2}])
+        assert client.pause(study.id).state == "paused"
+        assert client.resume(study.id).state == "queued"
+        asked = client.ask(study.id, 2)
+        assert len({trial.trial_id for trial in asked}) == 2
+        for step in (1, 2, 3):
+            verdict = client.report(asked[0], step, loss=1.0 / step)
+        assert verdict.action == "finish"
+        assert client.tell(asked[0]).state == "complete"
+        assert client.tell(asked[1], state="pruned", reason="bored").state == "pruned"
+        with client.held(asked, heartbeat_seconds=0.02) as lost:
+            assert not lost.wait(0.2)
+        counts = client.study(study.id).counts
+        assert (counts.complete, counts.pruned, counts.running, counts.waiting) == (1, 1, 0, 0)
+        assert [t.number for t in client.trials(study.id)] == [0, 1]
+        assert client.trial(queued[0].id).origin == "enqueued"
+        assert client.stop(study.id).state == "completed"
+        other = client.submit({**spec, "name": spec["name"] + "-2"})
+        assert client.cancel(other.id).state == "cancelled"
+    assert len(network.torn) >= 13
 
 
 def test_datasets_are_uploaded_and_named(client: Client, tmp_path: Path) -> None:

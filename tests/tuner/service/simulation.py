@@ -43,7 +43,18 @@ class Clock:
         return self.time
 
     def advance(self, seconds: float) -> None:
+        """Lets the time jump."""
         self.time += timedelta(seconds=seconds)
+
+    def run(self, seconds: float, *servers: Context) -> None:
+        """Lets time pass while servers do their upkeep: at once, and then every few seconds."""
+        end = self.time + timedelta(seconds=seconds)
+        while True:
+            for server in servers:
+                service.tick(server)
+            if self.time >= end:
+                return
+            self.time = min(end, self.time + timedelta(seconds=5))
 
 
 def spec(name: str = "study", **changes: Any) -> StudySpec:

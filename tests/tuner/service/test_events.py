@@ -48,9 +48,8 @@ def test_a_lost_lease_and_a_failed_study_are_warnings(
     study = submit(ctx, budget={"trials": 1, "epochs": 1})
     trainer = Trainer(ctx, loss=lambda config, step: float("nan"))
     (leased,) = trainer.lease()
-    clock.advance(31)
     caplog.set_level(logging.WARNING)
-    service.tick(ctx)
+    clock.run(31, ctx)
     (line,) = logged(caplog)
     assert (line["event"], line["study"], line["trial"]) == (
         "trial.state",

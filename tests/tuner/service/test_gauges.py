@@ -31,7 +31,7 @@ def test_it_counts_what_is_there(ctx: Context, clock: Clock) -> None:
     service.heartbeat(ctx, trainer.id, beat)
     liar = Trainer(ctx, slots=5, name="liar")
     service.heartbeat(ctx, liar.id, Heartbeat(status={"samples_per_second": "many"}))
-    service.tick(ctx)
+    service.look_ahead(ctx)
     paused = submit(ctx, "paused")
     service.pause_study(ctx, paused.id)
     found = service.gauges(ctx)
@@ -47,8 +47,7 @@ def test_it_counts_what_is_there(ctx: Context, clock: Clock) -> None:
     assert found.samples_per_second == 100.5
     service.cancel_study(ctx, open_study.id)
     assert service.gauges(ctx).queue_depth == 0
-    clock.advance(3600)
-    service.tick(ctx)
+    clock.run(3600, ctx)
     found = service.gauges(ctx)
     assert (found.workers["gone"], found.slots, found.samples_per_second) == (2, 0, 0.0)
     assert service.show_study(ctx, done.id).counts.complete == 3

@@ -9,7 +9,7 @@ import pytest
 from tests.tuner.service.simulation import Clock, submit
 from tuner import service
 from tuner.errors import InvalidInput, UnknownName
-from tuner.protocol import LeaseRequest, WorkerHello
+from tuner.protocol import Leased, LeaseRequest, WorkerHello
 from tuner.service import Context
 from tuner.tasks import Setting, TaskForm
 from tuner.tasks.form import Parameter
@@ -133,7 +133,7 @@ def test_one_script_is_prepared_for_each_worker(ctx: Context) -> None:
     for i in range(2):
         registered(ctx, SCRIPT, name=f"w{i}")
     study = submit(ctx, task="my_llm", space=SPACE, budget={"trials": 20, "epochs": 2})
-    service.tick(ctx)
+    service.look_ahead(ctx)
     assert service.show_study(ctx, study.id).counts.waiting == 2
 
 
@@ -141,15 +141,18 @@ def test_another_tasks_turn_lets_the_worker_drain(ctx: Context) -> None:
     """What a worker holds decides what fits; the order of service decides who is next."""
     worker = registered(ctx, SCRIPT)
     digits = submit(ctx)
-    fitting = LeaseRequest(k=2, tasks=["digits"])
-    assert len(service.lease(ctx, worker, fitting).leased) == 2
+
+    def fitting() -> list[Leased]:
+        return service.lease(ctx, worker, LeaseRequest(k=2, tasks=["digits"])).leased
+
+    assert len(fitting()) == 2
     script = submit(ctx, "script", task="my_llm", space=SPACE, priority=1)
-    assert service.lease(ctx, worker, fitting).leased == []
+    assert fitting() == []
     (leased,) = service.lease(ctx, worker, LeaseRequest(k=1)).leased
     assert leased.study_id == script.id
     service.pause_study(ctx, script.id)
-    more = service.lease(ctx, worker, fitting).leased
+    more = fitting()
     assert {trial.study_id for trial in more} == {digits.id}
     service.resume_study(ctx, script.id)
     service.update_study(ctx, script.id, service.StudyPatch(max_concurrent=1))
-    assert len(service.lease(ctx, worker, fitting).leased) == 2, "it holds all that it may"
+    assert len(fitting()) == 2, "it holds all that it may"

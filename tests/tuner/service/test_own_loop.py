@@ -9,7 +9,7 @@ import pytest
 
 from tests.tuner.service.simulation import Clock, Trainer, spec, submit
 from tuner import service
-from tuner.errors import InvalidInput, LeaseLost, NotFound
+from tuner.errors import Conflict, InvalidInput, LeaseLost, NotFound
 from tuner.protocol import Measured
 from tuner.service import Context
 from tuner.spec import StudySpec
@@ -103,19 +103,53 @@ def test_only_the_holder_is_heard(ctx: Context, clock: Clock) -> None:
         service.renew_trial(ctx, trial.trial_id, "guess")
     clock.advance(3000)
     assert service.renew_trial(ctx, trial.trial_id, trial.token) > trial.expires_at
-    clock.advance(3000)
-    service.tick(ctx)
+    clock.run(3000, ctx)
     measured = Measured(step=1, metrics={"score": 0.25})
     service.report_trial(ctx, trial.trial_id, trial.token, measured)
-    clock.advance(3601)
-    service.tick(ctx)
+    clock.run(3601, ctx)
     with pytest.raises(LeaseLost):
         service.report_trial(ctx, trial.trial_id, trial.token, measured)
     (again,) = service.ask(ctx, study_id, 1)
     assert again.trial_id == trial.trial_id
     service.tell(ctx, again.trial_id, again.token, values=1.0)
     with pytest.raises(LeaseLost):
-        service.tell(ctx, again.trial_id, again.token, values=1.0)
+        service.tell(ctx, trial.trial_id, trial.token, values=1.0)
+
+
+def test_the_last_word_may_be_said_again(ctx: Context) -> None:
+    """By report or by tell: whose answer was lost, or who tells what a report has ended already."""
+    study_id = own(ctx)
+    (trial,) = service.ask(ctx, study_id, 1)
+    for step in (1, 2, 3):
+        measured = Measured(step=step, metrics={"score": 0.1 * step})
+        service.report_trial(ctx, trial.trial_id, trial.token, measured)
+    ended = service.show_trial(ctx, trial.trial_id)
+    assert ended.state == "complete"
+    again = service.report_trial(ctx, trial.trial_id, trial.token, measured)
+    assert again.action == "finish"
+    assert service.tell(ctx, trial.trial_id, trial.token) == ended
+    assert service.tell(ctx, trial.trial_id, trial.token, values=measured.metrics["score"]) == ended
+    assert service.renew_trial(ctx, trial.trial_id, trial.token) == ended.finished_at
+    unheard = Measured(step=2, metrics={"score": 9.0})
+    assert service.report_trial(ctx, trial.trial_id, trial.token, unheard).action == "finish"
+    assert [p.value for p in service.measurements(ctx, trial.trial_id)] == [0.1, 0.2, 0.1 * 3]
+    for told in ({"values": 0.7}, {"state": "pruned"}, {"values": math.nan}):
+        with pytest.raises(Conflict, match=r"has ended already: complete with 0\.3"):
+            service.tell(ctx, trial.trial_id, trial.token, **told)
+    assert service.show_trial(ctx, trial.trial_id) == ended
+
+
+def test_a_trial_stopped_by_others_is_lost_to_its_loop(ctx: Context) -> None:
+    (trial,) = service.ask(ctx, own(ctx), 1)
+    measured = Measured(step=1, metrics={"score": 0.1})
+    service.report_trial(ctx, trial.trial_id, trial.token, measured)
+    service.stop_trial(ctx, trial.trial_id)
+    with pytest.raises(LeaseLost):
+        service.report_trial(ctx, trial.trial_id, trial.token, measured)
+    with pytest.raises(LeaseLost):
+        service.renew_trial(ctx, trial.trial_id, trial.token)
+    with pytest.raises(LeaseLost):
+        service.tell(ctx, trial.trial_id, trial.token)
 
 
 def test_who_gives_signs_of_life_is_held_for_less(ctx: Context, clock: Clock) -> None:

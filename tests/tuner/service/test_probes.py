@@ -113,7 +113,7 @@ def test_one_worker_has_it_and_the_others_wait(ctx: Context) -> None:
     first, second = Trainer(ctx), Trainer(ctx, name="second")
     probe = given(ctx, first)
     assert service.lease(ctx, second.id, LeaseRequest(k=4)).probe is None
-    service.tick(ctx)  # suggests ahead for whoever is free
+    service.look_ahead(ctx)  # suggests ahead for whoever is free
     assert second.lease() == []
     assert lrs(ctx, study) == []
     measure(ctx, first, probe)
@@ -147,6 +147,33 @@ def test_said_again_it_changes_nothing(ctx: Context) -> None:
     assert states(ctx, study) == ["running", "measured"]
 
 
+def test_a_request_said_again_is_given_the_same_one(ctx: Context, database_url: str) -> None:
+    """Its answer was lost; another server, or another request of the worker, has none to give."""
+    other = Context.open(database_url, now=ctx.now)
+    auto(ctx)
+    worker = Trainer(ctx)
+    request = LeaseRequest(k=4)
+    first = service.lease(ctx, worker.id, request)
+    assert first.probe is not None
+    assert service.lease(other, worker.id, request) == first
+    assert service.lease(ctx, worker.id, LeaseRequest(k=4)).probe is None
+    measure(ctx, worker, first.probe)
+    again = service.lease(ctx, worker.id, request)
+    assert (again.probe, again.leased) == (None, [])
+    other.close()
+
+
+def test_a_report_said_again_is_given_the_same_one(ctx: Context) -> None:
+    submit(ctx, "plain", budget={"trials": 20, "epochs": 4})
+    worker = Trainer(ctx, slots=2)
+    worker.lease()
+    auto(ctx)
+    report = worker.next_report().model_copy(update={"refill": 2})
+    first = service.report(ctx, worker.id, report)
+    assert first.probe is not None
+    assert service.report(ctx, worker.id, report) == first
+
+
 class TestDeath:
     def test_a_holder_that_fell_silent_loses_it_to_another(
         self, ctx: Context, clock: Clock
@@ -154,8 +181,7 @@ class TestDeath:
         study = auto(ctx)
         dead, alive = Trainer(ctx, name="dead"), Trainer(ctx)
         lost = given(ctx, dead)
-        clock.advance(31)
-        service.tick(ctx)
+        clock.run(31, ctx)
         assert range_of(ctx, study).state == "waiting"
         probe = given(ctx, alive)
         assert range_of(ctx, study).attempt == 2
@@ -171,9 +197,8 @@ class TestDeath:
         probe = given(ctx, worker)
         beat = Heartbeat(probes={study.id: probe.token})
         for _ in range(4):
-            clock.advance(20)
+            clock.run(20, ctx)
             assert service.heartbeat(ctx, worker.id, beat).drop_probes == []
-            service.tick(ctx)
         assert range_of(ctx, study).state == "running"
         for token in ("not the token", "nicht der Schlüssel", "\x00"):
             wrong = Heartbeat(probes={study.id: token})
@@ -186,8 +211,7 @@ class TestDeath:
         worker = Trainer(ctx)
         for _ in range(ctx.settings.max_attempts):
             given(ctx, worker)
-            clock.advance(31)
-            service.tick(ctx)
+            clock.run(31, ctx)
         found = range_of(ctx, study)
         given_range = study.spec["space"]["lr"]
         assert (found.state, found.low, found.high) == (
@@ -273,7 +297,7 @@ def test_two_servers_give_it_out_once_and_agree_on_the_range(
     study = auto(ctx)
     here, there = Trainer(ctx), Trainer(other, name="there")
     for server in (ctx, other):  # each has a search of the range as submitted
-        service.tick(server)
+        service.look_ahead(server)
     probe = given(ctx, here)
     assert service.lease(other, there.id, LeaseRequest(k=4)).probe is None
     measure(other, there, probe)  # the token counts, whichever server hears it

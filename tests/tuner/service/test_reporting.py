@@ -81,9 +81,40 @@ def test_the_last_report_repeated_changes_nothing(ctx: Context) -> None:
     report = trainer.next_report()
     assert service.report(ctx, trainer.id, report).verdicts[0].action == "finish"
     before = service.show_trial(ctx, leased.trial_id)
-    assert service.report(ctx, trainer.id, report).verdicts[0].action == "lost"
+    assert service.report(ctx, trainer.id, report).verdicts[0].action == "finish"
+    more = report.slots[0].measurements[0].model_copy(update={"step": 2})
+    unheard = report.slots[0].model_copy(update={"measurements": [more]})
+    for slot in (unheard, report.slots[0].model_copy(update={"token": "another"})):
+        (verdict,) = service.report(ctx, trainer.id, Report(slots=[slot])).verdicts
+        assert verdict.action == "lost"
     assert service.show_trial(ctx, leased.trial_id) == before
     assert len(service.measurements(ctx, leased.trial_id)) == 1
+
+
+def test_who_was_stopped_by_others_has_no_last_word(ctx: Context) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    report = trainer.next_report()
+    service.report(ctx, trainer.id, report)
+    service.stop_trial(ctx, leased.trial_id)
+    assert service.report(ctx, trainer.id, report).verdicts[0].action == "lost"
+
+
+def test_an_old_report_that_arrives_late_takes_nothing_back(ctx: Context) -> None:
+    """Delivered once more by the network after the next one: seconds and checkpoint stay."""
+    submit(ctx, budget={"trials": 1, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    old = trainer.next_report()
+    trainer.deliver(old)
+    trainer.round()
+    before = service.show_trial(ctx, leased.trial_id)
+    assert service.report(ctx, trainer.id, old).verdicts[0].action == "continue"
+    assert service.show_trial(ctx, leased.trial_id) == before
+    service.leave(ctx, trainer.id)
+    (again,) = Trainer(ctx, slots=1, name="other").lease()
+    assert again.start == 2
 
 
 def test_who_lost_the_lease_changes_nothing(ctx: Context, clock: Clock) -> None:
@@ -91,8 +122,7 @@ def test_who_lost_the_lease_changes_nothing(ctx: Context, clock: Clock) -> None:
     slow, quick = Trainer(ctx, slots=1, name="slow"), Trainer(ctx, slots=1, name="quick")
     (mine,) = slow.lease()
     slow.round()
-    clock.advance(31)
-    service.tick(ctx)
+    clock.run(31, ctx)
     late = slow.next_report()
     (theirs,) = quick.lease()
     assert theirs.trial_id == mine.trial_id
@@ -116,12 +146,9 @@ def test_a_heartbeat_keeps_the_lease(ctx: Context, clock: Clock) -> None:
     trainer = Trainer(ctx, slots=1)
     (leased,) = trainer.lease()
     for _ in range(5):
-        clock.advance(20)
-        assert (
-            service.heartbeat(ctx, trainer.id, Heartbeat(held={leased.trial_id: leased.token})).drop
-            == []
-        )
-        service.tick(ctx)
+        clock.run(20, ctx)
+        beat = Heartbeat(held={leased.trial_id: leased.token})
+        assert service.heartbeat(ctx, trainer.id, beat).drop == []
     assert trainer.round().verdicts[0].action == "continue"
     assert service.show_trial(ctx, leased.trial_id).attempt == 1
 
@@ -133,8 +160,7 @@ def test_a_trial_whose_workers_die_fails_after_its_attempts(ctx: Context, clock:
         (leased,) = trainer.lease()
         assert leased.attempt == attempt
         trainer.held.clear()
-        clock.advance(31)
-        service.tick(ctx)
+        clock.run(31, ctx)
     trial = service.show_trial(ctx, leased.trial_id)
     assert (trial.state, trial.reason) == ("fail", "lease_expired")
     assert trainer.lease() == []

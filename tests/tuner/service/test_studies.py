@@ -163,6 +163,7 @@ def test_stop_drains(ctx: Context) -> None:
 def test_stopping_an_idle_study_ends_it(ctx: Context) -> None:
     study = submit(ctx)
     assert service.stop_study(ctx, study.id).state == "completed"
+    assert service.stop_study(ctx, study.id).state == "completed"
 
 
 def test_cancel_ends_now(ctx: Context) -> None:
@@ -178,7 +179,8 @@ def test_cancel_ends_now(ctx: Context) -> None:
     assert service.heartbeat(ctx, trainer.id, Heartbeat(held=held)).drop == sorted(held)
     assert {v.action for v in trainer.round().verdicts} == {"lost"}
     assert service.show_study(ctx, study.id).counts == done.counts
-    for action in (service.pause_study, service.resume_study, service.cancel_study):
+    assert service.cancel_study(ctx, study.id) == done
+    for action in (service.pause_study, service.resume_study, service.stop_study):
         with pytest.raises(Conflict, match="cancelled"):
             action(ctx, study.id)
 

@@ -94,9 +94,9 @@ def test_wall_seconds_end_the_study(ctx: Context, clock: Clock) -> None:
         clock.advance(10)
         assert {v.action for v in trainer.round().verdicts} == {"continue"}
     service.pause_study(ctx, study.id)
+    assert {v.action for v in trainer.round().verdicts} == {"pause"}
     clock.advance(1000)  # time in which the study was paused is not its own
     service.resume_study(ctx, study.id)
-    trainer.held.clear()
     trainer.lease()
     clock.advance(11)
     assert {v.action for v in trainer.round().verdicts} == {"stop"}
@@ -188,14 +188,14 @@ def test_enqueueing_beyond_the_budget_is_refused(ctx: Context) -> None:
 
 def test_a_few_trials_are_prepared_for_workers_with_room(ctx: Context) -> None:
     study = submit(ctx, budget={"trials": 100, "epochs": 1})
-    service.tick(ctx)
+    service.look_ahead(ctx)
     assert service.show_study(ctx, study.id).counts.waiting == 0
     trainer = Trainer(ctx, slots=6)
     for _ in range(2):
-        service.tick(ctx)
+        service.look_ahead(ctx)
         assert service.show_study(ctx, study.id).counts.waiting == 4
     assert len(trainer.lease()) == 6
-    service.tick(ctx)
+    service.look_ahead(ctx)
     assert service.show_study(ctx, study.id).counts.waiting == 0
 
 
@@ -252,6 +252,7 @@ def test_two_servers_on_one_database_agree(ctx: Context, database_url: str, prun
                 if trainer.held:
                     trainer.round()
                 service.tick(trainer.ctx)
+                service.look_ahead(trainer.ctx)
         except BaseException as error:
             failures.append(error)
 

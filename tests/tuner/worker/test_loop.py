@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tuner.protocol import (
     LeaseAnswer,
     Leased,
     LeaseRequest,
+    Probe,
     Registration,
     Report,
     ReportAnswer,
@@ -152,6 +154,95 @@ def test_lost_answers_lose_and_double_nothing(context: Context, tmp_path: Path) 
         assert steps == sorted(set(steps))
 
 
+class Forgetful(DirectGateway):
+    """Gives trials to a request for work and loses the answer, the first time."""
+
+    def __init__(self, ctx: Context) -> None:
+        super().__init__(ctx)
+        self.keys: list[str] = []
+
+    def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+        answer = super().lease(worker_id, request)
+        self.keys.append(request.key)
+        if len(self.keys) == 1:
+            raise Unavailable("the answer was lost")
+        return answer
+
+
+def test_trials_in_a_lost_answer_are_asked_for_again(context: Context, tmp_path: Path) -> None:
+    study = service.submit(context, spec(budget={"trials": 4, "epochs": 2}, max_concurrent=4))
+    gateway = Forgetful(context)
+    work_until(context, study.id, home=tmp_path, gateway=gateway, slots=4)
+    assert gateway.keys[0] == gateway.keys[1]
+    assert len(set(gateway.keys)) == len(gateway.keys) - 1
+    assert {t.attempt for t in trials(context, study.id)} == {1}
+
+
+def test_trials_are_kept_while_their_data_is_read(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a lease lives: the worker shows life for what is not yet in a slot."""
+    context.settings = replace(context.settings, lease_seconds=1.0, heartbeat_seconds=0.1)
+    beats: list[set[int]] = []
+    read = Crew.opened
+
+    class Counting(DirectGateway):
+        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+            answer = super().heartbeat(worker_id, beat)
+            beats.append(set(beat.held))
+            return answer
+
+    def slowly(self: Crew, leased: Leased | Probe) -> Any:
+        if not self._tasks:
+            seen = len(beats)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while len(beats) < seen + 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return read(self, leased)
+
+    monkeypatch.setattr(Crew, "opened", slowly)
+    study = service.submit(context, spec(budget={"trials": 3, "epochs": 1}, pruner="none"))
+    work_until(context, study.id, home=tmp_path, gateway=Counting(context), slots=3)
+    everyone = {trial.id for trial in trials(context, study.id)}
+    assert beats[1:3] == [everyone, everyone]
+
+
+class Overtaken(DirectGateway):
+    """A sign of life is under way while what it names is taken away and given again."""
+
+    def __init__(self, ctx: Context) -> None:
+        super().__init__(ctx)
+        self.ctx = ctx
+        self.named, self.given = threading.Event(), threading.Event()
+
+    def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+        if not beat.held or self.named.is_set():
+            return super().heartbeat(worker_id, beat)
+        self.named.set()
+        assert self.given.wait(PATIENCE_SECONDS)
+        return HeartbeatAnswer(drop=sorted(beat.held))
+
+    def report(self, worker_id: int, report: Report) -> ReportAnswer:
+        if self.named.is_set() and not self.given.is_set():
+            service.leave(self.ctx, worker_id)
+            answer = super().report(worker_id, report)
+            assert {verdict.action for verdict in answer.verdicts} == {"lost"}
+            assert answer.leased
+            self.given.set()
+            return answer
+        return super().report(worker_id, report)
+
+
+def test_the_loss_of_an_older_lease_drops_nothing(context: Context, tmp_path: Path) -> None:
+    context.settings = replace(context.settings, heartbeat_seconds=0.1, lease_seconds=600.0)
+    study = service.submit(context, spec(budget={"trials": 4, "epochs": 4}, pruner="none"))
+    gateway = Overtaken(context)
+    work_until(context, study.id, home=tmp_path, gateway=gateway, slots=4)
+    assert gateway.given.is_set()
+    assert service.show_study(context, study.id).state == "completed"
+    assert {t.attempt for t in trials(context, study.id)} == {1}
+
+
 def test_a_stopped_worker_hands_back_and_another_goes_on(context: Context, tmp_path: Path) -> None:
     """Stopped in the middle, resumed by another: as if nothing had happened."""
     whole = service.submit(context, spec(name="whole", pruner={"name": "none"}))
@@ -164,6 +255,7 @@ def test_a_stopped_worker_hands_back_and_another_goes_on(context: Context, tmp_p
 
         def report(self, worker_id: int, report: Report) -> ReportAnswer:
             answer = super().report(worker_id, report)
+            assert not (stop.is_set() and answer.leased), "given to a worker that leaves"
             self.reports += 1
             stop.set()
             return answer

@@ -15,7 +15,7 @@ import torch
 from tuner import logs
 from tuner.transport import Transport
 from tuner.worker import device as devices
-from tuner.worker.crew import MEMORY_SHARE
+from tuner.worker.crew import MEMORY_SHARE, SAVE_SECONDS
 from tuner.worker.http import HttpGateway
 from tuner.worker.loop import run_worker
 from tuner.worker.scripts.config import Scripts
@@ -38,6 +38,7 @@ class Plan:
         scripts: Programs that they may run, by name; every node has them in the same place.
         home: Where checkpoints go; on storage that all nodes share, any of them resumes any trial.
         checkpoints: Where they go instead: an address that all nodes reach.
+        save_seconds: How often each trial is saved.
         log_level: The least severe line that they log.
         log_json: Whether they log one JSON object a line.
     """
@@ -52,6 +53,7 @@ class Plan:
     scripts: Scripts = field(default_factory=dict)
     home: Path = Path(".tuner")
     checkpoints: str | None = None
+    save_seconds: float = SAVE_SECONDS
     log_level: str = "info"
     log_json: bool = False
 
@@ -109,6 +111,7 @@ class Actor:
                 stop=self._stop,
                 memory=self._memory,
                 scripts=plan.scripts,
+                save_seconds=plan.save_seconds,
             )
         finally:
             gateway.close()

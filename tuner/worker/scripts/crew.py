@@ -83,6 +83,10 @@ class ScriptCrew:
         """The service wants more of a trial."""
         self.held[trial_id].go_on(until)
 
+    def heard(self, trial_id: int) -> None:
+        """The service has taken in a trial's news."""
+        self.held[trial_id].news.clear()
+
     def drop(self, trial_id: int, *, forget: bool = False) -> None:
         """Lets a trial go: its script is told to stop, and made to if need be."""
         run = self.held.pop(trial_id, None)

@@ -37,17 +37,20 @@ class Output:
         self.folder = folder
         self.segment = max(1, keep // PARTS)
         self.tail = PARTS - 1
-        self.sent = 0
+        self._unheard: list[Piece] = []
+        self._read_to = 0
 
     def news(self, *, final: bool = False) -> list[Piece]:
-        """What has not been sent: the next pieces, which :meth:`told` then marks as sent.
+        """What has not arrived: the next pieces, which :meth:`told` then marks as arrived.
+
+        Those that were given before are given again as they were, so that one whose arrival nobody
+        heard of is known when it comes a second time.
 
         Args:
             final: Whether nothing more is printed, so that a character cut short stays so.
         """
-        pieces: list[Piece] = []
-        at = self.sent
-        for _ in range(MOST_PIECES):
+        at = self._read_to
+        while len(self._unheard) < MOST_PIECES:
             at = self._begin(at)
             data = self._read(at)
             decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -57,13 +60,14 @@ class Output:
                 text, used = decoder.decode(b"", final=True), len(data)
             if not used:
                 break
-            pieces.append(Piece(at, used, text))
+            self._unheard.append(Piece(at, used, text))
             at += used
-        return pieces
+            self._read_to = at
+        return list(self._unheard)
 
     def told(self, end: int) -> None:
         """Everything up to this many bytes has arrived."""
-        self.sent = max(self.sent, end)
+        self._unheard = [piece for piece in self._unheard if piece.start >= end]
 
     def last_line(self) -> str:
         """The last line that says something, shortened; empty where there is none."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.faults.processes import Installation, installation, until
+from tests.installation import Installation, installation, until
 from tests.tuner.worker.ray.clusters import Cluster, running
 from tuner.cli import main
 

@@ -40,6 +40,15 @@ def test_what_is_not_told_is_news_again(output: Output, log: Log) -> None:
     assert sent(output) == [Piece(4, 3, "two")]
 
 
+def test_a_piece_that_may_have_arrived_is_not_cut_anew(output: Output, log: Log) -> None:
+    log.write(b"one ")
+    first = output.news()
+    log.write(b"two")
+    assert output.news() == [*first, Piece(4, 3, "two")]
+    output.told(4)
+    assert output.news() == [Piece(4, 3, "two")]
+
+
 def test_pieces_go_over_the_ends_of_files(output: Output, log: Log) -> None:
     log.write(b"0123456789" * 2 + b"abc")
     assert sent(output) == [Piece(0, 23, "01234567890123456789abc")]

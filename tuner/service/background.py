@@ -1,4 +1,4 @@
-"""What the server does though nobody asks: each job every second, in a thread of its own.
+"""What a process does though nobody asks: each job again and again, in a thread of its own.
 
 Several replicas may do the same on one database. A job that waits for others, as webhooks do for
 their receivers, holds up no other job.
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Repeated:
-    """Calls ``work`` every second until it is stopped.
+    """Calls ``work`` every so often until it is stopped.
 
     A call that fails is logged and the next one tries again, later and later while the database is
     away.
@@ -25,14 +25,15 @@ class Repeated:
     Args:
         name: What the thread and its lines in the log are called.
         work: The job; safe to call again after it failed half-way.
+        seconds: Between two calls.
     """
 
-    INTERVAL_SECONDS = 1.0
     MOST_SECONDS = 30.0
 
-    def __init__(self, name: str, work: Callable[[], object]) -> None:
+    def __init__(self, name: str, work: Callable[[], object], seconds: float = 1.0) -> None:
         self._name = name
         self._work = work
+        self._seconds = seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -51,11 +52,11 @@ class Repeated:
             logger.warning("%s did not end within %s s", self._name, timeout_seconds)
 
     def _run(self) -> None:
-        pause = self.INTERVAL_SECONDS
+        pause = self._seconds
         while not self._stopping.wait(pause):
             try:
                 self._work()
-                pause = self.INTERVAL_SECONDS
+                pause = self._seconds
             except TunerError as error:
                 pause = min(2 * pause, self.MOST_SECONDS)
                 logger.warning("%s failed, again in %.0f s: %s", self._name, pause, error)

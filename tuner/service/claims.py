@@ -1,0 +1,68 @@
+"""Requests for work: said again, they are given what they were given before, and nothing more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tuner.queue import leases
+from tuner.queue.leases import Lease
+from tuner.service.context import Context
+from tuner.service.turn import ORIGIN, Turn
+from tuner.storage import receipts
+from tuner.storage.prepared import Executing
+
+
+class AnsweredBefore(Exception):
+    """The same request was answered before, under this token."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(token)
+        self.token = token
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One request for work.
+
+    Args:
+        worker_id: Who is to hold it; None: a user's own loop.
+        key: The name under which its receipt is kept; None: said again, it is another request.
+        seconds: The life of the lease; a worker's unless given.
+        origin: Of trials that are suggested for it.
+        actor: On whose behalf.
+        token: The lease's, the same for all that the request is given.
+    """
+
+    worker_id: int | None
+    key: str | None
+    seconds: float | None = None
+    origin: str = ORIGIN
+    actor: str | None = None
+    token: str = field(default_factory=leases.new_token)
+
+    def refuse_repeated(self, connection: Executing) -> None:
+        """Goes no further with a request that was answered before.
+
+        Raises:
+            AnsweredBefore: It was.
+        """
+        made = None if self.key is None else receipts.find(connection, self.key)
+        if made is not None:
+            raise AnsweredBefore(made["token"])
+
+    def lease(self, ctx: Context, this: Turn) -> Lease:
+        """What it holds its work under."""
+        return Lease(self.worker_id, self.token, ctx.lease_end(this.now, self.seconds))
+
+    def keep(self, this: Turn) -> None:
+        """Notes that the request is given something in this turn.
+
+        Raises:
+            AnsweredBefore: The same request was, at the same moment elsewhere.
+        """
+        if self.key is None:
+            return
+        made = {"token": self.token}
+        before = receipts.keep(this.session.connection(), self.key, made, this.now)
+        if before not in (None, made):
+            raise AnsweredBefore(before["token"])
