@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import log_in, window
+from tests.api.dashboard.browsers import BOTH, log_in, window
 from tests.api.loops import submitted
 from tuner import service
 from tuner.protocol import PoolBeat, WorkerHello
@@ -32,7 +31,7 @@ def findings(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("mobile", "dark")])
+@BOTH
 def test_axe_finds_nothing(
     browser: Browser,
     server: Server,

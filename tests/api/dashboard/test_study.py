@@ -13,7 +13,7 @@ import optuna
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import inked, log_in, until, window
+from tests.api.dashboard.browsers import BOTH, inked, log_in, until, window
 from tests.api.dashboard.cables import cable
 from tests.api.loops import submitted, train
 from tests.api.workers import work
@@ -137,10 +137,13 @@ def test_pointing_finds_what_lies_under_the_pointer(
         expect(tip).to_be_hidden()
 
 
-def test_sorting_brushing_and_comparing(browser: Browser, server: Server, spec: Spec) -> None:
+@BOTH
+def test_sorting_brushing_and_comparing(
+    browser: Browser, server: Server, spec: Spec, size: str, scheme: str
+) -> None:
     study = submitted(server.context, spec)
     train(server.context, study.id)
-    with window(browser) as page:
+    with window(browser, size, scheme) as page:
         opened(page, server, study.id)
         rows = page.locator("#trials tbody tr")
         page.locator("#trials").get_by_role("link", name="val_loss").click()
