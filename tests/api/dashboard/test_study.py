@@ -340,12 +340,13 @@ def test_actions_ask_before_they_act(browser: Browser, server: Server, spec: Spe
         expect(page.get_by_role("heading", name="No studies yet")).to_be_visible()
 
 
+@BOTH
 def test_a_running_study_is_stopped_and_drains(
-    browser: Browser, server: Server, spec: Spec
+    browser: Browser, server: Server, spec: Spec, size: str, scheme: str
 ) -> None:
     study = submitted(server.context, spec)
     (asked,) = service.ask(server.context, study.id)
-    with window(browser) as page:
+    with window(browser, size, scheme) as page:
         log_in(page, server)
         page.goto(f"{server.url}/studies/{study.id}")
         page.get_by_role("button", name="Stop").click()
@@ -353,3 +354,7 @@ def test_a_running_study_is_stopped_and_drains(
         expect(page.locator(".page-head .chip.stopping")).to_be_visible()
         service.tell(server.context, asked.trial_id, asked.token, values=[0.5])
         expect(page.locator(".page-head .chip.completed")).to_be_visible()
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Token")).to_be_visible()
+        page.goto(f"{server.url}/studies/{study.id}")
+        expect(page.get_by_label("Token")).to_be_visible()
