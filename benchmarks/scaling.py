@@ -40,7 +40,7 @@ from tuner.advisor import Fit, Observation
 from tuner.advisor.curves import Parabola, judge, settle
 from tuner.service import Context
 from tuner.spec import StudySpec
-from tuner.spec.check import build
+from tuner.spec.built import build
 from tuner.storage import migrate
 from tuner.training.range_test import find_range
 from tuner.worker.local import run_study

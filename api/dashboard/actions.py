@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from api.dashboard.render import back, root_of
 from api.routers.parameters import StudyId, TrialId, WorkerId
+from api.routers.pools import PoolId
 from api.security import Ctx, Principal, check_origin, require
 from tuner import service
+from tuner.errors import InvalidInput
+from tuner.service import pools
 
 
 def from_a_page(
@@ -72,4 +75,20 @@ def retry_trial(request: Request, context: Ctx, who: Clicker, trial_id: TrialId)
 def drain_worker(request: Request, context: Ctx, who: Clicker, worker_id: WorkerId) -> Response:
     """Lets a worker finish what it holds."""
     service.drain_worker(context, worker_id, actor=who.name)
+    return back(request, "/workers")
+
+
+@router.post("/pools/{pool_id}/scale")
+def scale_pool(
+    request: Request,
+    context: Ctx,
+    who: Clicker,
+    pool_id: PoolId,
+    wanted: Annotated[str, Form(max_length=20)] = "",
+) -> Response:
+    """Says how many workers a pool should have; nothing: as many as fit."""
+    text = wanted.strip()
+    if text and not (text.isascii() and text.isdecimal()):
+        raise InvalidInput("wanted", f"{text!r} is not a whole number")
+    pools.scale_pool(context, pool_id, int(text) if text else None, actor=who.name)
     return back(request, "/workers")

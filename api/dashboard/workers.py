@@ -15,7 +15,8 @@ from api.dashboard.render import Viewer, render, render_pieces
 from api.dashboard.views import Shown, device_words
 from api.security import Ctx
 from tuner import service
-from tuner.service import WorkerView
+from tuner.service import WorkerView, pools
+from tuner.service.pools import PoolView
 
 router = APIRouter()
 
@@ -69,6 +70,8 @@ class WorkersPage(Shown):
     """All workers."""
 
     workers: Sequence[WorkerSummary]
+    pools: Sequence[PoolView]
+    """Workers that something else places, such as Ray."""
     url: str
     """The address of this server, for the line that starts a worker."""
 
@@ -92,6 +95,7 @@ def show_workers(
         title="Workers",
         section="/workers",
         who=who,
+        pools=pools.list_pools(context),
         workers=[WorkerSummary.of(worker) for worker in islice(workers, MOST)],
         url=str(request.base_url).rstrip("/"),
     )

@@ -1,4 +1,4 @@
-"""Studies as a user meets them: submitted, previewed, looked at."""
+"""Studies as a user meets them: submitted and looked at."""
 
 from __future__ import annotations
 

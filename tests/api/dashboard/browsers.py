@@ -35,6 +35,8 @@ ARGS = [
 ]
 SIZES = {"desktop": (1920, 1080), "mobile": (390, 844)}
 SCHEMES = ("light", "dark")
+BOTH = pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("mobile", "dark")])
+"""Two widths and both colour schemes, in two windows."""
 PATIENCE_MS = 60_000
 """Machines that build and test at once stall for seconds; a hang still fails."""
 

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import log_in, window
+from tests.api.dashboard.browsers import BOTH, log_in, window
 from tests.api.loops import submitted
 from tuner import service
-from tuner.protocol import WorkerHello
-from tuner.service import StudyView
+from tuner.protocol import PoolBeat, WorkerHello
+from tuner.service import StudyView, pools
 
 Spec = dict[str, Any]
 AXE = Path(__file__).with_name("axe") / "axe.min.js"
@@ -32,7 +31,7 @@ def findings(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("mobile", "dark")])
+@BOTH
 def test_axe_finds_nothing(
     browser: Browser,
     server: Server,
@@ -52,6 +51,8 @@ def test_axe_finds_nothing(
     service.tell(server.context, failed.trial_id, failed.token, state="fail", reason="oom")
     hello = WorkerHello(name="gpu-1", tasks=["digits"], device={"kind": "cuda", "name": "H100"})
     service.register_worker(server.context, hello)
+    beat = PoolBeat(name="ray", driver="a", first=True, running=1, fits=4)
+    pools.show_life(server.context, beat)
     filtered = "?where=lr&low=1e-4&columns=state,params.lr,created#trials"
     paths = {
         "/": "td .spark polyline",

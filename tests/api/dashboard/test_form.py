@@ -15,7 +15,7 @@ import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import inked, log_in, until, window
+from tests.api.dashboard.browsers import BOTH, inked, log_in, until, window
 from tests.api.loops import submitted, train
 from tuner import service
 from tuner.protocol import WorkerHello
@@ -44,8 +44,11 @@ def row(page: Page, name: str) -> Any:
     return page.locator(f'.param[data-name="{name}"]')
 
 
-def test_a_study_from_the_form_to_its_end_live(browser: Browser, server: Server) -> None:
-    with window(browser) as page:
+@BOTH
+def test_a_study_from_the_form_to_its_end_live(
+    browser: Browser, server: Server, size: str, scheme: str
+) -> None:
+    with window(browser, size, scheme) as page:
         log_in(page, server)
         page.get_by_role("link", name="New study").first.click()
         expect(page.locator("#cost")).to_contain_text("64 trials")

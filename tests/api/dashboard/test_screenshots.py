@@ -17,7 +17,8 @@ from tests.api.loops import submitted
 from tests.tuner.service import probing
 from tests.tuner.service.simulation import Trainer
 from tuner import service
-from tuner.service import StudyView
+from tuner.protocol import PoolBeat
+from tuner.service import StudyView, pools
 
 Spec = dict[str, Any]
 FOLDER = os.environ.get("TUNER_SCREENSHOTS")
@@ -61,6 +62,8 @@ def test_pages_fit_and_screenshots(
     evidence = scaling(server.context, spec)
     searched = {"name": "auto", "task": "digits", "space": "auto", "priority": 10}
     auto = submitted(server.context, searched)
+    beat = PoolBeat(name="ray", driver="a", first=True, running=2, fits=8)
+    pools.show_life(server.context, beat)
     worker = Trainer(server.context)
     probing.measure(server.context, worker, probing.given(server.context, worker))
     pages = {

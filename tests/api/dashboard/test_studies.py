@@ -12,7 +12,8 @@ from tests.api.conftest import Server
 from tests.api.dashboard.browsers import log_in, window
 from tests.api.loops import submitted
 from tuner import service
-from tuner.service import StudyView
+from tuner.protocol import PoolBeat
+from tuner.service import StudyView, pools
 
 Spec = dict[str, Any]
 
@@ -77,6 +78,30 @@ def test_the_list_refreshes_itself(browser: Browser, server: Server, spec: Spec)
         page.keyboard.press("Escape")
         expect(page.locator("details.menu[open]")).to_have_count(0)
         assert page.evaluate("window.mark") == 1
+
+
+def test_a_pool_of_workers_is_scaled(browser: Browser, server: Server) -> None:
+    beat = PoolBeat(name="<b>ray</b>", driver="a", first=True, running=2, fits=8)
+    pools.show_life(server.context, beat)
+    with window(browser, forgive="status of 422") as page:
+        log_in(page, server)
+        page.get_by_role("link", name="Workers").click()
+        row = page.locator("tbody tr").filter(has_text="<b>ray</b>")
+        expect(row.locator(".chip.active")).to_be_visible()
+        wanted = row.get_by_label("Workers wanted")
+        expect(wanted).to_have_value("")
+        wanted.fill("3")
+        row.get_by_role("button", name="Scale").click()
+        expect(wanted).to_have_value("3")
+        assert pools.list_pools(server.context)[0].wanted == 3
+        wanted.fill("many")
+        row.get_by_role("button", name="Scale").click()
+        expect(page.locator("main")).to_contain_text("'many' is not a whole number")
+        page.goto(f"{server.url}/workers")
+        wanted.fill("")
+        row.get_by_role("button", name="Scale").click()
+        expect(wanted).to_have_value("")
+    assert pools.list_pools(server.context)[0].wanted is None
 
 
 def test_a_path_prefix_is_kept_everywhere(

@@ -13,7 +13,7 @@ import optuna
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import inked, log_in, until, window
+from tests.api.dashboard.browsers import BOTH, inked, log_in, until, window
 from tests.api.dashboard.cables import cable
 from tests.api.loops import submitted, train
 from tests.api.workers import work
@@ -137,10 +137,13 @@ def test_pointing_finds_what_lies_under_the_pointer(
         expect(tip).to_be_hidden()
 
 
-def test_sorting_brushing_and_comparing(browser: Browser, server: Server, spec: Spec) -> None:
+@BOTH
+def test_sorting_brushing_and_comparing(
+    browser: Browser, server: Server, spec: Spec, size: str, scheme: str
+) -> None:
     study = submitted(server.context, spec)
     train(server.context, study.id)
-    with window(browser) as page:
+    with window(browser, size, scheme) as page:
         opened(page, server, study.id)
         rows = page.locator("#trials tbody tr")
         page.locator("#trials").get_by_role("link", name="val_loss").click()
@@ -337,12 +340,13 @@ def test_actions_ask_before_they_act(browser: Browser, server: Server, spec: Spe
         expect(page.get_by_role("heading", name="No studies yet")).to_be_visible()
 
 
+@BOTH
 def test_a_running_study_is_stopped_and_drains(
-    browser: Browser, server: Server, spec: Spec
+    browser: Browser, server: Server, spec: Spec, size: str, scheme: str
 ) -> None:
     study = submitted(server.context, spec)
     (asked,) = service.ask(server.context, study.id)
-    with window(browser) as page:
+    with window(browser, size, scheme) as page:
         log_in(page, server)
         page.goto(f"{server.url}/studies/{study.id}")
         page.get_by_role("button", name="Stop").click()
@@ -350,3 +354,7 @@ def test_a_running_study_is_stopped_and_drains(
         expect(page.locator(".page-head .chip.stopping")).to_be_visible()
         service.tell(server.context, asked.trial_id, asked.token, values=[0.5])
         expect(page.locator(".page-head .chip.completed")).to_be_visible()
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Token")).to_be_visible()
+        page.goto(f"{server.url}/studies/{study.id}")
+        expect(page.get_by_label("Token")).to_be_visible()
