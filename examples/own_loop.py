@@ -2,7 +2,7 @@
 
 Here: boosted trees of scikit-learn on its breast cancer data, with early stopping by the pruner.
 
-    tuner serve --no-auth --workers 0 &
+    tuner serve --no-auth     (in another shell)
     python own_loop.py
 """
 
@@ -40,7 +40,7 @@ def main() -> None:
     with Client(parser.parse_args().url) as client:
         study = client.submit(STUDY)
         while asked := client.ask(study.id, 2):
-            with client.held(asked):
+            with client.held(asked):  # nobody else is handed them while this process lives
                 for trial in asked:
                     train(client, trial, *parts)
         best = client.best(study.id)[0]

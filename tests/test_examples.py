@@ -1,23 +1,30 @@
-"""The examples run, each as its first lines say."""
+"""The examples run, by the lines of the README that shows them."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.test_readme import README, commands
 from tuner import service
 from tuner.cli.serving import serving
 from tuner.client import Client
 from tuner.service import Context
 from tuner.settings import Settings
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+SECTION = README.partition("## Tune your own model\n")[2].partition("\n## ")[0]
+LINES = commands(SECTION)
 
 
 def python(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -33,10 +40,43 @@ def python(home: Path, *arguments: str, **variables: str) -> subprocess.Complete
     )
 
 
-def test_a_task_of_ones_own_is_tuned(tmp_path: Path) -> None:
-    done = python(tmp_path, "-m", "tuner", "run", "moons.yaml", "--task", "moons:Moons", "--json")
+def tuner(home: Path, beginning: str) -> Any:
+    """What the README's command of this beginning prints as JSON."""
+    (line,) = [line for line in LINES if line.startswith(f"tuner {beginning}")]
+    done = python(home, "-m", *line.split(), "--json")
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def shown() -> list[str]:
+    """Each piece of code that the section shows."""
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", SECTION, re.DOTALL)
+    return [
+        piece for block in blocks for piece in re.split(r"^\.\.\.\n", block, flags=re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("piece", shown())
+def test_what_the_readme_shows_is_an_examples_code(piece: str) -> None:
+    wanted = textwrap.dedent(piece).splitlines()
+    for path in [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.toml")]:
+        lines = path.read_text().splitlines()
+        for at in range(len(lines) - len(wanted) + 1):
+            if textwrap.dedent("\n".join(lines[at : at + len(wanted)])).splitlines() == wanted:
+                return
+    raise AssertionError(f"no example has these lines:\n{piece}")
+
+
+def test_every_example_is_in_the_readme() -> None:
+    text = README + "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    for path in EXAMPLES.iterdir():
+        assert path.name in text, path.name
+
+
+def test_a_task_of_ones_own_is_tuned(tmp_path: Path) -> None:
+    checked = tuner(tmp_path, "task check")
+    assert (checked["task"], checked["problems"]) == ("moons", [])
+    answer = tuner(tmp_path, "run moons.yaml")
     assert answer["study"]["state"] == "completed"
     assert answer["study"]["counts"]["fail"] == 0
     assert answer["best"][0]["value"] > 0.9
@@ -50,10 +90,7 @@ def test_a_task_of_ones_own_is_tuned(tmp_path: Path) -> None:
 def test_a_script_of_ones_own_is_tuned(
     tmp_path: Path, name: str, better_than: tuple[str, float]
 ) -> None:
-    line = ["-m", "tuner", "run", f"{name}.yaml", "--config", "worker.toml", "--json"]
-    done = python(tmp_path, *line)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    answer = tuner(tmp_path, f"run {name}.yaml")
     assert answer["study"]["state"] == "completed"
     counts = answer["study"]["counts"]
     assert (counts["fail"], counts["complete"] + counts["pruned"]) == (0, 5)
@@ -77,7 +114,8 @@ def test_a_loop_of_ones_own_is_tuned(tmp_path: Path) -> None:
         home=tmp_path, database_url=f"sqlite:///{tmp_path}/t.sqlite", port=0, workers=0
     )
     with serving(settings, auth=False, stop=threading.Event()) as url:
-        done = python(tmp_path, "own_loop.py", "--url", url)
+        assert "python own_loop.py" in LINES
+        done = python(tmp_path, "own_loop.py", TUNER_URL=url)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("best of 12:")
         with Client(url) as client:

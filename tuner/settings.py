@@ -30,6 +30,12 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(Path(".tuner"), description="Database, checkpoints, datasets and logs.")
+    checkpoints: str | None = Field(
+        None,
+        description="Where checkpoints go, if not to TUNER_HOME: a folder, or an address that "
+        "fsspec knows, such as s3://BUCKET/PREFIX.",
+    )
+    checkpoint_seconds: float = Field(60.0, gt=0, description="How often a trial is saved.")
     database_url: str = Field("", description="sqlite:///FILE or postgresql://USER@HOST/NAME.")
     url: str = Field("http://127.0.0.1:8420", description="The server that commands talk to.")
     token: SecretStr | None = Field(None, description="What a command shows to the server.")
@@ -55,13 +61,6 @@ class Settings(BaseSettings):
         "files; the working directory and TUNER_HOME unless given.",
     )
 
-    checkpoints: str = Field(
-        "",
-        description="Where workers keep checkpoints: a folder, or an address such as s3://... that "
-        "fsspec knows and every worker reaches; a folder in TUNER_HOME unless given.",
-    )
-    checkpoint_seconds: float = Field(60.0, gt=0, description="How often a trial is saved.")
-
     webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts (with commas between them) that webhooks may reach although their "
@@ -76,6 +75,14 @@ class Settings(BaseSettings):
     log_json: bool = Field(False, description="One JSON object a line instead of text.")
 
     ci: str = Field("", validation_alias="CI", description="Set where nobody watches a terminal.")
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _place(cls, value: str | None) -> str | None:
+        """A relative folder is one from here, whoever is told of it."""
+        if value is None or "://" in value or "::" in value:
+            return value
+        return str(Path(value).absolute())
 
     @field_validator("data_roots", mode="before")
     @classmethod

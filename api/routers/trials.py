@@ -25,10 +25,20 @@ from tuner import service
 from tuner.errors import Conflict, LeaseLost, NotFound
 from tuner.protocol import Config, Measured, SlotVerdict
 from tuner.service import Asked, LogView, MeasurementView, Page, TrialView
+from tuner.service.context import LONGEST_ASK_SECONDS
 
 router = APIRouter(tags=["trials"])
 
 Token = Annotated[str, Field(max_length=64, description="The lease token of the answer to ask.")]
+LeaseSeconds = Annotated[
+    float | None,
+    Field(
+        ge=1,
+        le=LONGEST_ASK_SECONDS,
+        description="How long the trial is held from now; an hour unless given. Who renews often "
+        "asks for little, so that nobody waits long for a loop that has died.",
+    ),
+]
 
 
 class Enqueue(BaseModel):
@@ -55,6 +65,7 @@ class Renew(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     token: Token
+    lease_seconds: LeaseSeconds = None
 
 
 class Renewed(BaseModel):
@@ -67,6 +78,7 @@ class OwnReport(Measured):
     """One evaluation in one's own loop."""
 
     token: Token
+    lease_seconds: LeaseSeconds = None
 
 
 class Tell(BaseModel):
@@ -201,8 +213,15 @@ def report_trial(
     context: Ctx, principal: Submitter, trial_id: TrialId, report: OwnReport
 ) -> SlotVerdict:
     """Stores one evaluation, renews the lease, and says whether to go on. Safe to repeat."""
-    measured = Measured(**report.model_dump(exclude={"token"}))
-    return service.report_trial(context, trial_id, report.token, measured, actor=principal.name)
+    measured = Measured(**report.model_dump(exclude={"token", "lease_seconds"}))
+    return service.report_trial(
+        context,
+        trial_id,
+        report.token,
+        measured,
+        lease_seconds=report.lease_seconds,
+        actor=principal.name,
+    )
 
 
 @router.post(
@@ -212,7 +231,10 @@ def report_trial(
 )
 def renew_trial(context: Ctx, _principal: Submitter, trial_id: TrialId, renew: Renew) -> Renewed:
     """Keeps a trial of one's own loop that has nothing to report yet."""
-    return Renewed(expires_at=service.renew_trial(context, trial_id, renew.token))
+    expires_at = service.renew_trial(
+        context, trial_id, renew.token, lease_seconds=renew.lease_seconds
+    )
+    return Renewed(expires_at=expires_at)
 
 
 @router.post(

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from tests.api.conftest import Server
@@ -136,6 +138,42 @@ def test_what_is_no_such_file(
 ) -> None:
     refused(client, content, 422, format=format)
     assert left(small) == []
+
+
+def parquet(column: pa.Array) -> bytes:
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table({"x": column}), out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "format", "word"),
+    [
+        (b"a,b\n" + b"1,2\n" * 200 + b"one,2\n", "csv", "conversion error"),
+        (parquet(pa.array([[1], [2, 3]])), "parquet", "'x' is of type list"),
+        (parquet(pa.array([b"\x80\x04."])), "parquet", "'x' is of type binary"),
+        (parquet(pa.array([{"a": 1}])), "parquet", "'x' is of type struct"),
+    ],
+    ids=["number, then text", "lists", "bytes", "structs"],
+)
+def test_columns_that_are_no_plain_values(
+    small: Server,
+    client: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    format: str,
+    word: str,
+) -> None:
+    monkeypatch.setattr("tuner.service.inspection.CSV_BLOCK_BYTES", 256)
+    problem = refused(client, content, 422, format=format)
+    assert problem["field"] == "content"
+    assert word in problem["detail"]
+    assert left(small) == []
+
+
+def test_what_is_quoted_of_a_file_is_printable(client: httpx.Client) -> None:
+    content = b"a,b\n1,\x1b]0;owned\x07,3\n"
+    assert refused(client, content, 422, format="csv")["detail"].isprintable()
 
 
 def test_nothing_is_read_of_who_may_not_send(small: Server) -> None:

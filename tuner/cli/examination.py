@@ -40,8 +40,9 @@ class Examination:
         parameters: Of its model.
         slot_bytes: What a slot takes all the time.
         sample_bytes: What each sample of a micro-batch takes beside that.
-        engine: Which form trains it, and why not the other.
+        engine: Whether it can be fused, or why not.
         samples_per_second: Over all slots, by their number.
+        chosen: The form that the engine took by measuring, by the number of slots.
         problems: Trials would fail, or lie.
         cautions: Good to know.
     """
@@ -53,6 +54,7 @@ class Examination:
     sample_bytes: int = 0
     engine: str = ""
     samples_per_second: dict[int, float] = field(default_factory=dict)
+    chosen: dict[int, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
 
@@ -93,13 +95,16 @@ def _examine(found: Examination, task: Task, config: dict[str, Any]) -> None:
         return
     with _told("training"):
         verdict = Population(task, config, 1, data=data).engine.verdict
-        found.engine = "fused" if verdict.fused else "looped"
-        found.engine += f": {verdict.reason}" if verdict.reason else ""
+        reason = verdict.reason
+        if verdict.fused:
+            reason = "fusing gives the same gradients" + (f"; but {reason}" if reason else "")
+        found.engine = f"{'fused where that is faster' if verdict.fused else 'looped'}: {reason}"
         slot = memory.measure(task, config, device=CPU, data=data)
         found.slot_bytes = round(slot.resident)
         found.sample_bytes = round(slot.peaks.per_sample)
         for slots in SLOTS:
-            found.samples_per_second[slots] = _speed(task, config, data, slots)
+            speed, chosen = _speed(task, config, data, slots)
+            found.samples_per_second[slots], found.chosen[slots] = speed, chosen
 
 
 class _told:  # noqa: N801  (read as a word)
@@ -199,9 +204,9 @@ def _mixing(task: Task, model: nn.Module) -> Iterator[str]:
         )
 
 
-def _speed(task: Task, config: dict[str, Any], data: TrainingData, slots: int) -> float:
-    """Samples a second over all slots, once the engine has chosen its form."""
-    population = Population(task, config, slots, data=data, check=False)
+def _speed(task: Task, config: dict[str, Any], data: TrainingData, slots: int) -> tuple[float, str]:
+    """Samples a second over all slots, and the form that was chosen for them."""
+    population = Population(task, config, slots, data=data)
     for slot in range(slots):
         population.load(slot, config, seed=slot, epochs=1000.0)
     best = 0.0
@@ -209,4 +214,4 @@ def _speed(task: Task, config: dict[str, Any], data: TrainingData, slots: int) -
         start = time.perf_counter()
         population.train(TIMED_SAMPLES)
         best = max(best, slots * TIMED_SAMPLES / (time.perf_counter() - start))
-    return round(best, 1)
+    return round(best, 1), population.engine.explanation.partition(" (")[0]

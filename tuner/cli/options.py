@@ -29,6 +29,14 @@ Config = Annotated[
     ),
 ]
 
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        help="Where checkpoints go: a folder, or an address that fsspec knows, such as "
+        "s3://BUCKET/PREFIX; else TUNER_CHECKPOINTS, else the home."
+    ),
+]
+
 
 def settings_of(given: list[str]) -> dict[str, Any]:
     """``NAME=VALUE`` pairs as a mapping, values read as YAML.

@@ -75,8 +75,8 @@ def run(
                 "slots": slots,
                 "tasks": task or [],
                 "home": settings.home,
+                "checkpoints": settings.checkpoints,
                 "scripts": scripts,
-                "checkpoints": settings.checkpoints or None,
                 "save_seconds": settings.checkpoint_seconds,
             }
             study = trained(context, study.id, stop, options, quiet=json)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from tuner.service import Context
+    from tuner.worker.scripts.config import Scripts
 
 DRAIN_SECONDS = 5
 """How long open connections (dashboards that listen) may take to end at shutdown."""
@@ -59,8 +60,9 @@ def serving(
     import uvicorn
     from uvicorn.importer import import_from_string
 
-    from tuner.service import Context, ServiceSettings
+    from tuner.service import Context, ServiceSettings, offer_tasks
     from tuner.storage import migrate
+    from tuner.worker.scripts.config import scripts_of
 
     migrate.prepare(settings.database_url)
     with ExitStack() as stack:
@@ -78,6 +80,11 @@ def serving(
         stack.callback(context.close)
         listener = stack.enter_context(bound(settings.host, settings.port))
         url = f"http://{reachable(settings.host)}:{listener.getsockname()[1]}"
+        scripts: Scripts = {}
+        if settings.workers != 0:
+            # Before anybody can ask for one, since the workers take a while to start.
+            scripts = scripts_of(config, settings.home)
+            offer_tasks(context, [script.form(name) for name, script in scripts.items()])
         http = uvicorn.Config(
             import_from_string(settings.app)(context, settings, auth=auth),
             log_config=None,
@@ -90,8 +97,19 @@ def serving(
         if auth:
             greet(context, url)
         if settings.workers != 0:
+            # A script may end by itself for as long as it may take to be made to.
+            longest = max((script.grace_seconds for script in scripts.values()), default=0.0)
             workers = local_workers(
-                context, settings, url, auth=auth, log=worker_log, tasks=tasks, config=config
+                context,
+                settings,
+                url,
+                auth=auth,
+                log=worker_log,
+                options=[
+                    *(part for path in tasks for part in ("--task", path)),
+                    *([] if config is None else ["--config", str(config.absolute())]),
+                ],
+                grace_seconds=GRACE_SECONDS + 2 * longest,
             )
             stack.enter_context(workers)
         yield url
@@ -204,16 +222,21 @@ def local_workers(
     *,
     auth: bool,
     log: Path | None,
-    tasks: Sequence[str],
-    config: Path | None,
+    options: Sequence[str],
+    grace_seconds: float,
 ) -> Iterator[Children]:
-    """The local workers, with a token of their own that lives as long as they do."""
-    from tuner.service import offer_tasks, tokens
-    from tuner.worker.scripts.config import scripts_of
+    """The local workers, with a token of their own that lives as long as they do.
 
-    scripts = scripts_of(config, settings.home)
-    # At once, since the workers take a while to start.
-    offer_tasks(context, [script.form(name) for name, script in scripts.items()])
+    Args:
+        context: The service.
+        settings: How many, and what they are told as variables.
+        url: The server.
+        auth: Whether they need a token.
+        log: A file for what they log, else standard error.
+        options: Further words of their command.
+        grace_seconds: How long they may take to end.
+    """
+    from tuner.service import tokens
 
     count = settings.workers or default_workers()
     environment = {
@@ -231,14 +254,11 @@ def local_workers(
         environment["TUNER_TOKEN"] = made.secret
     command = worker_command("--name", f"{socket.gethostname()}-{{index}}")
     command += ["--device", "cuda:{index}"] if count <= gpus() else []
-    command += [part for path in tasks for part in ("--task", path)]
-    command += [] if config is None else ["--config", str(config.absolute())]
+    command += options
     children = Children(command, count, environment=environment, log=log)
     try:
         yield children
     finally:
-        # A script may end by itself for as long as it may take to be made to.
-        longest = max((script.grace_seconds for script in scripts.values()), default=0.0)
-        children.stop(GRACE_SECONDS + 2 * longest)
+        children.stop(grace_seconds)
         if made is not None:
             tokens.revoke_token(context, made.id, actor="serve")

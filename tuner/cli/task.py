@@ -73,9 +73,9 @@ def _tell(found: Examination) -> None:
         )
     if found.samples_per_second:
         print_table(
-            ("slots", "samples/s in all", "gain over one"),
+            ("slots", "samples/s in all", "gain over one", "trained"),
             [
-                (slots, speed, speed / found.samples_per_second[1])
+                (slots, speed, speed / found.samples_per_second[1], found.chosen[slots])
                 for slots, speed in found.samples_per_second.items()
             ],
         )

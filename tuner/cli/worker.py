@@ -11,7 +11,7 @@ import typer
 
 from tuner import logs
 from tuner.cli.children import when_parent_ends
-from tuner.cli.options import Config, Home, Token, Url
+from tuner.cli.options import Checkpoints, Config, Home, Token, Url
 from tuner.cli.signals import stopping
 from tuner.cli.task import load
 from tuner.errors import InvalidInput
@@ -58,6 +58,7 @@ def worker(
         bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when stdin closes.")
     ] = False,
     config: Config = None,
+    checkpoints: Checkpoints = None,
     home: Home = None,
 ) -> None:
     """Leases trials from a server, trains them, and reports."""
@@ -65,7 +66,7 @@ def worker(
 
     for path in task or []:
         load(path)
-    settings = Settings.read(url=url, token=token, home=home)
+    settings = Settings.read(url=url, token=token, home=home, checkpoints=checkpoints)
     scripts = scripts_of(config, settings.home)
     logs.configure(settings.log_level, as_json=settings.log_json)
     if engine is Engine.ray:
@@ -91,9 +92,9 @@ def worker(
             slots=slots,
             tasks=task or [],
             home=settings.home,
+            checkpoints=settings.checkpoints,
             stop=stop,
             scripts=scripts,
-            checkpoints=settings.checkpoints or None,
             save_seconds=settings.checkpoint_seconds,
         )
     finally:
@@ -123,7 +124,7 @@ def _on_ray(
                 cpus=cpus,
                 **options,
                 home=settings.home.absolute(),
-                checkpoints=settings.checkpoints or None,
+                checkpoints=settings.checkpoints,
                 save_seconds=settings.checkpoint_seconds,
                 log_level=settings.log_level,
                 log_json=settings.log_json,

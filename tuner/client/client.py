@@ -1,11 +1,9 @@
-"""The client itself: studies, results and your own loop."""
+"""The client itself: studies and their results."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +13,10 @@ from tuner.advisor import Advice, Fit
 from tuner.advisor.critical_batch import CriticalBatch
 from tuner.client.datasets import Datasets
 from tuner.client.operating import Operating
-from tuner.errors import InvalidInput, LeaseLost, NotFound, Unavailable
-from tuner.protocol import SlotVerdict
+from tuner.client.own_loop import OwnLoop
+from tuner.client.progress import drawing
+from tuner.errors import InvalidInput, NotFound, Unavailable
 from tuner.service import (
-    Asked,
     EventView,
     LogView,
     MeasurementView,
@@ -36,7 +34,7 @@ Spec = Mapping[str, Any] | str | Path
 FINISHED = frozenset({"completed", "cancelled", "failed"})
 
 
-class Client(Operating, Datasets):
+class Client(OwnLoop, Datasets, Operating):
     """Talks to one server. Threads may share it.
 
     Args:
@@ -261,103 +259,15 @@ class Client(Operating, Datasets):
             poll_seconds: How often to look.
             timeout_seconds: After so long, return the study as it is then.
         """
-        from rich.progress import (  # noqa: PLC0415  (only here)
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
-
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("best {task.fields[best]}"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, disable=not progress) as bar:
-            task = bar.add_task("study", total=None, best="–")
+        with drawing(progress) as draw:
             while True:
                 view = self.study(study)
-                bar.update(task, **_drawn(view))
+                draw(view)
                 late = deadline is not None and time.monotonic() >= deadline
                 if view.state in FINISHED or late:
                     return view
                 time.sleep(poll_seconds)
-
-    # Your own loop
-
-    def ask(self, study: int, k: int = 1) -> list[Asked]:
-        """Takes up to ``k`` trials to evaluate by yourself; hold them with :meth:`held`."""
-        return self._read(list[Asked], "POST", f"studies/{study}/ask", json={"k": k}, named=True)
-
-    def report(self, trial: Asked, step: int, **metrics: float) -> SlotVerdict:
-        """Sends one evaluation of an asked trial; the answer says whether to go on.
-
-        Raises:
-            LeaseLost: The trial is not yours any more; drop it.
-        """
-        body = {"token": trial.token, "step": step, "metrics": metrics}
-        path = f"trials/{trial.trial_id}/report"
-        return self._read(SlotVerdict, "POST", path, json=body, repeatable=True)
-
-    def tell(
-        self,
-        trial: Asked,
-        values: float | Sequence[float] | None = None,
-        *,
-        state: Literal["complete", "pruned", "fail"] | None = None,
-        reason: str | None = None,
-    ) -> TrialView:
-        """Ends an asked trial: with its value(s), or as pruned or failed.
-
-        One that your last report has ended already stays as it is.
-
-        Raises:
-            LeaseLost: The trial is not yours any more; it was handed to somebody else.
-            Conflict: It ended otherwise than this says.
-        """
-        given = [values] if isinstance(values, int | float) else values
-        body = {"token": trial.token, "values": given, "state": state, "reason": reason}
-        body = {key: value for key, value in body.items() if value is not None}
-        return self._read(
-            TrialView, "POST", f"trials/{trial.trial_id}/tell", json=body, repeatable=True
-        )
-
-    @contextmanager
-    def held(
-        self, trials: Iterable[Asked], *, heartbeat_seconds: float = 5.0
-    ) -> Iterator[threading.Event]:
-        """Renews the leases of asked trials while the block runs, from a thread of its own.
-
-        Yields:
-            An event that is set when a lease was lost, so that a long evaluation can stop.
-        """
-        holding = {trial.trial_id: trial.token for trial in trials}
-        lost, done = threading.Event(), threading.Event()
-
-        def beat() -> None:
-            while holding and not done.wait(heartbeat_seconds):
-                for trial, token in list(holding.items()):
-                    try:
-                        self._transport.call(
-                            "POST", f"trials/{trial}/renew", json={"token": token}, repeatable=True
-                        )
-                    except Unavailable:
-                        break  # the server is away; the lease outlives a few beats
-                    except (LeaseLost, NotFound):
-                        del holding[trial]
-                        lost.set()
-
-        thread = threading.Thread(target=beat, name="tuner-heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield lost
-        finally:
-            done.set()
-            thread.join()
 
     def _listen(self, study: int, after: int) -> Iterator[EventView | None]:
         """Events after an id as the server tells them; None is a sign of life without news."""
@@ -390,14 +300,3 @@ def load(spec: Spec) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidInput("file", f"{spec} holds no study: expected fields such as name and task")
     return found
-
-
-def _drawn(view: StudyView) -> dict[str, Any]:
-    counts = view.counts
-    best = view.best.value if view.best else None
-    return {
-        "description": f"{view.name}: {view.state}",
-        "completed": counts.complete + counts.pruned + counts.fail,
-        "total": view.budget.get("trials"),
-        "best": "–" if best is None else f"{best:.6g}",
-    }

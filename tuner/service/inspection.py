@@ -78,7 +78,9 @@ def inspect(path: Path, kind: str, most_bytes: int | None) -> Summary:
 
 def _unreadable(kind: str, error: Exception) -> InvalidInput:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InvalidInput(FIELD, f"this is no readable {kind} file: {reason[:300]}")
+    # It may quote the file, and nobody's terminal is to obey that.
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in reason[:300])
+    return InvalidInput(FIELD, f"this is no readable {kind} file: {shown}")
 
 
 def _csv(path: Path, limit: float) -> Summary:

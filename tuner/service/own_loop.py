@@ -104,9 +104,23 @@ def ask(
 
 
 def report_trial(
-    ctx: Context, trial_id: int, token: str, measured: Measured, *, actor: str | None = None
+    ctx: Context,
+    trial_id: int,
+    token: str,
+    measured: Measured,
+    *,
+    lease_seconds: float | None = None,
+    actor: str | None = None,
 ) -> SlotVerdict:
     """One evaluation of a trial; what it is to do next.
+
+    Args:
+        ctx: The service.
+        trial_id: Which trial.
+        token: Its lease.
+        measured: What was measured.
+        lease_seconds: How long it is held from now; ``ask_seconds`` unless given.
+        actor: Who says so.
 
     Raises:
         NotFound: No such trial.
@@ -114,11 +128,28 @@ def report_trial(
         InvalidInput: A metric is missing, or the step is beyond the training.
     """
     slot = SlotReport(trial_id=trial_id, token=token, measurements=[measured])
-    return _deliver(ctx, slot, actor)
+
+    def deliver(this: Turn) -> SlotVerdict:
+        seconds = lease_seconds or ctx.settings.ask_seconds
+        verdict = take_in(ctx, this, [slot], [trial_id], seconds)[trial_id]
+        if verdict.action == "lost":
+            raise LeaseLost(trial_id)
+        return verdict
+
+    return take_one(ctx, trial_id, deliver, actor=actor)
 
 
-def renew_trial(ctx: Context, trial_id: int, token: str) -> datetime:
-    """Prolongs the lease of a trial that has nothing to report yet.
+def renew_trial(
+    ctx: Context, trial_id: int, token: str, *, lease_seconds: float | None = None
+) -> datetime:
+    """Gives a new lease to the holder of a trial that has nothing to report yet.
+
+    Args:
+        ctx: The service.
+        trial_id: Which trial.
+        token: Its lease.
+        lease_seconds: How long it is held from now; ``ask_seconds`` unless given. Who gives signs
+            of life asks for little, so that a trial is not held up by a loop that has died.
 
     Returns:
         When it runs out now; for a trial that its holder has ended, when that was.
@@ -127,7 +158,7 @@ def renew_trial(ctx: Context, trial_id: int, token: str) -> datetime:
         NotFound: No such trial.
         LeaseLost: The token is not its present lease.
     """
-    expires_at = ctx.now() + timedelta(seconds=ctx.settings.ask_seconds)
+    expires_at = ctx.now() + timedelta(seconds=lease_seconds or ctx.settings.ask_seconds)
     with ctx.db.write() as session:
         if not leases.renew(session, {trial_id: token}, expires_at):
             return expires_at
@@ -220,15 +251,3 @@ def _agree(row: TrialRow, state: str, given: list[float] | None) -> None:
 
 def _finite(values: Sequence[float]) -> bool:
     return all(math.isfinite(float(v)) for v in values)
-
-
-def _deliver(ctx: Context, slot: SlotReport, actor: str | None) -> SlotVerdict:
-    trial_id = slot.trial_id
-
-    def deliver(this: Turn) -> SlotVerdict:
-        told = take_in(ctx, this, [slot], [trial_id], ctx.settings.ask_seconds)
-        if told[trial_id].action == "lost":
-            raise LeaseLost(trial_id)
-        return told[trial_id]
-
-    return take_one(ctx, trial_id, deliver, actor=actor)

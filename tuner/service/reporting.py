@@ -60,7 +60,9 @@ def take_in(
     for slot, row, news in held:
         out[row.id] = _judge(turn, row, slot, news)
         if row.lease_token is not None:
-            row.lease_expires_at = max(row.lease_expires_at or lease_end, lease_end)
+            # A heartbeat may have come since this turn began. Who says how long is believed.
+            later = max(row.lease_expires_at or lease_end, lease_end)
+            row.lease_expires_at = later if seconds is None else lease_end
     measured = [row.id for slot, row, _ in held if slot.measurements]
     if measured:
         turn.note("trial.measured", trials=measured, points=len(turn.points))

@@ -39,7 +39,7 @@ def check_params(form: TaskForm, params: Mapping[str, Any]) -> None:
         if key not in accepted:
             known = ", ".join(accepted) or "none"
             raise InvalidInput(
-                f"task.params.{key}", f"{form.name} has no such parameter, but {known}"
+                f"task.params.{key}", f"{form.name} has no such parameter; it has {known}"
             )
     for key, parameter in accepted.items():
         if key not in params and parameter.required:

@@ -10,6 +10,7 @@ import logging
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +58,41 @@ class CheckpointStore:
         root: Where they go.
 
     Raises:
-        InvalidInput: Nothing here reaches such an address: a package is missing, or its name wrong.
+        InvalidInput: The address is of a kind that fsspec does not know, or that needs a package
+            which is not installed.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
         try:
             self.fs, self.path = fsspec.core.url_to_fs(self.root)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # a file system's driver raises what it likes, or is missing
             raise InvalidInput("checkpoints", f"{self.root!r} cannot be used: {error}") from error
         self.local = "file" in self.fs.protocol
         if self.local:
             self.path = str(Path(self.path).absolute())
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is on this machine; None: elsewhere."""
+        return Path(self.path) if self.local else None
+
+    def check(self) -> None:
+        """Writes a small file, and removes it.
+
+        Raises:
+            InvalidInput: That does not work.
+        """
+        probe = f"{self.path}/{uuid.uuid4().hex}.probe"
+        try:
+            self.fs.makedirs(self.path, exist_ok=True)
+            self.fs.pipe_file(probe, b"")
+            self.fs.rm_file(probe)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InvalidInput(
+                "checkpoints", f"{self.root!r} cannot be written to: {reason}"
+            ) from error
 
     def save(self, name: str, state: Mapping[str, Any]) -> str:
         """Writes a slot's state under a name such as ``study-1/trial-7/a1-s4``; its address.
@@ -86,10 +110,12 @@ class CheckpointStore:
                 os.replace(partial, target)
             else:
                 self.fs.mv(partial, target)
-        except OSError:
-            if self.fs.exists(partial):
-                self.fs.rm(partial)
-            raise
+        except Exception as error:
+            with suppress(Exception):
+                self.fs.rm_file(partial)
+            if isinstance(error, OSError):
+                raise
+            raise OSError(f"{type(error).__name__}: {error}") from error
         return str(self.fs.unstrip_protocol(target))
 
     def load(self, uri: str) -> dict[str, Any]:
@@ -98,17 +124,17 @@ class CheckpointStore:
         Raises:
             NotFound: It is not there (any more), or not readable as a checkpoint.
         """
-        fs, path = fsspec.core.url_to_fs(uri)
         try:
+            fs, path = fsspec.core.url_to_fs(uri)
             return from_bytes(fs.cat_file(path))
-        except (OSError, ValueError) as error:
+        except Exception as error:
             log.warning("checkpoint %s cannot be read: %s", uri, error)
             raise NotFound("checkpoint", uri) from error
 
     def delete(self, uri: str) -> None:
         """Removes one; that it is gone already is fine."""
-        fs, path = fsspec.core.url_to_fs(uri)
         try:
+            fs, path = fsspec.core.url_to_fs(uri)
             fs.rm_file(path)
-        except OSError as error:
+        except Exception as error:
             log.debug("checkpoint %s was not removed: %s", uri, error)

@@ -36,6 +36,7 @@ from tuner.protocol import (
 from tuner.service import Context
 from tuner.service.background import running
 from tuner.storage.models import FINISHED_STUDY_STATES
+from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import MEMORY_SHARE, SAVE_SECONDS
@@ -65,11 +66,11 @@ def run_study(
     slots: int | None = None,
     tasks: Sequence[str] = (),
     home: Path = Path(".tuner"),
+    checkpoints: str | None = None,
     stop: threading.Event | None = None,
     processes: int | None = None,
     engine: Choice = "auto",
     scripts: Scripts = MappingProxyType({}),
-    checkpoints: str | None = None,
     save_seconds: float = SAVE_SECONDS,
 ) -> None:
     """Trains a study until it ends or ``stop`` is set; everything reported is in the database.
@@ -80,17 +81,22 @@ def run_study(
         device: ``auto``, ``cpu``, ``cuda:0`` ...
         slots: Trials at once in each process; by default as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
-        home: Where checkpoints go, unless told otherwise.
+        home: Where checkpoints and fetched datasets go.
+        checkpoints: Where checkpoints go instead; see :func:`run_worker`.
         stop: Ends early; running trials are saved and go on when the study is run again.
         processes: Worker processes; chosen by device unless given.
         engine: ``auto``, or an engine to insist on.
         scripts: Programs that the workers may run, by name.
-        checkpoints: A folder, or an address that fsspec knows, where checkpoints go.
         save_seconds: How often each trial is saved.
+
+    Raises:
+        InvalidInput: There is no such task, or no checkpoint can be written.
+        Unavailable: All worker processes have ended before the study.
     """
     stop = stop or threading.Event()
     for path in tasks:
         load_task(path)
+    CheckpointStore(checkpoints or home / "checkpoints").check()
     count = processes or default_processes(device)
     threads = max(1, (os.cpu_count() or 1) // count)
     # A fork starts at once, since torch is loaded already. But its OpenMP threads and its CUDA
@@ -104,10 +110,10 @@ def run_study(
         "slots": slots,
         "tasks": list(tasks),
         "home": home,
+        "checkpoints": checkpoints,
         "engine": engine,
         "memory": _share(device, count),
         "scripts": dict(scripts),
-        "checkpoints": checkpoints,
         "save_seconds": save_seconds,
     }
     ends: list[Connection] = []

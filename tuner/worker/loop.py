@@ -76,11 +76,11 @@ def run_worker(
     slots: int | None = None,
     tasks: Sequence[str] = (),
     home: Path = Path(".tuner"),
+    checkpoints: str | None = None,
     stop: threading.Event | None = None,
     engine: Choice = "auto",
     memory: int | None = None,
     scripts: Scripts = MappingProxyType({}),
-    checkpoints: str | Path | None = None,
     save_seconds: float = SAVE_SECONDS,
 ) -> None:
     """Works until ``stop`` is set or the service drains this worker.
@@ -91,17 +91,17 @@ def run_worker(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         slots: Trials trained at once; by default begun with a few and then as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
-        home: Where fetched datasets go, and checkpoints unless told otherwise.
+        home: Where checkpoints and fetched datasets go.
+        checkpoints: Where checkpoints go instead: a folder, or an address that fsspec knows.
+            Scripts, which need a folder, keep theirs in ``home`` where this is none.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
         memory: Bytes that one population may take; by default most of what is free.
-        scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``. What they
-            save stays on this machine unless ``checkpoints`` is a folder.
-        checkpoints: A folder, or an address that fsspec knows, where checkpoints go.
+        scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``.
         save_seconds: How often each trial is saved.
 
     Raises:
-        InvalidInput: There is no such device or task, or nothing that reaches ``checkpoints``.
+        InvalidInput: There is no such device or task, or no checkpoint can be written.
         Unavailable: The service could not be reached to register.
     """
     stop = stop or threading.Event()
@@ -109,7 +109,9 @@ def run_worker(
         load_task(path)
     chosen = devices.choose(device)
     devices.prepare(chosen)
-    store = CheckpointStore(checkpoints or home / "checkpoints")
+    root = home / "checkpoints"
+    store, datasets = CheckpointStore(checkpoints or root), DatasetCache(home / "datasets", gateway)
+    store.check()
     crew = Crew(
         chosen,
         slots or devices.MOST_SLOTS[chosen.type],
@@ -117,10 +119,9 @@ def run_worker(
         engine=engine,
         memory=memory,
         save_seconds=save_seconds,
-        locate=DatasetCache(home / "datasets", gateway).located,
+        locate=datasets.located,
     )
-    folder = Path(store.path) if store.local else home / "checkpoints"
-    team = Team(crew, ScriptCrew(scripts, chosen, folder))
+    team = Team(crew, ScriptCrew(scripts, chosen, store.folder or root))
     worker = _Worker(gateway, name, team, slots, stop)
     with logs.bound(worker=worker.id):
         worker.run()
@@ -149,13 +150,14 @@ class _Worker:
         self.id = self.registration.worker_id
         self.draining = False
         self._dropped: set[tuple[int, str]] = set()
+        """Leases that are lost: a trial may have been taken again under another one since."""
         self._asked: LeaseRequest | None = None
         """A request for work that no answer has come to."""
         self._arriving: dict[int, str] = {}
         """The leases of trials that are about to be held."""
         self._probe: Probe | None = None
         """The range test in hand; it is run before anything else."""
-        self._dropped_probes: set[int] = set()
+        self._dropped_probes: set[str] = set()
         self._measured: ProbeReport | None = None
         self._status: dict[str, Any] = {}
         self._failures: list[SlotReport] = []
@@ -292,12 +294,12 @@ class _Worker:
         """Runs a study's range test at once; what the worker holds besides waits that long."""
 
         def interrupted() -> bool:
-            return self.stop.is_set() or probe.study_id in self._dropped_probes
+            return self.stop.is_set() or probe.token in self._dropped_probes
 
         self._measured = run_probe(self.team.populations, probe, interrupted)
         self._probe = None
         with self._lock:
-            self._dropped_probes.discard(probe.study_id)
+            self._dropped_probes.clear()
         if not self.stop.is_set():
             self._report()
 
@@ -347,8 +349,8 @@ class _Worker:
                 log.warning("a heartbeat was not heard: %s", error)
                 continue
             with self._lock:
-                self._dropped |= {(i, held[i]) for i in answer.drop if i in held}
-                self._dropped_probes |= set(answer.drop_probes)
+                self._dropped |= {(i, held[i]) for i in held.keys() & set(answer.drop)}
+                self._dropped_probes |= {probes[i] for i in probes.keys() & set(answer.drop_probes)}
             self.draining = self.draining or answer.drain
 
     def _interrupted(self) -> bool:
@@ -359,7 +361,6 @@ class _Worker:
             dropped, self._dropped = self._dropped, set()
         for trial_id, token in dropped:
             held = self.team.held.get(trial_id)
-            # By now it may be held again, under another lease.
             if held is not None and held.leased.token == token:
                 self.team.drop(trial_id)
 

@@ -173,10 +173,13 @@ class Branching(Good):
         return Branch()
 
 
-def test_a_good_task_passes() -> None:
+def test_a_good_task_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuner.cli.examination.ROUNDS", 8)
     found = examine("good", Good(), "adamw")
     assert found.problems == []
-    assert found.engine == "fused"
+    assert found.engine == "fused where that is faster: fusing gives the same gradients"
+    assert found.chosen[1] == "looped, recorded"
+    assert found.chosen[3].startswith(("looped, ", "fused x"))
     assert (found.samples, found.parameters) == (64, 18)
     assert found.slot_bytes >= 18 * 16  # weight, gradient and two moments of four bytes
     assert found.sample_bytes >= 8 * 4
@@ -189,6 +192,7 @@ def test_a_task_that_cannot_be_fused_is_told_why() -> None:
     assert found.problems == []
     assert found.engine.startswith("looped: ")
     assert len(found.engine) > len("looped: ")
+    assert all(form.startswith("looped") for form in found.chosen.values())
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,8 @@ import pytest
 
 from tuner.cli.serving import serving
 from tuner.client import Client, load
-from tuner.errors import Conflict, InvalidInput, LeaseLost, NotFound, Refusal, Unauthorized
+from tuner.errors import Conflict, InvalidInput, NotFound, Refusal, Unauthorized
 from tuner.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("home")
-    settings = Settings.read(
-        home=home, database_url=f"sqlite:///{home}/tuner.sqlite", port=0, workers=0
-    )
-    with serving(settings, auth=False, stop=threading.Event()) as found:
-        yield found
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Client]:
-    with Client(url) as made:
-        yield made
-
-
-@pytest.fixture
-def spec(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {
-        "name": request.node.name,
-        "objective": {"metric": "loss", "direction": "minimize"},
-        "space": {
-            "lr": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
-            "depth": {"type": "int", "low": 1, "high": 4},
-        },
-        "sampler": {"name": "random", "seed": 0},
-        "pruner": {"name": "none"},
-        "budget": {"trials": 6, "epochs": 3},
-    }
 
 
 def loss(config: dict[str, Any]) -> float:
@@ -77,6 +45,21 @@ def test_a_study_is_submitted_worked_on_and_read(client: Client, spec: dict[str,
     assert best.value == min(trial.value for trial in trials if trial.value is not None)
     assert [point.step for point in client.measurements(best.id)] == [1, 2]
     assert client.ask(study.id) == []
+
+
+def test_a_bar_is_drawn_while_one_waits(
+    client: Client, spec: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = client.submit({**spec, "name": "[b]bold[/b]"})
+    assert client.wait(study.id, timeout_seconds=0).state == "queued"
+    assert "[b]bold[/b]: queued" in capsys.readouterr().out
+    finish(client, study.id)
+    best = client.wait(study.id).best
+    shown = capsys.readouterr().out
+    assert best is not None
+    assert "completed" in shown
+    assert "6/6" in shown
+    assert f"best {best.value:.6g}" in shown
 
 
 def test_results_come_as_a_frame_a_figure_and_files(client: Client, spec: dict[str, Any]) -> None:
@@ -185,21 +168,6 @@ def test_a_study_is_steered(client: Client, spec: dict[str, Any]) -> None:
         client.study(study.id)
 
 
-def test_a_trial_told_twice_or_by_a_stranger_changes_nothing(
-    client: Client, spec: dict[str, Any]
-) -> None:
-    study = client.submit(spec)
-    (trial,) = client.ask(study.id)
-    stranger = trial.model_copy(update={"token": "0" * 32})
-    with pytest.raises(LeaseLost):
-        client.tell(stranger, 0.0)
-    client.tell(trial, 2.0)
-    assert client.tell(trial, 2.0).value == 2.0
-    with pytest.raises(Conflict, match=r"complete with 2\.0"):
-        client.tell(trial, 1.0)
-    assert client.trial(trial.trial_id).value == 2.0
-
-
 class Tearing(httpx.HTTPTransport):
     """A network that loses the first answer to each request, after the server has acted."""
 
@@ -297,12 +265,3 @@ def test_tokens_are_asked_for_and_the_first_is_shown_once(
                 list(stranger.studies())
     with serving(settings, auth=True, stop=threading.Event()):
         assert "tuner_" not in capsys.readouterr().err
-
-
-def test_asked_trials_are_held_by_heartbeats(client: Client, spec: dict[str, Any]) -> None:
-    study = client.submit(spec)
-    asked = client.ask(study.id, 2)
-    with client.held(asked, heartbeat_seconds=0.02) as lost:
-        assert not lost.wait(0.3)
-        client.cancel(study.id)
-        assert lost.wait(20.0)

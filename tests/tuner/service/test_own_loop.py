@@ -152,6 +152,23 @@ def test_a_trial_stopped_by_others_is_lost_to_its_loop(ctx: Context) -> None:
         service.tell(ctx, trial.trial_id, trial.token)
 
 
+def test_who_gives_signs_of_life_is_held_for_less(ctx: Context, clock: Clock) -> None:
+    study_id = own(ctx)
+    reported, renewed = service.ask(ctx, study_id, 2)
+    measured = Measured(step=1, metrics={"score": 0.25})
+    service.report_trial(ctx, reported.trial_id, reported.token, measured, lease_seconds=30)
+    service.renew_trial(ctx, renewed.trial_id, renewed.token, lease_seconds=30)
+    clock.advance(31)
+    service.tick(ctx)
+    for trial in (reported, renewed):
+        with pytest.raises(LeaseLost):
+            service.renew_trial(ctx, trial.trial_id, trial.token)
+    assert {t.trial_id for t in service.ask(ctx, study_id, 2)} == {
+        reported.trial_id,
+        renewed.trial_id,
+    }
+
+
 def test_what_is_not_there(ctx: Context) -> None:
     with pytest.raises(NotFound):
         service.ask(ctx, 99)

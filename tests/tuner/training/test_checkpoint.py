@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from tests.tuner.tasks import zoo
-from tuner.errors import NotFound
+from tuner.errors import InvalidInput, NotFound
 from tuner.training.checkpoint import CheckpointStore, from_bytes, to_bytes
 from tuner.training.population import Population
 
@@ -55,6 +55,24 @@ def test_nothing_but_tensors_and_json_is_read() -> None:
         from_bytes(b"\x80\x04not safetensors")
     with pytest.raises(ValueError, match="format"):
         from_bytes(save({"x": torch.zeros(1)}))
+
+
+def test_an_address_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    for root in ("nothing://bucket/x", "s3://bucket/x"):  # its package is not installed here
+        with pytest.raises(InvalidInput, match="cannot be used") as caught:
+            CheckpointStore(root)
+        assert caught.value.field == "checkpoints"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="cannot be written to"):
+        CheckpointStore(tmp_path / "file").check()
+    store = CheckpointStore((tmp_path / "new").as_uri())
+    store.check()
+    assert store.folder == tmp_path / "new"
+    assert list(store.folder.iterdir()) == []
+    assert CheckpointStore("memory://x").folder is None
+    with pytest.raises(NotFound):
+        store.load("nothing://bucket/x")
+    store.delete("nothing://bucket/x")
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

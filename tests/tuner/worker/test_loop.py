@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 
@@ -268,6 +269,75 @@ def test_a_stopped_worker_hands_back_and_another_goes_on(context: Context, tmp_p
     for trial in trials(context, study.id):
         assert trial.attempt == 1, "a return is no failed attempt"
         assert trial.value == pytest.approx(expected[trial.number].value, rel=1e-3)
+
+
+def test_checkpoints_at_an_address_are_gone_on_with_from_another_home(
+    context: Context, tmp_path: Path
+) -> None:
+    study = service.submit(context, spec(pruner={"name": "none"}))
+    stop = threading.Event()
+
+    class Impatient(DirectGateway):
+        def report(self, worker_id: int, report: Report) -> ReportAnswer:
+            if any(slot.measurements for slot in report.slots):
+                stop.set()
+            return super().report(worker_id, report)
+
+    class Listening(DirectGateway):
+        first: dict[int, int] = {}  # noqa: RUF012  (one instance)
+
+        def report(self, worker_id: int, report: Report) -> ReportAnswer:
+            for slot in report.slots:
+                for measured in slot.measurements[:1]:
+                    self.first.setdefault(slot.trial_id, measured.step)
+            return super().report(worker_id, report)
+
+    where = {"device": "cpu", "checkpoints": "memory://torn/checkpoints"}
+    run_worker(Impatient(context), name="first", home=tmp_path / "one", stop=stop, **where)
+    torn = {t.id: t.step for t in trials(context, study.id) if t.step > 0}
+    assert torn
+    saved = fsspec.filesystem("memory").find("/torn/checkpoints")
+    assert len(saved) >= len(torn)
+    listening = Listening(context)
+    where.pop("device")
+    work_until(context, study.id, gateway=listening, home=tmp_path / "two", **where)
+    assert service.show_study(context, study.id).counts.complete == 10
+    assert {trial: listening.first[trial] for trial in torn} == {t: s + 1 for t, s in torn.items()}
+    assert not fsspec.filesystem("memory").find("/torn/checkpoints"), "all have ended"
+    assert not (tmp_path / "two" / "checkpoints").exists()
+
+
+def test_a_late_answer_about_an_old_lease_drops_no_new_one(
+    context: Context, tmp_path: Path
+) -> None:
+    """A trial is paused and taken up again, all while a heartbeat about it is on its way."""
+
+    class Slow(DirectGateway):
+        tokens: dict[int, str] = {}  # noqa: RUF012  (one instance)
+        late = 0
+
+        def register(self, hello: WorkerHello) -> Registration:
+            return super().register(hello).model_copy(update={"heartbeat_seconds": 0.01})
+
+        def report(self, worker_id: int, report: Report) -> ReportAnswer:
+            answer = super().report(worker_id, report)
+            self.tokens |= {leased.trial_id: leased.token for leased in answer.leased}
+            return answer
+
+        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+            for _ in range(100):
+                if any(self.tokens.get(i, token) != token for i, token in beat.held.items()):
+                    self.late += 1
+                    break
+                time.sleep(0.01)
+            return super().heartbeat(worker_id, beat)
+
+    study = service.submit(context, spec(budget={"trials": 24, "epochs": 9}))
+    gateway = Slow(context)
+    work_until(context, study.id, gateway=gateway, home=tmp_path)
+    assert gateway.late > 0
+    assert service.show_study(context, study.id).state == "completed"
+    assert {trial.attempt for trial in trials(context, study.id)} == {1}
 
 
 def test_divergence_and_a_broken_model_fail_alone(context: Context, tmp_path: Path) -> None:

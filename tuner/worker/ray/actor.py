@@ -36,9 +36,8 @@ class Plan:
         slots: Trials at once in each; None: as many as pay.
         tasks: Further tasks, as ``package.module:Class``, that every node can import.
         scripts: Programs that they may run, by name; every node has them in the same place.
-        home: Where checkpoints go, unless told otherwise; on storage that all nodes share, any of
-            them resumes any trial.
-        checkpoints: A folder, or an address that fsspec knows, where checkpoints go.
+        home: Where checkpoints go; on storage that all nodes share, any of them resumes any trial.
+        checkpoints: Where they go instead: an address that all nodes reach.
         save_seconds: How often each trial is saved.
         log_level: The least severe line that they log.
         log_json: Whether they log one JSON object a line.
@@ -108,10 +107,10 @@ class Actor:
                 slots=plan.slots,
                 tasks=plan.tasks,
                 home=plan.home,
+                checkpoints=plan.checkpoints,
                 stop=self._stop,
                 memory=self._memory,
                 scripts=plan.scripts,
-                checkpoints=plan.checkpoints,
                 save_seconds=plan.save_seconds,
             )
         finally:

@@ -18,7 +18,7 @@ from tests.installation import Installation, installation, until
 from tests.tuner.worker.ray.clusters import Cluster, running
 from tuner.cli import main
 
-TRIALS, EPOCHS = 6, 30
+TRIALS, EPOCHS = 6, 90
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,10 @@ def test_a_killed_actor_and_a_killed_node_lose_no_trial(
     here: Installation, cluster: Cluster
 ) -> None:
     node = cluster.add(num_cpus=1)
-    driver(here, cluster)
+    bucket = here.home / "bucket"
+    driver(here, cluster, "--checkpoints", bucket.as_uri())
     until(lambda: len(workers(here)) == 3, "a worker for each CPU")
+    assert bucket.is_dir()
     assert {w["name"].partition("-")[0] for w in workers(here)} == {"ray"}
 
     first = submitted(here, "first")

@@ -1,0 +1,81 @@
+"""Our own loop against a real server: who holds a trial, and until when."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tuner.client import Client
+from tuner.errors import Conflict, LeaseLost
+from tuner.service import Asked
+
+
+def test_a_trial_told_twice_or_by_a_stranger_changes_nothing(
+    client: Client, spec: dict[str, Any]
+) -> None:
+    study = client.submit(spec)
+    (trial,) = client.ask(study.id)
+    stranger = trial.model_copy(update={"token": "0" * 32})
+    with pytest.raises(LeaseLost):
+        client.tell(stranger, 0.0)
+    client.tell(trial, 2.0)
+    assert client.tell(trial, 2.0).value == 2.0
+    with pytest.raises(Conflict, match=r"complete with 2\.0"):
+        client.tell(trial, 1.0)
+    assert client.trial(trial.trial_id).value == 2.0
+
+
+def test_a_trial_that_has_ended_is_not_lost(client: Client, spec: dict[str, Any]) -> None:
+    """The others of the same block train on."""
+    study = client.submit(spec)
+    told, reported, running = client.ask(study.id, 3)
+    with client.held((told, reported, running), heartbeat_seconds=0.02) as lost:
+        client.tell(told, 1.0)
+        for step in (1, 2, 3):
+            verdict = client.report(reported, step, loss=1.0)
+        assert verdict.action == "finish"
+        assert not lost.wait(0.5)
+        client.cancel(study.id)
+        assert lost.wait(20.0)
+
+
+def test_asked_trials_are_held_by_heartbeats(client: Client, spec: dict[str, Any]) -> None:
+    study = client.submit(spec)
+    asked = client.ask(study.id, 2)
+    with client.held(asked, heartbeat_seconds=0.02) as lost:
+        assert not lost.wait(0.3)
+        client.cancel(study.id)
+        assert lost.wait(20.0)
+
+
+def test_a_loop_that_dies_holds_nobody_up_and_one_that_lives_loses_nothing(
+    client: Client, spec: dict[str, Any]
+) -> None:
+    study = client.submit(spec)
+    kept, silent = client.ask(study.id, 2)
+    with client.held([kept], heartbeat_seconds=1.0) as lost:
+        client.report(kept, 1, loss=1.0)
+        with client.held([silent], heartbeat_seconds=1.0):
+            client.report(silent, 1, loss=1.0)
+        # Without a heartbeat it is as if its process had died, and its lease ends after the other's
+        # would have.
+        taken = again(client, study.id, silent)
+        assert kept.number not in taken
+        assert not lost.is_set()
+        with pytest.raises(LeaseLost):
+            client.tell(silent, 1.0)
+    told = client.tell(kept, 1.0)
+    assert (told.state, told.attempt) == ("complete", 1)
+
+
+def again(client: Client, study: int, wanted: Asked) -> set[int]:
+    """All that was handed out until a trial was handed out again."""
+    taken: set[int] = set()
+    for _ in range(600):
+        taken |= {trial.number for trial in client.ask(study, 2)}
+        if wanted.number in taken:
+            return taken
+        time.sleep(0.1)
+    raise AssertionError(f"trial {wanted.number} was not handed out again")
