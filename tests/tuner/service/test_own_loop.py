@@ -158,8 +158,7 @@ def test_who_gives_signs_of_life_is_held_for_less(ctx: Context, clock: Clock) ->
     measured = Measured(step=1, metrics={"score": 0.25})
     service.report_trial(ctx, reported.trial_id, reported.token, measured, lease_seconds=30)
     service.renew_trial(ctx, renewed.trial_id, renewed.token, lease_seconds=30)
-    clock.advance(31)
-    service.tick(ctx)
+    clock.run(31, ctx)
     for trial in (reported, renewed):
         with pytest.raises(LeaseLost):
             service.renew_trial(ctx, trial.trial_id, trial.token)
