@@ -53,14 +53,14 @@ class Listener:
 class Feed:
     """The reader. Belongs to one event loop; :meth:`close` ends it with the application."""
 
-    def __init__(self, context: Context, poll_seconds: float = 0.5) -> None:
+    def __init__(self, context: Context, poll_seconds: float = 0.3) -> None:
         self._context = context
         self._poll_seconds = poll_seconds
         self._listeners: set[Listener] = set()
         self._reader: asyncio.Task[None] | None = None
 
     async def listen(
-        self, study_id: int | None, after: int | None, quiet_seconds: float = 0.25
+        self, study_id: int | None, after: int | None, quiet_seconds: float = 0.2
     ) -> AsyncGenerator[list[EventView]]:
         """Batches of events, in order, each once.
 

@@ -109,8 +109,8 @@ def optuna_storage(url: str) -> optuna.storages.RDBStorage:
     return storage
 
 
-def fill_optuna(url: str, n: int) -> None:
-    """A study in Optuna's tables, with ``n`` finished trials."""
+def fill_optuna(url: str, n: int, steps: int = STEPS) -> None:
+    """A study in Optuna's tables, with ``n`` finished trials of so many reports."""
     storage = optuna_storage(url)
     study = optuna.create_study(storage=storage, study_name="bench")
     params = drawn(n)
@@ -148,7 +148,7 @@ def fill_optuna(url: str, n: int) -> None:
             "intermediate_value_type": "FINITE",
         }
         for i in range(n)
-        for step in range(1, STEPS + 1)
+        for step in range(1, steps + 1)
     ]
     with storage.engine.begin() as connection:
         bulk(connection, rdb.TrialModel.__table__, trials)
@@ -162,8 +162,8 @@ def fill_optuna(url: str, n: int) -> None:
     storage.engine.dispose()
 
 
-def fill_ours(url: str, n: int, sampler: str) -> None:
-    """A study in our tables, with ``n`` finished trials."""
+def fill_ours(url: str, n: int, sampler: str, steps: int = STEPS) -> None:
+    """A study in our tables, with ``n`` finished trials of so many reports."""
     migrate.upgrade(url)
     ctx = Context.open(url)
     spec = StudySpec.parse(
@@ -174,7 +174,7 @@ def fill_ours(url: str, n: int, sampler: str) -> None:
             "sampler": {"name": sampler},
             "pruner": "none",
             # One more than is reported: the client ends its trials, as Optuna's does.
-            "budget": {"trials": 10**8, "epochs": STEPS + 1},
+            "budget": {"trials": 10**8, "epochs": steps + 1},
         }
     )
     study_id = service.submit(ctx, spec).id
@@ -192,8 +192,8 @@ def fill_ours(url: str, n: int, sampler: str) -> None:
             "origin": "sampled",
             "attempt": 1,
             "paused": False,
-            "step": STEPS,
-            "until": STEPS,
+            "step": steps,
+            "until": steps,
             "note": {"draw": i},
             "revision": 1,
             "user_attrs": {},
@@ -217,7 +217,7 @@ def fill_ours(url: str, n: int, sampler: str) -> None:
             "created_at": NOW,
         }
         for i in range(n)
-        for step in range(1, STEPS + 1)
+        for step in range(1, steps + 1)
     ]
     with ctx.db.write() as session:
         study = session.get_one(Study, study_id)

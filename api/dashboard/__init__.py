@@ -5,16 +5,48 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from api.dashboard import actions, advisor, assets, form, login, pages, reference, vary
+from api.dashboard import (
+    actions,
+    advisor,
+    assets,
+    catalogue,
+    compare,
+    form,
+    login,
+    reference,
+    studies,
+    study,
+    trial,
+    vary,
+    workers,
+)
 from api.dashboard.render import problem_page
 from api.problems import Problem
+from tuner.service import utc_now
+from tuner.service.memo import Memo
 
 
 def install(app: FastAPI) -> None:
     """Adds the pages, their assets, and the form that errors take for people."""
-    for module in (login, pages, form, vary, advisor, actions, reference):
+    own = (
+        login,
+        studies,
+        study,
+        compare,
+        trial,
+        workers,
+        form,
+        vary,
+        advisor,
+        actions,
+        catalogue,
+        reference,
+    )
+    for module in own:
         app.include_router(module.router, include_in_schema=False)
-    app.mount(f"/assets/{assets.digest()}", assets.Assets(), name="assets")
+    app.add_route(assets.PATH, assets.serve, name="assets", include_in_schema=False)
+
+    app.state.pieces = Memo(utc_now, size=100)
 
     def error_page(request: Request, document: Problem) -> Response:
         return problem_page(request, document)

@@ -32,10 +32,6 @@ STUDY_ACTIONS: Mapping[str, Callable[..., object]] = {
     "stop": service.stop_study,
     "cancel": service.cancel_study,
 }
-TRIAL_ACTIONS: Mapping[str, Callable[..., object]] = {
-    "stop": service.stop_trial,
-    "retry": service.retry_trial,
-}
 
 
 @router.post("/studies/{study_id}/delete")
@@ -58,17 +54,18 @@ def change_study(
     return back(request, f"/studies/{study_id}")
 
 
-@router.post("/trials/{trial_id}/{action}")
-def change_trial(
-    request: Request,
-    context: Ctx,
-    who: Clicker,
-    trial_id: TrialId,
-    action: Literal["stop", "retry"],
-) -> Response:
-    """Stops a trial, or queues its configuration once more."""
-    TRIAL_ACTIONS[action](context, trial_id, actor=who.name)
+@router.post("/trials/{trial_id}/stop")
+def stop_trial(request: Request, context: Ctx, who: Clicker, trial_id: TrialId) -> Response:
+    """Stops a trial."""
+    service.stop_trial(context, trial_id, actor=who.name)
     return back(request, f"/trials/{trial_id}")
+
+
+@router.post("/trials/{trial_id}/retry")
+def retry_trial(request: Request, context: Ctx, who: Clicker, trial_id: TrialId) -> Response:
+    """Queues a trial's configuration once more, and goes to the new trial."""
+    made = service.retry_trial(context, trial_id, actor=who.name)
+    return RedirectResponse(f"{root_of(request)}/trials/{made.id}", 303)
 
 
 @router.post("/workers/{worker_id}/drain")

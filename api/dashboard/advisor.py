@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from api.dashboard.actions import Clicker
 from api.dashboard.advisor_views import AdvisorPage, Answer, Changed, PlanForm
 from api.dashboard.question import MORE, Question, asked, known_studies, started, task_of
-from api.dashboard.render import Viewer, render, root_of
+from api.dashboard.render import Viewer, render, render_pieces, root_of
 from api.dashboard.views import Who
 from api.security import Ctx
 from tuner import service, tasks
@@ -43,10 +43,10 @@ def show_advisor(
 ) -> Response:
     """The form with its answer; ``fragment``: the answer alone, or in brief for a study's page."""
     page = _page(context, who, request.query_params)
-    template = FRAGMENTS.get(fragment)
-    # A fragment is put in place by the page's script, whatever was wrong with the form.
-    status = 200 if template or not page.error else 422
-    return render(request, template or "advisor.html", page, status)
+    if fragment:
+        # It is put in place by the page's script, whatever was wrong with the form.
+        return render_pieces(request, page, FRAGMENTS, fragment)
+    return render(request, "advisor.html", page, 422 if page.error else 200)
 
 
 @router.post("/advisor/plan")

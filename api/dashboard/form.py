@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.dashboard.render import Viewer, render
-from api.dashboard.views import NewStudyPage
+from api.dashboard.views import Shown
 from api.routers import catalogue
 from api.security import Ctx
 from tuner import service
@@ -26,10 +28,20 @@ START: dict[str, Any] = {
         "weight_decay": {"type": "float", "low": 1e-6, "high": 1e-1, "log": True},
         "schedule": {"type": "categorical", "choices": ["constant", "cosine", "linear"]},
     },
-    "sampler": {"name": "tpe"},
-    "pruner": {"name": "asha"},
+    "sampler": {"name": "auto"},
+    "pruner": {"name": "auto"},
     "budget": {"trials": 64, "epochs": 20},
 }
+
+
+@dataclass(frozen=True)
+class NewStudyPage(Shown):
+    """The form of a new study."""
+
+    catalogue: Mapping[str, Any]
+    """Tasks, optimizers, schedules, samplers and pruners, as the REST catalogue has them."""
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """The study file that the form starts from."""
 
 
 @router.get("/new")

@@ -6,10 +6,12 @@ import math
 from datetime import UTC, datetime
 
 DASH = "–"
+ENDLESS = 1e300
+"""Beyond it a bound is none."""
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
-def num(value: object, digits: int = 4) -> str:
+def num(value: object, digits: int = 3) -> str:
     """A number with its significant digits, anything else as text; nothing is a dash."""
     if value is None or value == "":
         return DASH
@@ -23,7 +25,7 @@ def num(value: object, digits: int = 4) -> str:
     if value == 0 or 1e-3 <= size < 1e5:
         text = f"{value:.0f}" if size >= 10**digits else f"{value:.{digits}g}"
     else:
-        mantissa, _, exponent = f"{value:.{max(0, digits - 2)}e}".partition("e")
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         if "." in mantissa:
             mantissa = mantissa.rstrip("0").rstrip(".")
         text = f"{mantissa}e{int(exponent)}"
@@ -64,6 +66,23 @@ def percent(share: float) -> str:
     return "100 %" if share >= 1 else f"{min(99, math.floor(100 * share))} %"
 
 
+def within(given: str) -> str:
+    """A filter of the table of trials, such as ``lr:0.001..0.01``, as a person says it."""
+    name, _, kept = given.partition(":")
+    low, dots, high = kept.partition("..")
+    if not dots:
+        return f"{name}: {kept.replace('|', ', ')}"
+    try:
+        ends = float(low), float(high)
+    except ValueError:
+        return f"{name}: {kept}"
+    if ends[0] <= -ENDLESS:
+        return f"{name} ≤ {num(ends[1])}"
+    if ends[1] >= ENDLESS:
+        return f"{name} ≥ {num(ends[0])}"
+    return f"{name} {num(ends[0])} to {num(ends[1])}"
+
+
 def rate(value: float | None) -> str:
     """Things a second, with a thousands' letter."""
     if value is None or not math.isfinite(value):
@@ -90,6 +109,7 @@ FILTERS = {
     "duration": duration,
     "ago": ago,
     "percent": percent,
+    "within": within,
     "rate": rate,
     "bytes": size,
 }

@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.dashboard.render import Viewer, render
-from api.dashboard.views import ReferencePage, Route, RouteGroup
+from api.dashboard.views import Shown
 
 router = APIRouter()
 
 METHODS = ("get", "post", "put", "patch", "delete")
 DEEPEST = 6
+
+
+@dataclass(frozen=True)
+class Route:
+    """One REST route on the API page."""
+
+    id: str
+    method: str
+    path: str
+    summary: str
+    description: str
+    parameters: Sequence[Mapping[str, Any]]
+    body: str
+    """An example, as JSON."""
+    answers: Sequence[str]
+
+
+@dataclass(frozen=True)
+class RouteGroup:
+    """The routes of one tag."""
+
+    name: str
+    description: str
+    routes: Sequence[Route]
+
+
+@dataclass(frozen=True)
+class ReferencePage(Shown):
+    """The REST API, from its OpenAPI document."""
+
+    about: Sequence[str]
+    groups: Sequence[RouteGroup]
+    url: str
 
 
 @router.get("/docs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from api.dashboard.formats import FILTERS
 from api.dashboard.views import ProblemPage, Shown, Who
 from api.problems import Problem
 from api.security import COOKIE, Principal, principal, require
+from tuner.errors import InvalidInput
 
 environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -35,15 +37,46 @@ def root_of(request: Request) -> str:
 
 
 def render(request: Request, template: str, page: Shown, status: int = 200) -> HTMLResponse:
-    """One page, or one piece of it, as HTML."""
+    """One page as HTML."""
+    return HTMLResponse(_html(request, template, page), status)
+
+
+def render_pieces(
+    request: Request, page: Shown, templates: Mapping[str, str], wanted: str
+) -> HTMLResponse:
+    """Pieces of a page as HTML; see :func:`pieces_of`."""
+    return HTMLResponse(pieces_of(request, page, templates, wanted))
+
+
+def pieces_of(request: Request, page: Shown, templates: Mapping[str, str], wanted: str) -> str:
+    """Pieces of a page, each in an element that carries its name as the whole page does.
+
+    Args:
+        request: The request.
+        page: What the whole page would show.
+        templates: The page's pieces, by name.
+        wanted: Names with commas between.
+
+    Raises:
+        InvalidInput: The page has no such piece.
+    """
+    parts = []
+    for name in dict.fromkeys(wanted.split(",")):
+        if name not in templates:
+            raise InvalidInput("fragment", f"{name!r} is none of {', '.join(templates)}")
+        parts.append(f'<div data-live="{name}">{_html(request, templates[name], page)}</div>')
+    return "\n".join(parts)
+
+
+def _html(request: Request, template: str, page: Shown) -> str:
     root = root_of(request)
-    html = environment.get_template(template).render(
+    return environment.get_template(template).render(
         page=page,
         root=root,
         now=datetime.now(UTC),
         asset=lambda name: f"{root}/assets/{assets.digest()}/{name}",
+        imported=assets.imported,
     )
-    return HTMLResponse(html, status)
 
 
 def problem_page(request: Request, document: Problem) -> Response:

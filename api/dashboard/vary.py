@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -12,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from api.dashboard.actions import Clicker
 from api.dashboard.render import Viewer, render, root_of
-from api.dashboard.views import StudySummary, VaryPage, Who
+from api.dashboard.views import Shown, StudySummary, Who
 from api.routers.parameters import TrialId
 from api.security import Ctx
 from tuner import service
@@ -21,6 +22,17 @@ from tuner.protocol import Scalar
 from tuner.service import Context, TrialView
 
 router = APIRouter()
+
+
+@dataclass(frozen=True)
+class VaryPage(Shown):
+    """The form of a variation of a trial."""
+
+    study: StudySummary
+    trial: TrialView
+    values: Mapping[str, str]
+    """What the form's fields hold, by hyperparameter."""
+    error: str
 
 
 async def filled(request: Request) -> dict[str, str]:

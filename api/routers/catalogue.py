@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -12,7 +13,10 @@ from pydantic import BaseModel, Field
 from api.problems import documented, finite
 from api.security import Ctx, require
 from tuner import optimizers, pruners, samplers, schedules, service, spaces
+from tuner.schedules.catalogue import describe
 from tuner.tasks import TaskForm
+
+SCHEDULE_POINTS = 61
 
 router = APIRouter(
     tags=["catalogue"], dependencies=[Depends(require("read"))], responses=documented()
@@ -65,6 +69,15 @@ class RuleEntry(Entry):
     when: str = Field(default="", description="When to use it.")
 
 
+class ScheduleEntry(RuleEntry):
+    """A schedule, with the course of its multiplier at its default settings."""
+
+    points: list[tuple[float, float]] = Field(
+        description="Fraction of the training, multiplier; none where it follows measurements.",
+        examples=[[[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]],
+    )
+
+
 @router.get("/tasks", summary="Tasks that workers can train")
 def list_tasks(context: Ctx) -> list[TaskEntry]:
     """Every task that is installed here or that a worker has told of, with what it measures."""
@@ -88,14 +101,15 @@ def list_optimizers() -> list[RuleEntry]:
 
 
 @router.get("/schedules", summary="Learning-rate schedules")
-def list_schedules() -> list[RuleEntry]:
+def list_schedules() -> list[ScheduleEntry]:
     """Every schedule of the registry; its settings are written ``schedule.NAME`` in a space."""
     return [
-        RuleEntry(
+        ScheduleEntry(
             name=name,
             summary=schedule.summary,
             formula=schedule.formula,
             reference=schedule.reference,
+            points=list(_course(name)),
             settings=[
                 *(_hyper(key, hyper) for key, hyper in schedule.hyper.items()),
                 *(
@@ -163,6 +177,11 @@ def _task(form: TaskForm) -> TaskEntry:
             for key, setting in form.settings.items()
         ],
     )
+
+
+@cache
+def _course(name: str) -> tuple[tuple[float, float], ...]:
+    return describe(name, count=SCHEDULE_POINTS).points
 
 
 def _hyper(name: str, hyper: optimizers.Hyper) -> Setting:

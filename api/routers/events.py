@@ -18,7 +18,7 @@ from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.service import EventView, Page
 
-router = APIRouter(tags=["results"])
+router = APIRouter()
 
 FINISHED = frozenset({"completed", "cancelled", "failed"})
 
@@ -30,6 +30,7 @@ After = Annotated[
 
 @router.get(
     "/studies/{study_id}/events",
+    tags=["results"],
     summary="Listen to a study",
     response_class=EventSourceResponse,
     responses={

@@ -1,4 +1,4 @@
-"""What came out of a study: the best trials, curves, importances, figures, files."""
+"""What came out of a study: the best trials, importances, advice, figures, files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.routers.parameters import StudyId
 from api.security import Ctx, Reader
 from tuner import service
 from tuner.errors import NotFound, Refusal, UnknownName
-from tuner.service import Curves, Importances, Overview, RangeEvidence, TrialView
+from tuner.service import Evaluator, Importances, RangeEvidence, TrialView
 
 router = APIRouter(prefix="/studies/{study_id}", tags=["results"])
 
@@ -41,47 +41,17 @@ def range_test(context: Ctx, _principal: Reader, study_id: StudyId) -> RangeEvid
     return service.show_range(context, study_id)
 
 
-@router.get("/curves", summary="Learning curves", responses=documented(NotFound))
-def curves(
-    context: Ctx,
-    _principal: Reader,
-    study_id: StudyId,
-    metric: Annotated[
-        str | None,
-        Query(max_length=255, description="The first objective unless given."),
-    ] = None,
-    numbers: Annotated[
-        list[int] | None, Query(max_length=1000, description="Only these trials.")
-    ] = None,
-    max_points: Annotated[int, Query(ge=2, le=10_000)] = 200,
-    max_trials: Annotated[int, Query(ge=1, le=10_000)] = 300,
-) -> Curves:
-    """One metric of many trials at once, thinned for a chart."""
-    return service.curves(
-        context,
-        study_id,
-        metric=metric,
-        numbers=numbers,
-        max_points=max_points,
-        max_trials=max_trials,
-    )
-
-
-@router.get("/overview", summary="All trials in columns", responses=documented(NotFound))
-def overview(
-    context: Ctx,
-    _principal: Reader,
-    study_id: StudyId,
-    max_trials: Annotated[int, Query(ge=1, le=100_000)] = 2000,
-) -> Overview:
-    """Finished trials with values and hyperparameters, and the best so far, for pictures."""
-    return service.overview(context, study_id, max_trials=max_trials)
-
-
 @router.get("/importances", summary="Parameter importances", responses=documented(NotFound))
-def importances(context: Ctx, _principal: Reader, study_id: StudyId) -> Importances:
-    """How much of the spread of values each parameter explains; without any, the reason why."""
-    return service.importances(context, study_id)
+def importances(
+    context: Ctx,
+    _principal: Reader,
+    study_id: StudyId,
+    evaluator: Annotated[
+        Evaluator, Query(description="What it asks is in the answer's ``meaning``.")
+    ] = "ped_anova",
+) -> Importances:
+    """How much each parameter matters; without any, the reason why."""
+    return service.importances(context, study_id, evaluator=evaluator)
 
 
 @router.get(

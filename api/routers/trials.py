@@ -24,7 +24,7 @@ from api.security import Ctx, Reader, Submitter
 from tuner import service
 from tuner.errors import Conflict, LeaseLost, NotFound
 from tuner.protocol import Config, Measured, SlotVerdict
-from tuner.service import Asked, LogView, MeasurementView, Page, TrialView
+from tuner.service import Asked, LogView, MeasurementView, Page, TrialEvent, TrialView
 from tuner.service.context import LONGEST_ASK_SECONDS
 
 router = APIRouter(tags=["trials"])
@@ -150,6 +150,12 @@ def measurements(
 ) -> list[MeasurementView]:
     """Every evaluation that was reported, by step."""
     return service.measurements(context, trial_id, after_step=after_step)
+
+
+@router.get("/trials/{trial_id}/events", summary="What happened", responses=documented(NotFound))
+def trial_events(context: Ctx, _principal: Reader, trial_id: TrialId) -> list[TrialEvent]:
+    """Who had the trial and when, attempt by attempt, and what became of it."""
+    return service.trial_events(context, trial_id)
 
 
 @router.get("/trials/{trial_id}/log", summary="Log", responses=documented(NotFound))

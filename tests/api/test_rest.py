@@ -59,13 +59,22 @@ def test_a_study_from_submission_to_results(client: httpx.Client, spec: Spec) ->
     assert study["best"]["id"] == best[0]["id"]
     curves = get(client, f"{base}/curves", numbers=[0, 3])
     assert [c["number"] for c in curves["curves"]] == [0, 3]
-    assert [c["steps"] for c in curves["curves"]] == [[1, 2, 3]] * 2
+    assert [c["x"] for c in curves["curves"]] == [[1, 2, 3]] * 2
     measured = get(client, f"trials/{best[0]['id']}/measurements", after_step=1)
     assert [m["step"] for m in measured] == [2, 3]
     seen = get(client, f"{base}/overview")
     assert seen["numbers"] == list(range(6))
-    assert seen["best"][-1][1] == best[0]["value"]
-    assert set(get(client, f"{base}/importances")["importances"]) == {"lr", "batch_size"}
+    assert seen["best"][-1][1] == pytest.approx(best[0]["value"], rel=1e-4)
+    assert get(client, f"{base}/overview", since=seen["revision"])["ids"] == []
+    for evaluator in ("ped_anova", "fanova"):
+        importances = get(client, f"{base}/importances", evaluator=evaluator)
+        assert set(importances["importances"]) == {"lr", "batch_size"}
+    field = get(client, f"{base}/landscape", x="lr", y="batch_size")
+    assert (len(field["columns"]), field["rows"]) == (32, [16, 32, 64])
+    spans = get(client, f"{base}/timeline")["spans"]
+    assert [span["outcome"] for span in spans] == ["complete"] * 6
+    told = get(client, f"trials/{best[0]['id']}/events")
+    assert [event["what"] for event in told] == ["created", "leased", "complete"]
     assert get(client, f"{base}/figures/history")["data"]
 
 

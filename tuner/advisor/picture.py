@@ -13,7 +13,7 @@ from tuner.advisor.families import traits
 from tuner.advisor.move import gain_power
 from tuner.advisor.observations import Observation
 
-SHADES = 7
+SHADES = 9
 """Steps of the colour scale from the best loss to the worst."""
 POINTS = 25
 
@@ -24,7 +24,7 @@ class Dot:
 
     Attributes:
         index: Which of the observations it is.
-        shade: From 0 for the best seventh of the losses to 6 for the worst; None: it diverged.
+        shade: From 0 for the best ninth of the losses to 8 for the worst; None: it diverged.
     """
 
     index: int

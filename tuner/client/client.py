@@ -166,11 +166,9 @@ class Client(OwnLoop, Datasets, Operating):
         return go.Figure(drawn, skip_invalid=True)
 
     def importances(self, study: int) -> dict[str, float]:
-        """How much each hyperparameter explains of the objective's variance."""
-        answer: dict[str, float] = self._transport.call(
-            "GET", f"studies/{study}/importances"
-        ).json()
-        return answer
+        """How much each hyperparameter matters for being among the best; they add up to 1."""
+        answer = self._transport.call("GET", f"studies/{study}/importances").json()
+        return dict(answer["importances"])
 
     def export(self, study: int, kind: Literal["csv", "json", "parquet"] = "csv") -> bytes:
         """All trials as a file's content."""

@@ -13,10 +13,12 @@ from tuner.service.advice import (
 )
 from tuner.service.context import Context, ServiceSettings, utc_now
 from tuner.service.critical import critical_batch
-from tuner.service.curves import Curve, Curves, curves
+from tuner.service.curves import Curve, Curves, Progress, curves
 from tuner.service.events import audit, events, newest_event
 from tuner.service.gauges import gauges
 from tuner.service.housekeeping import chores
+from tuner.service.importances import METHODS, Evaluator, Importances, importances
+from tuner.service.landscape import Landscape, landscape
 from tuner.service.lifecycle import (
     StudyPatch,
     cancel_study,
@@ -31,26 +33,25 @@ from tuner.service.offers import list_tasks, offer_tasks
 from tuner.service.overview import Axis, Overview, overview
 from tuner.service.own_loop import Asked, ask, renew_trial, report_trial, tell
 from tuner.service.picture import fitted, picture
+from tuner.service.preview import Preview, preview
 from tuner.service.probes import show_range
 from tuner.service.results import (
     FIGURES,
     FORMATS,
-    Importances,
     export,
     figure,
     frozen_trials,
-    importances,
     trials_frame,
 )
+from tuner.service.sketches import Sketch, sketches
 from tuner.service.studies import (
-    Preview,
     best,
     find_study,
     list_studies,
-    preview,
     show_study,
     submit,
 )
+from tuner.service.timeline import Span, Timeline, TrialEvent, timeline, trial_events
 from tuner.service.trials import (
     enqueue,
     list_trials,
@@ -85,25 +86,33 @@ from tuner.service.workers import (
 __all__ = [
     "FIGURES",
     "FORMATS",
+    "METHODS",
     "Asked",
     "Axis",
     "Context",
     "CountsView",
     "Curve",
     "Curves",
+    "Evaluator",
     "EventView",
     "Importances",
+    "Landscape",
     "LogView",
     "MeasurementView",
     "ObjectiveView",
     "Overview",
     "Page",
     "Preview",
+    "Progress",
     "RangeEvidence",
     "RangeTestView",
     "ServiceSettings",
+    "Sketch",
+    "Span",
     "StudyPatch",
     "StudyView",
+    "Timeline",
+    "TrialEvent",
     "TrialView",
     "WorkerView",
     "advise_config",
@@ -128,6 +137,7 @@ __all__ = [
     "gauges",
     "heartbeat",
     "importances",
+    "landscape",
     "lease",
     "leave",
     "list_studies",
@@ -155,11 +165,14 @@ __all__ = [
     "show_range",
     "show_study",
     "show_trial",
+    "sketches",
     "stop_study",
     "stop_trial",
     "submit",
     "tell",
     "tick",
+    "timeline",
+    "trial_events",
     "trials_frame",
     "update_study",
     "utc_now",

@@ -10,7 +10,9 @@ from typing import Self
 
 from sqlalchemy import URL
 
+from tuner.service.memo import Memo
 from tuner.service.searches import Searches
+from tuner.service.standings import Standings
 from tuner.service.watch import Watch
 from tuner.storage.engine import Database
 from tuner.storage.models import Worker
@@ -57,17 +59,23 @@ class Context:
         watch: Since when this process has listened without a gap.
         swept_at: Studies that ended before this have no checkpoints left; None: not yet looked.
         forgot_at: When receipts were looked through; None: not yet.
+        memo: Answers that many ask for.
     """
 
     db: Database
     now: Callable[[], datetime] = utc_now
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     searches: Searches = field(default_factory=Searches)
+    standings: Standings = field(default_factory=Standings)
     heard: dict[int, tuple[Worker, datetime]] = field(default_factory=dict)
     """Workers heard of lately, and when, so that not each of their calls is written down."""
     watch: Watch = field(default_factory=Watch)
     swept_at: datetime | None = None
     forgot_at: datetime | None = None
+    memo: Memo = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memo = Memo(self.now)
 
     @classmethod
     def open(

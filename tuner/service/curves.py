@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.studies import plan_of
+from tuner.service.thinning import extremes, short
 from tuner.service.views import View
 from tuner.storage import measurements, pictures, studies
+from tuner.storage.measurements import Line
+
+Progress = Literal["step", "epochs", "samples", "seconds"]
 
 
 class Curve(View):
-    """One trial's course; ``steps`` and ``values`` are as long as each other."""
+    """One trial's course; ``x`` and ``values`` are as long as each other."""
 
     trial_id: int
     number: int
     state: str
     paused: bool
-    steps: list[int]
+    params: dict[str, Any] = Field(description="Suggested values, to tell the curve by.")
+    x: list[float]
     values: list[float]
 
 
 class Curves(View):
-    """Curves of one metric, by trial number."""
+    """Curves of one metric, by trial number. Numbers have five significant digits."""
 
     study_id: int
     metric: str
+    x: Progress
     curves: list[Curve]
     trials: int = Field(description="Trials of the study, shown or not.")
+    measured: int = Field(description="Points of these curves that are stored.")
+    shown: int = Field(description="Points of these curves that are here.")
 
 
 def curves(
@@ -38,6 +48,7 @@ def curves(
     study_id: int,
     *,
     metric: str | None = None,
+    x: Progress = "step",
     numbers: Collection[int] | None = None,
     max_points: int = 200,
     max_trials: int = 300,
@@ -48,8 +59,9 @@ def curves(
         ctx: The service.
         study_id: Whose trials.
         metric: Any reported metric.
+        x: What they run over: evaluation periods, epochs, training samples, or device seconds.
         numbers: Which trials; None: those that run, the best, and the newest of the others.
-        max_points: Points of a curve at most: evenly thinned, the last one always kept.
+        max_points: Points of a curve at most: of more, the least and greatest of each stretch.
         max_trials: Curves at most.
 
     Raises:
@@ -63,34 +75,41 @@ def curves(
         checked = plan_of(ctx, study)
         primary = "value" if checked is None else checked.objectives[0].metric
         wanted = metric or primary
-        total = study.next_number
-        if numbers is not None:
-            rows = pictures.brief(session, study_id, numbers=list(numbers)[:max_trials])
-        else:
-            rows = pictures.brief(session, study_id, most=max_trials, direction=study.directions[0])
-        stored = measurements.columns(
-            session, [row.id for row in rows], None if wanted == primary else wanted
+        rows = pictures.brief(
+            session,
+            study_id,
+            numbers=None if numbers is None else list(numbers)[:max_trials],
+            most=max_trials,
+            direction=study.directions[0],
         )
+        stored = measurements.lines(
+            session,
+            [row.id for row in rows],
+            None if wanted == primary else wanted,
+            "step" if x == "epochs" else x,
+        )
+    unit = 1.0 if x != "epochs" or checked is None else checked.spec.eval_every
     out = []
     for row in sorted(rows, key=lambda row: row.number):
-        steps, values = thinned(stored.get(row.id, {}), max_points)
+        line = stored.get(row.id) or Line([], [], [])
+        kept = extremes(np.array(line.values), max_points)
         out.append(
             Curve(
                 trial_id=row.id,
                 number=row.number,
                 state=row.state,
                 paused=row.paused,
-                steps=steps,
-                values=values,
+                params={k: short(v) if isinstance(v, float) else v for k, v in row.params.items()},
+                x=[short(unit * line.x[i]) for i in kept],
+                values=[short(line.values[i]) for i in kept],
             )
         )
-    return Curves(study_id=study_id, metric=wanted, curves=out, trials=total)
-
-
-def thinned(points: dict[int, float], most: int) -> tuple[list[int], list[float]]:
-    """At most ``most`` points, evenly spread over the steps; first and last are kept."""
-    steps = sorted(points)
-    if len(steps) > most:
-        last = len(steps) - 1
-        steps = [steps[round(i * last / (most - 1))] for i in range(most)]
-    return steps, [points[step] for step in steps]
+    return Curves(
+        study_id=study_id,
+        metric=wanted,
+        x=x,
+        curves=out,
+        trials=study.next_number,
+        measured=sum(len(line.values) for line in stored.values()),
+        shown=sum(len(curve.values) for curve in out),
+    )

@@ -1,18 +1,28 @@
-"""A study's finished trials in columns, thinned to what a picture can show."""
+"""A study's finished trials in columns, thinned to what a picture can show, and what came since."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
+from tuner.service.front import comparable, front_of
 from tuner.service.studies import plan_of
+from tuner.service.thinning import crowds, short
 from tuner.service.views import View
 from tuner.spaces import Categorical
-from tuner.storage import measurements, pictures, studies
+from tuner.spec import Checked
+from tuner.storage import pictures, studies
+from tuner.storage.measurements import finite
+from tuner.storage.pictures import Outcome
+
+BEST_KEPT = 4
+"""A quarter of what is shown are the best trials: those are looked at most."""
 
 
 class Axis(View):
@@ -21,31 +31,41 @@ class Axis(View):
     name: str
     log: bool = False
     choices: list[Any] | None = Field(None, description="Of a categorical one.")
+    low: float | None = Field(None, description="Where the search begins.")
+    high: float | None = Field(None, description="Where it ends.")
 
 
 class Overview(View):
-    """Finished trials by number; the columns are as long as each other."""
+    """Finished trials by number, in columns as long as each other; floats have five digits."""
 
     study_id: int
-    metric: str
-    direction: str
+    revision: int = Field(description="Pass it on as ``since`` for what ends later.")
+    metrics: list[str]
+    directions: list[str]
     finished: int = Field(description="Finished trials of the study, shown or not.")
+    whole: bool = Field(description="Whether this is all there is to show, or what came since.")
     ids: list[int]
     numbers: list[int]
     states: list[str]
-    values: list[float | None] = Field(description="The first objective, where it is finite.")
+    values: list[list[float | None]] = Field(description="A column an objective, where finite.")
     params: dict[str, list[Any]] = Field(description="A column a hyperparameter; null: inactive.")
     axes: list[Axis]
     best: list[tuple[int, float]] = Field(
-        description="Number and value of each complete trial that was better than all before it."
+        description="Number and first value of each complete trial better than all before it."
+    )
+    front: list[int] = Field(
+        description="Ids of those no other beats in every objective; empty where there is one."
     )
 
 
-def overview(ctx: Context, study_id: int, *, max_trials: int = 2000) -> Overview:
+def overview(
+    ctx: Context, study_id: int, *, since: int | None = None, max_trials: int = 2000
+) -> Overview:
     """The finished trials, at most ``max_trials`` of them.
 
-    Of more the best half stays and the others are taken evenly over their numbers; ``best`` is of
-    all of them.
+    Of more, the best and the front stay, and of the others as many as keep the look of the cloud of
+    values over trials. With ``since`` only trials that ended after that revision count, in ``best``
+    and ``front`` too, so that they can be merged into what is known; unless they are too many.
 
     Raises:
         NotFound: No such study.
@@ -56,47 +76,100 @@ def overview(ctx: Context, study_id: int, *, max_trials: int = 2000) -> Overview
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
         checked = plan_of(ctx, study)
-        rows = pictures.finished(session, study_id)
-    minimize = study.directions[0] == "minimize"
-    sign = 1.0 if minimize else -1.0
-    known: dict[int, float] = {}
-    best: list[tuple[int, float]] = []
-    for row in rows:
-        value = measurements.number(row.values[0]) if row.values else None
-        if value is None or not math.isfinite(value):
-            continue
-        known[row.id] = value
-        better = not best or sign * value < sign * best[-1][1]
-        if row.state == "complete" and (row.constraint or 0.0) <= 0 and better:
-            best.append((row.number, value))
-    shown = rows
-    if len(rows) > max_trials:
-        order = sorted(rows, key=lambda row: sign * known.get(row.id, sign * math.inf))
-        kept = order[: max_trials // 2]
-        rest = sorted(order[max_trials // 2 :], key=lambda row: row.number)
-        wanted = max_trials - len(kept)
-        kept += [rest[i * len(rest) // wanted] for i in range(wanted)]
-        shown = sorted(kept, key=lambda row: row.number)
-    axes = []
-    if checked is not None:
-        for name in checked.space.searched:
-            parameter = checked.space.parameters[name]
-            if isinstance(parameter, Categorical):
-                axes.append(Axis(name=name, choices=list(parameter.choices)))
-            else:
-                axes.append(Axis(name=name, log=bool(getattr(parameter, "log", False))))
-    else:
-        axes = [Axis(name=name) for name in sorted({n for row in shown for n in row.params})]
+        count = len(study.directions)
+        rows = pictures.outcomes(session, study_id, count, since)
+        whole = since is None or len(rows) > max_trials
+        if whole and since is not None:
+            rows = pictures.outcomes(session, study_id, count)
+        standing = ctx.standings.of(session, [study])[study_id]
+        usable = [row for row in rows if comparable(row)]
+        front = front_of(usable, study.directions) if count > 1 else []
+        shown = _shown(rows, study.directions[0], {row.id for row in front}, max_trials)
+        params = pictures.params(session, [row.id for row in shown])
+    axes = axes_of(checked, params.values())
     return Overview(
         study_id=study_id,
-        metric="value" if checked is None else checked.objectives[0].metric,
-        direction=study.directions[0],
-        finished=len(rows),
+        revision=study.revision,
+        metrics=_metrics(checked, count),
+        directions=study.directions,
+        finished=standing.counts.finished,
+        whole=whole,
         ids=[row.id for row in shown],
         numbers=[row.number for row in shown],
         states=[row.state for row in shown],
-        values=[known.get(row.id) for row in shown],
-        params={axis.name: [row.params.get(axis.name) for row in shown] for axis in axes},
+        values=[[_finite(row.values[i]) for row in shown] for i in range(count)],
+        params={
+            axis.name: [_written(params.get(row.id, {}).get(axis.name)) for row in shown]
+            for axis in axes
+        },
         axes=axes,
-        best=best,
+        best=improvements(usable, study.directions[0]),
+        front=[row.id for row in front],
     )
+
+
+def _finite(value: float | None) -> float | None:
+    known = finite(value)
+    return None if known is None else short(known)
+
+
+def _written(value: Any) -> Any:
+    return short(value) if isinstance(value, float) else value
+
+
+def improvements(rows: Sequence[Outcome], direction: str) -> list[tuple[int, float]]:
+    """Number and value of each row that is better than all before it; all have values."""
+    sign = 1.0 if direction == "minimize" else -1.0
+    least = math.inf
+    best = []
+    for row in rows:
+        value = sign * float(row.values[0] or 0.0)
+        if value < least:
+            least = value
+            best.append((row.number, short(sign * value)))
+    return best
+
+
+def _shown(
+    rows: Sequence[Outcome], direction: str, always: set[int], most: int
+) -> Sequence[Outcome]:
+    """What to show of ``rows``, by number."""
+    if len(rows) <= most:
+        return rows
+    sign = 1.0 if direction == "minimize" else -1.0
+    known = [finite(row.values[0]) for row in rows]
+    sizes = np.array([math.inf if value is None else sign * value for value in known])
+    first = np.array([row.id not in always for row in rows])
+    ranked = np.lexsort((np.arange(len(rows)), sizes, first))
+    kept, rest = ranked[: most // BEST_KEPT], np.sort(ranked[most // BEST_KEPT :])
+    # Trials without a value are drawn nowhere.
+    rest = rest[np.isfinite(sizes[rest])]
+    chosen = crowds(rest.astype(np.float64), sizes[rest], most - len(kept)) if len(rest) else rest
+    return [rows[i] for i in np.sort(np.concatenate([kept, rest[chosen]]))]
+
+
+def _metrics(checked: Checked | None, count: int) -> list[str]:
+    if checked is not None:
+        return [objective.metric for objective in checked.objectives]
+    return ["value"] if count == 1 else [f"value_{i}" for i in range(count)]
+
+
+def axes_of(checked: Checked | None, params: Iterable[Mapping[str, Any]]) -> list[Axis]:
+    """What is searched, in the study file's order; without one, whatever trials have."""
+    if checked is None:
+        return [Axis(name=name) for name in sorted({name for one in params for name in one})]
+    axes = []
+    for name in checked.space.searched:
+        parameter = checked.space.parameters[name]
+        if isinstance(parameter, Categorical):
+            axes.append(Axis(name=name, choices=list(parameter.choices)))
+        else:
+            axes.append(
+                Axis(
+                    name=name,
+                    log=bool(getattr(parameter, "log", False)),
+                    low=getattr(parameter, "low", None),
+                    high=getattr(parameter, "high", None),
+                )
+            )
+    return axes

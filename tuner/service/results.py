@@ -1,4 +1,4 @@
-"""What a study has found: tables to take away, importances, figures."""
+"""What a study has found: tables to take away, Optuna's figures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic import Field
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.studies import plan_of
-from tuner.service.views import View
 from tuner.storage import measurements, pictures, studies, trials
 from tuner.storage.studies import StudyRow
 
@@ -34,19 +32,6 @@ STATES = {
     "pruned": TrialState.PRUNED,
     "fail": TrialState.FAIL,
 }
-MOST_FOR_IMPORTANCE = 2000
-"""More trials tell no more about importances, only later."""
-
-
-class Importances(View):
-    """How much of the first objective's spread each parameter explains; they add up to 1."""
-
-    study_id: int
-    metric: str
-    evaluator: str
-    trials: int = Field(description="Complete trials that they are computed from.")
-    importances: dict[str, float]
-    reason: str | None = Field(None, description="Why there are none.")
 
 
 def export(ctx: Context, study_id: int, format: str = "csv") -> bytes:
@@ -195,60 +180,6 @@ def in_memory(ctx: Context, study_id: int) -> optuna.Study:
     # One by one in the order of their numbers: Optuna numbers what it is given.
     copy.add_trials(finished)
     return copy
-
-
-def importances(ctx: Context, study_id: int) -> Importances:
-    """How much each parameter explains of the first objective, by fANOVA over complete trials.
-
-    Raises:
-        NotFound: No such study.
-    """
-    with ctx.db.session() as session:
-        study = studies.get(session, study_id)
-        checked = plan_of(ctx, study)
-    metric = "value" if checked is None else checked.objectives[0].metric
-    copy = in_memory(ctx, study_id)
-    usable = [
-        t
-        for t in copy.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if math.isfinite(t.values[0])
-    ][:MOST_FOR_IMPORTANCE]
-    names = set(usable[0].params) if usable else set()
-    for trial in usable:
-        names &= set(trial.params)
-    varied = sorted(n for n in names if len({repr(t.params[n]) for t in usable}) > 1)
-    reason = None
-    if len(usable) < 4:
-        reason = f"{len(usable)} complete trials are too few"
-    elif not varied:
-        reason = "no parameter differs between the complete trials"
-    elif len({t.values[0] for t in usable}) < 2:
-        reason = "all complete trials have the same value"
-    if reason is not None:
-        return Importances(
-            study_id=study_id,
-            metric=metric,
-            evaluator="fANOVA",
-            trials=len(usable),
-            importances={},
-            reason=reason,
-        )
-    chosen = optuna.create_study(directions=_directions(study)[:1])
-    for trial in usable:
-        trial.values = trial.values[:1]
-    chosen.add_trials(usable)
-    found = optuna.importance.get_param_importances(
-        chosen,
-        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-        params=varied,
-    )
-    return Importances(
-        study_id=study_id,
-        metric=metric,
-        evaluator="fANOVA",
-        trials=len(usable),
-        importances={name: float(value) for name, value in found.items()},
-    )
 
 
 Plot = Callable[[optuna.Study, str | None], Any]

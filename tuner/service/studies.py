@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import islice
 from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
@@ -17,30 +14,18 @@ from tuner.service import cursor as cursors
 from tuner.service.context import Context
 from tuner.service.datasets import hold_datasets, located, pinned
 from tuner.service.files import check_files
+from tuner.service.front import comparable, front_of
 from tuner.service.offers import form_of
 from tuner.service.receipts import Receipt
 from tuner.service.turn import elapsed
 from tuner.service.views import Page, StudyView, TrialView, progress, study_view, trial_view
 from tuner.spec import Checked, StudySpec, check
-from tuner.storage import events, listing, measurements, studies, tallies, trials
+from tuner.storage import events, listing, measurements, pictures, studies, trials
 from tuner.storage.events import NewEvent
 from tuner.storage.models import STUDY_STATES
 from tuner.storage.studies import StudyRow
 
-SAMPLES = 10
 LARGEST_LIST = 1000
-
-
-class Preview(BaseModel):
-    """What a study would do, without storing anything."""
-
-    model_config = ConfigDict(frozen=True)
-
-    spec: dict[str, Any] = Field(description="The study file with its defaults filled in.")
-    grid_size: int | None = Field(description="Points of the space; null: a continuum.")
-    samples: list[dict[str, Any]] = Field(description="Ten configurations it might try.")
-    trials: int | None = Field(description="The most trials it runs; null: as many as fit.")
-    total_epochs: float | None = Field(description="The most epochs; null: until another bound.")
 
 
 def submit(
@@ -59,7 +44,7 @@ def submit(
         Conflict: The name is taken.
     """
     said, written = spec.to_dict(), spec.space != "auto"
-    checked = _accepted(ctx, spec)
+    checked = accepted(ctx, spec)
     spec = checked.spec
     now = ctx.now()
     study = {
@@ -98,47 +83,13 @@ def _add(session: Session, study: Mapping[str, Any], spec: StudySpec) -> int:
     return studies.add(session, study)
 
 
-def _accepted(ctx: Context, spec: StudySpec) -> Checked:
+def accepted(ctx: Context, spec: StudySpec) -> Checked:
     """A study that somebody wants, checked as far as this server can, its datasets pinned."""
     with ctx.db.session() as session:
         form = form_of(session, spec)
     spec = pinned(ctx, spec, form)
     check_files(ctx, spec, form)
     return check(spec, form, partial(located, ctx))
-
-
-def preview(ctx: Context, spec: StudySpec) -> Preview:
-    """Checks a study and says what it would do; stores nothing.
-
-    Raises:
-        InvalidInput: A value is wrong.
-    """
-    checked = _accepted(ctx, spec)
-    size = checked.space.grid_size
-    search = checked.search()
-    suggested = [s.params for s in search.suggest(SAMPLES)]
-    if len(suggested) < SAMPLES and checked.spec.sampler and checked.spec.sampler.name != "grid":
-        rng = np.random.default_rng(checked.spec.seed)
-        axes = len(checked.space.searched)
-        more = (checked.space.from_unit(rng.random(axes)) for _ in range(SAMPLES))
-        suggested += islice(more, SAMPLES - len(suggested))
-    bounds = [b for b in (checked.budget.trials, _grid(checked)) if b is not None]
-    count = min(bounds, default=None)
-    epochs = [float(checked.spec.budget.total_epochs or 0)] if checked.spec.budget else []
-    if count is not None:
-        epochs.append(count * checked.max_step * checked.spec.eval_every)
-    return Preview(
-        spec=checked.spec.to_dict(),
-        grid_size=size,
-        samples=[checked.space.fill(params) for params in suggested],
-        trials=count,
-        total_epochs=min((e for e in epochs if e), default=None),
-    )
-
-
-def _grid(checked: Checked) -> int | None:
-    grid = checked.spec.sampler is not None and checked.spec.sampler.name == "grid"
-    return checked.space.grid_size if grid else None
 
 
 def list_studies(
@@ -202,7 +153,11 @@ def show_study(ctx: Context, study_id: int) -> StudyView:
         view = _views(ctx, session, [study])[0]
         if study.state not in ("running", "stopping"):
             return view
-        return view.model_copy(update={"throughput": _throughput(session, study_id)})
+        now = {
+            "throughput": _throughput(session, study_id),
+            "workers": pictures.holders(session, study_id),
+        }
+        return view.model_copy(update=now)
 
 
 def find_study(ctx: Context, name: str) -> StudyView | None:
@@ -237,27 +192,25 @@ def _views(ctx: Context, session: Session, rows: Iterable[StudyRow]) -> list[Stu
     """Studies as shown, in a few statements whatever their number."""
     rows = list(rows)
     now = ctx.now()
-    ids = [study.id for study in rows]
-    counted = tallies.counts(session, ids)
-    steps = tallies.steps(session, ids)
-    best = tallies.best_ids(session, rows)
-    best_rows = trials.by_ids(session, best.values())
+    standings = ctx.standings.of(session, rows)
+    best_rows = trials.by_ids(session, [s.best_id for s in standings.values() if s.best_id])
     last = measurements.last(session, list(best_rows))
     probed = probes.of(session, [study.id for study in rows if study.spec.get("range_test")])
     out = []
     for study in rows:
         checked = plan_of(ctx, study)
-        winner = best_rows.get(best.get(study.id, -1))
+        standing = standings[study.id]
+        winner = best_rows.get(standing.best_id or -1)
         shown = None if winner is None else trial_view(winner, checked, last.get(winner.id), now)
         seconds = elapsed(study, now)
         out.append(
             study_view(
                 study,
                 checked,
-                counted[study.id],
+                standing.counts,
                 shown,
                 active_seconds=seconds,
-                progress=progress(checked, counted[study.id], steps.get(study.id, 0), seconds),
+                progress=progress(checked, standing.counts, standing.steps, seconds),
                 probe=probed.get(study.id),
             )
         )
@@ -276,23 +229,19 @@ def best(ctx: Context, study_id: int, *, k: int = 1) -> list[TrialView]:
         if len(study.directions) == 1:
             rows = listing.best(session, study_id, study.directions[0], k)
         else:
-            rows = trials.of_study(session, study_id, states=("complete",))
-            rows = _front(rows, study.directions)
+            ids = _front(ctx, session, study)
+            known = trials.by_ids(session, ids)
+            rows = [known[trial_id] for trial_id in ids if trial_id in known]
         last = measurements.last(session, [row.id for row in rows])
     now = ctx.now()
     return [trial_view(row, checked, last.get(row.id), now) for row in rows]
 
 
-def _front(rows: list[trials.TrialRow], directions: list[str]) -> list[trials.TrialRow]:
-    """Those that no other trial beats in every objective, by the first one."""
-    rows = [r for r in rows if r.values is not None and (r.constraint or 0.0) <= 0]
-    if not rows:
-        return []
-    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
-    values = np.array([[float(v) for v in r.values or ()] for r in rows]) * signs
-    kept = []
-    for i, row in enumerate(rows):
-        no_worse = (values <= values[i]).all(axis=1)
-        if not (no_worse & (values < values[i]).any(axis=1)).any():
-            kept.append((tuple(values[i]), row.number, row))
-    return [row for *_, row in sorted(kept, key=lambda e: e[:2])]
+def _front(ctx: Context, session: Session, study: StudyRow) -> list[int]:
+    """The ids on the Pareto front, found once a revision."""
+
+    def found() -> list[int]:
+        rows = pictures.outcomes(session, study.id, len(study.directions))
+        return [row.id for row in front_of(list(filter(comparable, rows)), study.directions)]
+
+    return ctx.memo.get(("front", study.id), study.revision, found)

@@ -46,7 +46,8 @@ def list_trials(
         ctx: The service.
         study_id: Whose.
         state: Only those in this state; ``paused``: only those set aside.
-        sort: number, state, step, created_at, device_seconds, attempt, value, or ``params.NAME``.
+        sort: number, state, step, created_at, device_seconds, attempt, value (of several
+            objectives the first; ``value.1`` is the second), or ``params.NAME``.
         order: asc or desc; trials without the value come last either way.
         filters: ``params.NAME`` or ``value`` to what it must be: a number, ``LOW..HIGH``, or
             choices with a bar between them.
@@ -66,9 +67,10 @@ def list_trials(
         raise InvalidInput("state", f"{state!r} is none of {known}")
     descending = order == "desc"
     with ctx.db.session() as session:
-        checked = plan_of(ctx, studies.get(session, study_id))
+        study = studies.get(session, study_id)
+        checked = plan_of(ctx, study)
         space = None if checked is None else checked.space
-        column, kind = _sorted_by(sort, space, descending)
+        column, kind = _sorted_by(sort, space, len(study.directions), descending)
         chosen, within = _filters(filters or {}, space)
         rows = listing.trials(
             session,
@@ -90,11 +92,14 @@ def list_trials(
     )
 
 
-def _sorted_by(sort: str, space: Space | None, descending: bool) -> tuple[Any, listing.Kind]:
+def _sorted_by(
+    sort: str, space: Space | None, objectives: int, descending: bool
+) -> tuple[Any, listing.Kind]:
     if sort in listing.TRIAL_SORTS:
         return listing.TRIAL_SORTS[sort]
-    if sort == "value":
-        return listing.by_value(descending)
+    for place in range(objectives):
+        if sort == f"value.{place}" or (sort == "value" and place == 0):
+            return listing.by_value(descending, place)
     name = sort.removeprefix("params.")
     if sort.startswith("params.") and space is not None and name in space.searched:
         text = isinstance(space.parameters[name], Categorical)

@@ -170,7 +170,7 @@ class Turn:
         if row is None:
             self.events.append(NewEvent(kind, self.study.id, data=data))
         else:
-            told = {"number": row.number, "state": row.state, **data}
+            told = {"number": row.number, "state": row.state, "attempt": row.attempt, **data}
             self.events.append(NewEvent(kind, self.study.id, row.id, row.worker_id, told))
 
     def change(self, row: TrialRow) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuner.protocol import Checkpoint
 from tuner.spec import Checked
 from tuner.storage import measurements
 from tuner.storage.measurements import Point
@@ -113,6 +114,7 @@ class TrialView(View):
     duration_seconds: float | None
     last_metrics: dict[str, float | None]
     samples: int | None
+    checkpoint: Checkpoint | None = Field(description="Its last saved state, while that is kept.")
 
 
 class StudyView(View):
@@ -142,6 +144,7 @@ class StudyView(View):
     progress: float = Field(ge=0.0, le=1.0)
     eta_seconds: float | None
     throughput: float | None = Field(description="Training samples a second, now.")
+    workers: int | None = Field(None, description="Workers that hold its trials, now.")
     spec: dict[str, Any]
 
 
@@ -228,6 +231,9 @@ def trial_view(
         duration_seconds=(end - started).total_seconds() if end and started else None,
         last_metrics={} if last is None else measurements.numbers(last.metrics),
         samples=None if last is None else last.samples,
+        checkpoint=None
+        if row.checkpoint is None
+        else Checkpoint(uri=row.checkpoint["uri"], step=row.checkpoint["step"]),
     )
 
 

@@ -1,6 +1,8 @@
 """The study file: its form, its defaults, and every check that a value in it must pass."""
 
+from tuner.spec.built import facts, freeze
 from tuner.spec.check import Checked, check, resolve
+from tuner.spec.names import optimizer_steps
 from tuner.spec.study import (
     BudgetSpec,
     ConstraintSpec,
@@ -21,5 +23,8 @@ __all__ = [
     "StudySpec",
     "TaskSpec",
     "check",
+    "facts",
+    "freeze",
+    "optimizer_steps",
     "resolve",
 ]

@@ -187,10 +187,8 @@ def _check_schedules(space: Space, metrics: Sequence[str], train_size: int, epoc
     for at, name in _ends(space, "schedule"):
         schedules.registry.get(name if isinstance(name, str) else str(name), at)
     for config in corners(space):
-        batch = config.get("batch_size", COMMON["batch_size"].default)
         length = float(config.get("epochs", epochs))
-        per_epoch = max(1, math.ceil(train_size / min(max(int(batch), 1), train_size)))
-        steps = max(1, round(per_epoch * length))
+        steps = optimizer_steps(config, train_size, length)
         made = plan.check(config, steps, "space.", epochs=length, lr=1.0)
         if made.plateau is not None:
             followed = _ends(space, MONITOR) or [
@@ -200,6 +198,19 @@ def _check_schedules(space: Space, metrics: Sequence[str], train_size: int, epoc
                 if metric not in metrics:
                     known = ", ".join(metrics)
                     raise InvalidInput(at, f"the task measures no {metric!r}; it has {known}")
+
+
+def optimizer_steps(config: Mapping[str, Any], train_size: int, epochs: float) -> int:
+    """How many steps a training of this configuration takes, the last batch of an epoch included.
+
+    Args:
+        config: The trial's.
+        train_size: Training samples of its task.
+        epochs: Of the training.
+    """
+    batch = config.get("batch_size", COMMON["batch_size"].default)
+    per_epoch = max(1, math.ceil(train_size / min(max(int(batch), 1), train_size)))
+    return max(1, round(per_epoch * epochs))
 
 
 def corners(space: Space) -> Iterable[dict[str, Any]]:

@@ -87,14 +87,14 @@ def _beyond(
     return or_(further, and_(column == after[0], tie))
 
 
-def by_value(descending: bool) -> tuple[ColumnElement[Any], Kind]:
-    """Trials by their first objective; those without a finite one come last."""
+def by_value(descending: bool, place: int = 0) -> tuple[ColumnElement[Any], Kind]:
+    """Trials by one objective, the first unless told; those without a finite one come last."""
     known = and_(
         Trial.state.in_(("complete", "pruned")),
-        Trial.values[0].as_string().not_in(NOT_NUMBERS),
+        Trial.values[place].as_string().not_in(NOT_NUMBERS),
     )
     end = -LAST if descending else LAST
-    return case((known, Trial.values[0].as_float()), else_=end), NUMBER
+    return case((known, Trial.values[place].as_float()), else_=end), NUMBER
 
 
 def by_parameter(name: str, *, text: bool, descending: bool) -> tuple[ColumnElement[Any], Kind]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,23 +67,54 @@ def curves(session: Session, study_id: int, since: int = -1) -> dict[int, dict[i
     return out
 
 
-def columns(
-    session: Session, trial_ids: Collection[int], metric: str | None
-) -> dict[int, dict[int, float]]:
-    """One reported metric by step of each trial, finite values only; None: the objective."""
+@dataclass(slots=True)
+class Line:
+    """One metric of one trial; the lists are as long as each other."""
+
+    steps: list[int]
+    x: list[float]
+    values: list[float]
+
+
+def lines(
+    session: Session, trial_ids: Collection[int], metric: str | None, x: str = "step"
+) -> dict[int, Line]:
+    """One reported metric of each trial over ``x``, finite values only.
+
+    An attempt that resumed replaces what earlier ones reported from its first step on; its seconds,
+    which start anew, go on where they left off.
+
+    Args:
+        session: Where to read.
+        trial_ids: Which trials.
+        metric: None: the objective.
+        x: ``step``, or the column ``samples`` or ``seconds``; points without it are left out.
+    """
     value: ColumnElement[Any] = _table.c.value
     if metric is not None:
         stored = _table.c.metrics[metric]
         value = case((stored.as_string().in_(NOT_NUMBERS), None), else_=stored.as_float())
-    rows = session.execute(
-        select(_table.c.trial_id, _table.c.step, value)
+    rows = session.connection().execute(
+        select(_table.c.trial_id, _table.c.attempt, _table.c.step, _table.c[x], value)
         .where(_table.c.trial_id.in_(trial_ids))
         .order_by(_table.c.trial_id, _table.c.attempt, _table.c.step)
     )
-    out: dict[int, dict[int, float]] = {}
-    for trial_id, step, number_ in rows:
-        if number_ is not None:
-            out.setdefault(trial_id, {})[step] = float(number_)
+    out: dict[int, Line] = {}
+    holder = (0, 0)
+    offset = 0.0
+    for trial_id, attempt, step, place, number_ in rows.all():
+        if number_ is None or place is None:
+            continue
+        line = out.setdefault(trial_id, Line([], [], []))
+        if holder != (trial_id, attempt):
+            holder = (trial_id, attempt)
+            at = bisect_left(line.steps, step)
+            for column in (line.steps, line.x, line.values):
+                del column[at:]
+            offset = line.x[-1] if line.x and place < line.x[-1] else 0.0
+        line.steps.append(step)
+        line.x.append(float(place) + offset)
+        line.values.append(float(number_))
     return out
 
 

@@ -1,18 +1,25 @@
-"""What pictures of a whole study read: a few columns of many trials."""
+"""What pictures of a study want: few columns of many trials, and what happened to whom."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 
-from sqlalchemy import and_, case, select
+from optuna.trial import FrozenTrial
+from sqlalchemy import Table, and_, case, func, select
 from sqlalchemy.orm import Session
 
-from tuner.storage.models import FINISHED_TRIAL_STATES, Trial
+from tuner.storage.measurements import number
+from tuner.storage.models import FINISHED_TRIAL_STATES, Event, Study, Trial, Worker
+from tuner.storage.optuna.frozen import TRIAL_COLUMNS, Stored, frozen
+
+_trials = cast("Table", Trial.__table__)
+_events = cast("Table", Event.__table__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Brief:
     """What a curve's caption says of its trial."""
 
@@ -20,6 +27,7 @@ class Brief:
     number: int
     state: str
     paused: bool
+    params: dict[str, Any]
 
 
 def brief(
@@ -31,7 +39,7 @@ def brief(
     direction: str = "minimize",
 ) -> list[Brief]:
     """The trials of these numbers; or those that run, then the best, then the newest others."""
-    query = select(Trial.id, Trial.number, Trial.state, Trial.paused).where(
+    query = select(Trial.id, Trial.number, Trial.state, Trial.paused, Trial.params).where(
         Trial.study_id == study_id
     )
     if numbers is not None:
@@ -45,29 +53,149 @@ def brief(
             else_=0.0,
         )
         query = query.order_by(place, done, good, Trial.number.desc()).limit(most)
-    return [Brief(i, n, state, paused) for i, n, state, paused in session.execute(query)]
+    return [Brief(*row) for row in session.execute(query)]
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """What a picture of all trials wants of one."""
+class Outcome:
+    """What became of a finished trial; ``values`` has one number an objective."""
 
     id: int
     number: int
     state: str
-    values: list[Any] | None
-    params: dict[str, Any]
     constraint: float | None
+    values: tuple[float | None, ...]
 
 
-def finished(session: Session, study_id: int) -> list[Finished]:
-    """A study's finished trials by number, in few columns."""
-    rows = session.execute(
-        select(Trial.id, Trial.number, Trial.state, Trial.values, Trial.params, Trial.constraint)
-        .where(Trial.study_id == study_id, Trial.state.in_(FINISHED_TRIAL_STATES))
-        .order_by(Trial.number)
+def outcomes(
+    session: Session, study_id: int, objectives: int, after: int | None = None
+) -> list[Outcome]:
+    """A study's finished trials by number; with ``after``, those that ended since that revision."""
+    # Text, as a value that is not finite is stored as its name; read here, not by a JSON parser.
+    values = [_trials.c["values"][i].as_string() for i in range(objectives)]
+    query = select(
+        _trials.c.id, _trials.c.number, _trials.c.state, _trials.c.constraint, *values
+    ).where(_trials.c.study_id == study_id, _trials.c.state.in_(FINISHED_TRIAL_STATES))
+    if after is not None:
+        query = query.where(_trials.c.revision > after)
+    rows = session.connection().execute(query.order_by(_trials.c.number)).all()
+    return [
+        Outcome(i, n, state, constraint, tuple(map(number, told)))
+        for i, n, state, constraint, *told in rows
+    ]
+
+
+def params(session: Session, trial_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """The suggested values of these trials."""
+    rows = session.connection().execute(
+        select(_trials.c.id, _trials.c.params).where(_trials.c.id.in_(trial_ids))
     )
-    return [Finished(*row) for row in rows]
+    return {trial_id: values for trial_id, values in rows}  # noqa: C416  (rows are no pairs)
+
+
+def frozen_trials(session: Session, trial_ids: Collection[int]) -> list[FrozenTrial]:
+    """These trials in Optuna's form by number, without their curves."""
+    rows = session.connection().execute(
+        select(*TRIAL_COLUMNS).where(_trials.c.id.in_(trial_ids)).order_by(_trials.c.number)
+    )
+    return [frozen(Stored(*row), {}) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An event that gave trials to somebody, or moved one."""
+
+    id: int
+    kind: str
+    trial_id: int | None
+    worker_id: int | None
+    actor: str | None
+    data: dict[str, Any]
+    at: datetime
+
+
+LEASED, MOVED, CREATED = "trial.leased", "trial.state", "trial.created"
+
+
+def happenings(
+    session: Session,
+    study_id: int,
+    *,
+    most: int,
+    trial_id: int | None = None,
+    between: tuple[datetime, datetime] | None = None,
+) -> list[Happening]:
+    """The newest events about who had which trial, oldest first.
+
+    Args:
+        session: Where to read.
+        study_id: The trials' study.
+        most: How many at most.
+        trial_id: Only moves of this trial; what names many trials the caller looks into.
+        between: Only those from the one moment to the other.
+    """
+    moved = _events.c.kind == MOVED
+    if trial_id is not None:
+        moved = and_(moved, _events.c.trial_id == trial_id)
+    query = select(
+        _events.c.id,
+        _events.c.kind,
+        _events.c.trial_id,
+        _events.c.worker_id,
+        _events.c.actor,
+        _events.c.data,
+        _events.c.created_at,
+    ).where(
+        _events.c.study_id == study_id,
+        moved | _events.c.kind.in_((LEASED,) if trial_id is None else (LEASED, CREATED)),
+    )
+    if between is not None:
+        query = query.where(_events.c.created_at.between(*between))
+    rows = session.connection().execute(query.order_by(_events.c.id.desc()).limit(most))
+    return [Happening(*row) for row in reversed(rows.all())]
+
+
+def worker_names(session: Session, worker_ids: Collection[int]) -> dict[int, str]:
+    """What these workers are called."""
+    rows = session.execute(select(Worker.id, Worker.name).where(Worker.id.in_(worker_ids)))
+    return {worker_id: name for worker_id, name in rows}  # noqa: C416  (rows are no pairs)
+
+
+def devices(session: Session, study_id: int) -> list[dict[str, Any]]:
+    """On what a study's trials were trained last, each worker's device once."""
+    workers = select(Trial.worker_id).where(
+        Trial.study_id == study_id, Trial.worker_id.is_not(None)
+    )
+    return list(session.scalars(select(Worker.device).where(Worker.id.in_(workers))))
+
+
+def seconds_per_epoch(session: Session, task: str, most: int = 500) -> float | None:
+    """Device seconds of an epoch in the newest trials of a task; None where there are none."""
+    every = Study.spec["eval_every"].as_float()
+    newest = (
+        select(Trial.device_seconds, (Trial.step * every).label("epochs"))
+        .join(Study, Study.id == Trial.study_id)
+        .where(
+            Study.spec[("task", "name")].as_string() == task,
+            Trial.step > 0,
+            Trial.device_seconds > 0,
+        )
+        .order_by(Trial.id.desc())
+        .limit(most)
+        .subquery()
+    )
+    seconds, epochs = session.execute(
+        select(func.sum(newest.c.device_seconds), func.sum(newest.c.epochs))
+    ).one()
+    return float(seconds) / float(epochs) if epochs else None
+
+
+def holders(session: Session, study_id: int) -> int:
+    """How many workers hold trials of a study now; a user's own loop is none."""
+    held = select(func.count(Trial.worker_id.distinct())).where(
+        Trial.study_id == study_id, Trial.state == "running", Trial.lease_token.is_not(None)
+    )
+    return session.scalar(held) or 0
 
 
 def distributions(session: Session, study_id: int) -> dict[int, dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, cast
@@ -155,6 +155,14 @@ def states(session: Session, wanted: Iterable[str]) -> list[tuple[int, str, int]
         .order_by(Study.id)
     )
     return [(row.id, row.state, row.revision) for row in rows]
+
+
+def revisions(session: Session, study_ids: Collection[int]) -> dict[int, tuple[int, list[str]]]:
+    """Revision and directions of these studies; those that are gone are left out."""
+    rows = session.execute(
+        select(Study.id, Study.revision, Study.directions).where(Study.id.in_(study_ids))
+    )
+    return {row.id: (row.revision, row.directions) for row in rows}
 
 
 def open_specs(session: Session) -> list[tuple[str, dict[str, Any]]]:

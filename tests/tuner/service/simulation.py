@@ -136,7 +136,7 @@ class Trainer:
                     checkpoint=Checkpoint(uri=f"memory:{trial_id}/{slot.step}", step=slot.step),
                 )
             )
-        return Report(slots=slots, refill=self.slots - len(self.held), **changes)
+        return Report(slots=slots, **{"refill": self.slots - len(self.held), **changes})
 
     def deliver(self, report: Report) -> ReportAnswer:
         answer = service.report(self.ctx, self.id, report)

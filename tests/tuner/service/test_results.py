@@ -1,4 +1,4 @@
-"""Tables, curves, importances and figures of a study that really ran."""
+"""Tables and figures of a study that really ran."""
 
 from __future__ import annotations
 
@@ -73,44 +73,6 @@ def test_an_empty_study_exports(ctx: Context) -> None:
         service.export(ctx, study.id, "xls")
     with pytest.raises(NotFound):
         service.export(ctx, 999)
-
-
-def test_curves_are_those_measured(ctx: Context, study_id: int) -> None:
-    found = service.curves(ctx, study_id)
-    assert (found.metric, found.trials, len(found.curves)) == ("val_loss", 12, 12)
-    for curve in found.curves:
-        points = [p for p in service.measurements(ctx, curve.trial_id) if p.value is not None]
-        assert curve.steps == [p.step for p in points]
-        assert curve.values == [p.value for p in points]
-    accuracy = service.curves(ctx, study_id, metric="val_accuracy", numbers=[3])
-    assert [c.number for c in accuracy.curves] == [3]
-    assert accuracy.curves[0].values == [0.5] * 4
-
-
-def test_curves_are_thinned_and_few(ctx: Context, study_id: int) -> None:
-    found = service.curves(ctx, study_id, max_points=2, max_trials=5)
-    assert len(found.curves) == 5
-    best = service.best(ctx, study_id)[0]
-    assert best.number in [c.number for c in found.curves]
-    assert all(c.steps == [1, 4] for c in found.curves if c.state == "complete")
-
-
-def test_the_learning_rate_matters_most(ctx: Context) -> None:
-    study = submit(ctx, "wide", budget={"trials": 40, "epochs": 1})
-    Trainer(ctx, slots=8).work()
-    found = service.importances(ctx, study.id)
-    assert found.trials == 40
-    assert sum(found.importances.values()) == pytest.approx(1.0)
-    assert found.importances["lr"] > 0.8
-
-
-def test_importances_of_too_few_trials_say_why(ctx: Context) -> None:
-    study = submit(ctx, "few", budget={"trials": 2, "epochs": 1})
-    Trainer(ctx).work()
-    found = service.importances(ctx, study.id)
-    assert found.importances == {}
-    assert found.reason is not None
-    assert "too few" in found.reason
 
 
 def test_figures_are_plotly(ctx: Context, study_id: int) -> None:

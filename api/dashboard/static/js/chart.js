@@ -1,227 +1,239 @@
-// Lines and points on a canvas: thousands of curves stay quick where one element each would not.
-// Colours come from the stylesheet, so light and dark are one design. The figure's caption says in
-// words what the picture shows, and the numbers themselves are in the tables of the page.
+// A chart: two axes, and series of any kind in `marks.js` over them, on a canvas: thousands of
+// curves stay quick where one element each would not.
+//
+//   const chart = new Chart(figure, { x: { label: "step", integer: true }, y: { label: "loss" } });
+//   chart.set({ series: [{ kind: "line", label: "trial 3", points: [[1, 0.9], [2, 0.5]], tone: 0 }] });
+//
+// An axis is as in `scale.js`, with `domain` where it shall not follow the data, and `robust` where
+// a few values far off may stay outside. A series may have `href(index)`, where a click or Enter
+// leads, `tell(index)` and `details(index)`, what its tip says instead of the two numbers and beside
+// them, `level`, the higher the later it is drawn, and `mute: true`, which no pointer finds.
 
-import { number, ticks } from "./numbers.js";
+import { marks } from "./marks.js";
+import { robust, scaled, spread } from "./scale.js";
+import { Surface, dot, fitted, line } from "./surface.js";
 
 const REACH = 28; // pixels from the pointer to the nearest point that still counts
+const PAD = { right: 12, top: 22, bottom: 36 };
 
-export class Chart {
-  // `figure` holds `.plot`, into which the canvas goes. Options: xLabel, yLabel, logY, integerX.
-  constructor(figure, options = {}) {
-    this.figure = figure;
-    this.options = { xLabel: "", yLabel: "", logY: false, integerX: false, ...options };
+export class Chart extends Surface {
+  constructor(figure, axes = {}) {
+    super(figure);
+    this.axes = { x: { label: "", ...axes.x }, y: { label: "", robust: true, ...axes.y } };
     this.series = [];
     this.focus = null;
-    this.plot = figure.querySelector(".plot");
-    this.canvas = document.createElement("canvas");
-    this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", figure.dataset.label || "Chart");
-    this.tip = document.createElement("div");
-    this.tip.className = "tip";
-    this.tip.hidden = true;
-    this.plot.replaceChildren(this.canvas, this.tip);
-    this.scheduled = false;
-    new ResizeObserver(() => this.schedule()).observe(this.plot);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.schedule());
-    this.canvas.addEventListener("pointermove", (event) => this.hover(event));
-    this.canvas.addEventListener("pointerleave", () => this.leave());
-    this.canvas.addEventListener("click", (event) => {
-      this.hover(event);
-      const target = this.focus?.series.href;
-      if (target && event.pointerType !== "touch") location.href = target;
+    this.top.addEventListener("pointermove", (event) => this.point(event));
+    this.top.addEventListener("pointerleave", () => this.leave());
+    this.top.addEventListener("blur", () => this.leave());
+    this.top.addEventListener("click", (event) => {
+      const before = this.focus;
+      this.point(event);
+      // A finger has no hover: its first tap tells, the second one on the same spot goes there.
+      const again = before?.series === this.focus?.series && before?.index === this.focus?.index;
+      if (event.pointerType !== "touch" || again) this.follow();
     });
+    this.top.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // A series: {key, label, points: [[x, y], ...], tone, dim, kind: "line" | "points" | "step",
-  // href, details}. Points are in the order of x; y may be null.
-  set(series, options = {}) {
-    Object.assign(this.options, options);
+  // What to show from now on: series, and what changes of the axes.
+  set({ series, x, y }) {
+    if (x) this.axes.x = { ...this.axes.x, ...x };
+    if (y) this.axes.y = { ...this.axes.y, ...y };
+    const kept = this.focus?.series.key;
     this.series = series;
-    this.schedule();
+    const same = series.find((one) => one.key === kept);
+    this.focus = same && this.focus && this.focus.index < marks[same.kind].count(same)
+      ? { series: same, index: this.focus.index } : null;
+    if (!this.focus) this.hideTip();
+    this.measure();
+    this.redraw();
   }
 
-  schedule() {
-    if (this.scheduled) return;
-    this.scheduled = true;
-    requestAnimationFrame(() => {
-      this.scheduled = false;
-      this.draw();
-    });
-  }
-
-  domain() {
-    const xs = [Infinity, -Infinity];
-    const ys = [];
-    for (const one of this.series) {
-      for (const [x, y] of one.points) {
-        if (x < xs[0]) xs[0] = x;
-        if (x > xs[1]) xs[1] = x;
-        if (Number.isFinite(y) && (!this.options.logY || y > 0)) ys.push(y);
-      }
-    }
-    if (!ys.length || !Number.isFinite(xs[0])) return null;
-    ys.sort((a, b) => a - b);
-    const at = (share) => ys[Math.min(ys.length - 1, Math.floor(share * ys.length))];
-    let [low, high] = [ys[0], ys[ys.length - 1]];
-    if (!this.options.logY) {
-      // A few diverged values must not press all others to the floor.
-      const body = at(0.9) - at(0.1);
-      if (body > 0) {
-        high = Math.min(high, at(0.9) + 2 * body);
-        low = Math.max(low, at(0.1) - 2 * body);
-      }
-    }
-    const beyond = ys.length - ys.filter((y) => y >= low && y <= high).length;
-    if (low === high) [low, high] = this.options.logY ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
-    else if (!this.options.logY) {
-      const margin = (high - low) * 0.04;
-      [low, high] = [low - margin, high + margin];
-    } else {
-      const margin = (high / low) ** 0.04;
-      [low, high] = [low / margin, high * margin];
-    }
-    if (xs[0] === xs[1]) xs[1] = xs[0] + 1;
-    return { x: xs, y: [low, high], beyond };
-  }
-
+  // After new data has been drawn, the tip tells of that.
   draw() {
-    const width = this.plot.clientWidth;
-    const height = this.plot.clientHeight;
-    if (!width || !height) return;
-    const ratio = devicePixelRatio || 1;
-    if (this.canvas.width !== Math.round(width * ratio)) this.canvas.width = width * ratio;
-    if (this.canvas.height !== Math.round(height * ratio)) this.canvas.height = height * ratio;
-    const pen = this.canvas.getContext("2d");
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.clearRect(0, 0, width, height);
-    const style = getComputedStyle(this.figure);
-    const color = (name) => style.getPropertyValue(`--${name}`).trim();
-    pen.font = `12px ${style.fontFamily}`;
-    const domain = this.domain();
-    this.figure.dataset.beyond = domain ? domain.beyond : 0;
-    if (!domain) {
-      pen.fillStyle = color("muted");
+    super.draw();
+    if (!this.focus || !this.box) return;
+    const { series, index } = this.focus;
+    this.look(this.focus, ...marks[series.kind].spot(this, series, index));
+  }
+
+  // The ends of both axes; how many values lie outside of them.
+  measure() {
+    const [xs, ys] = [[], []];
+    for (const one of this.series) {
+      marks[one.kind].each(one, (x, y) => {
+        xs.push(x);
+        ys.push(y);
+      });
+    }
+    this.beyond = 0;
+    const ends = (axis, values) => {
+      if (axis.kind === "category") return axis.choices.length ? [0, 1] : null;
+      if (axis.domain) return axis.domain;
+      const log = axis.kind === "log";
+      if (!axis.robust) return spread(values, log);
+      const found = robust(values, log);
+      if (!found) return null;
+      this.beyond += found.beyond;
+      return [found.low, found.high];
+    };
+    this.ends = { x: ends(this.axes.x, xs), y: ends(this.axes.y, ys) };
+    if (!xs.length) this.ends = { x: null, y: null };
+  }
+
+  paint(pen) {
+    if (!this.ends?.x || !this.ends.y) {
+      this.box = null;
+      pen.fillStyle = this.color("muted");
       pen.textAlign = "center";
-      pen.fillText(this.figure.dataset.empty || "Nothing measured yet.", width / 2, height / 2);
-      this.frame = null;
+      const text = this.figure.dataset.empty || "Nothing to show yet.";
+      wrapped(pen, text, this.width - 24).forEach((part, index) =>
+        pen.fillText(part, this.width / 2, this.height / 2 + 16 * index));
       return;
     }
-    const yTicks = ticks(domain.y[0], domain.y[1], Math.max(3, Math.floor(height / 55)),
-      this.options.logY);
-    const labels = yTicks.map((y) => number(y, 3));
-    const left = Math.ceil(Math.max(...labels.map((label) => pen.measureText(label).width))) + 12;
-    const box = { left, right: width - 10, top: 20, bottom: height - 36 };
-    const logged = this.options.logY ? Math.log10 : (y) => y;
-    const [bottom, top] = domain.y.map(logged);
-    const px = (x) => box.left + ((x - domain.x[0]) / (domain.x[1] - domain.x[0])) * (box.right - box.left);
-    const py = (y) => box.bottom - ((logged(y) - bottom) / (top - bottom)) * (box.bottom - box.top);
-    this.frame = { px, py, box };
-
-    pen.lineWidth = 1;
-    pen.strokeStyle = color("chart-grid");
-    pen.fillStyle = color("muted");
-    pen.textBaseline = "middle";
-    pen.textAlign = "right";
-    yTicks.forEach((y, index) => {
-      line(pen, [[box.left, py(y)], [box.right, py(y)]]);
-      pen.fillText(labels[index], box.left - 7, py(y));
-    });
-    pen.textBaseline = "top";
-    pen.textAlign = "center";
-    let xTicks = ticks(domain.x[0], domain.x[1], Math.max(2, Math.floor(width / 90)), false);
-    if (this.options.integerX) xTicks = xTicks.filter(Number.isInteger);
-    for (const x of xTicks) pen.fillText(number(x), px(x), box.bottom + 6);
-    pen.textAlign = "right";
-    pen.fillText(this.options.xLabel, box.right, box.bottom + 21);
-    pen.textAlign = "left";
-    pen.fillText(this.options.yLabel + (this.options.logY ? " (log)" : ""), 0, 0);
-
+    this.frame(pen);
     pen.save();
     pen.beginPath();
-    pen.rect(box.left - 4, box.top - 4, box.right - box.left + 8, box.bottom - box.top + 8);
+    pen.rect(this.box.left - 4, this.box.top - 4, this.box.right - this.box.left + 8,
+      this.box.bottom - this.box.top + 8);
     pen.clip();
-    const order = [...this.series].sort((a, b) => Number(!a.dim) - Number(!b.dim));
+    const order = [...this.series].sort((a, b) => (a.level ?? 0) - (b.level ?? 0));
     for (const one of order) {
-      if (this.focus?.series !== one) this.stroke(pen, one, color, Boolean(this.focus));
+      marks[one.kind].paint(this, pen, one, false);
+      pen.globalAlpha = 1;
     }
-    if (this.focus) this.stroke(pen, this.focus.series, color, false, true);
     pen.restore();
   }
 
-  stroke(pen, one, color, faded, strong = false) {
-    const { px, py } = this.frame;
-    const tone = one.dim && !strong ? color("chart-dim") : color(`chart-${(one.tone ?? 0) % 8}`);
-    pen.strokeStyle = pen.fillStyle = tone;
-    pen.globalAlpha = faded ? 0.35 : one.dim && !strong ? 0.8 : 1;
-    pen.lineWidth = strong ? 3 : one.width ?? 1.5;
-    pen.lineJoin = "round";
-    const spots = one.points.filter(([, y]) => Number.isFinite(y) && (!this.options.logY || y > 0));
-    if (one.kind === "points") {
-      for (const [x, y] of spots) dot(pen, px(x), py(y), one.dim ? 2 : 3);
-    } else if (one.kind === "step") {
-      const path = [];
-      spots.forEach(([x, y], index) => {
-        if (index) path.push([px(x), py(spots[index - 1][1])]);
-        path.push([px(x), py(y)]);
-      });
-      line(pen, path);
-    } else {
-      line(pen, spots.map(([x, y]) => [px(x), py(y)]));
-      if (spots.length === 1) dot(pen, px(spots[0][0]), py(spots[0][1]), 2.5);
+  frame(pen) {
+    const { x, y } = this.axes;
+    const rows = Math.max(3, Math.floor((this.height - PAD.top - PAD.bottom) / 45));
+    // The room for the labels is known only once they are.
+    const labels = scaled(y, this.ends.y, [1, 0]).ticks(y.kind === "category" ? 1000 : rows);
+    const widest = Math.max(...labels.map(([, label]) => pen.measureText(label).width), 0);
+    const left = Math.min(Math.ceil(widest), this.width * 0.35) + 12;
+    this.box = { left, right: this.width - PAD.right, top: PAD.top, bottom: this.height - PAD.bottom };
+    this.x = scaled(x, this.ends.x, [this.box.left, this.box.right]);
+    this.y = scaled(y, this.ends.y, [this.box.bottom, this.box.top]);
+    pen.lineWidth = 1;
+    pen.strokeStyle = this.color("chart-grid");
+    pen.fillStyle = this.color("muted");
+    pen.textBaseline = "middle";
+    pen.textAlign = "right";
+    for (const [value, label] of labels) {
+      if (y.kind !== "category") {
+        line(pen, [[this.box.left, this.y.at(value)], [this.box.right, this.y.at(value)]]);
+      }
+      pen.fillText(fitted(pen, label, left - 8), this.box.left - 7, this.y.at(value));
     }
-    pen.globalAlpha = 1;
-    if (strong && this.focus.point) {
-      dot(pen, px(this.focus.point[0]), py(this.focus.point[1]), 4.5);
+    pen.textBaseline = "top";
+    pen.textAlign = "center";
+    const columns = Math.max(2, Math.floor((this.box.right - this.box.left) / 76));
+    let end = -Infinity;
+    for (const [value, label] of this.x.ticks(columns)) {
+      const half = pen.measureText(label).width / 2;
+      const at = Math.min(this.x.at(value), this.width - half);
+      if (at - half < end + 6) continue;
+      end = at + half;
+      pen.fillText(label, at, this.box.bottom + 6);
     }
+    pen.textAlign = "right";
+    pen.fillText(named(x), this.box.right, this.box.bottom + 21);
+    pen.textAlign = "left";
+    pen.fillText(named(y), 0, 0);
   }
 
-  hover(event) {
-    if (!this.frame) return;
-    const { px, py } = this.frame;
-    const bounds = this.canvas.getBoundingClientRect();
-    const [mx, my] = [event.clientX - bounds.left, event.clientY - bounds.top];
-    let best = null;
-    let nearest = REACH * REACH;
-    for (const series of this.series) {
-      if (series.kind === "step") continue;
-      for (const point of series.points) {
-        if (!Number.isFinite(point[1]) || (this.options.logY && point[1] <= 0)) continue;
-        const distance = (px(point[0]) - mx) ** 2 + (py(point[1]) - my) ** 2;
-        if (distance < nearest) [nearest, best] = [distance, { series, point }];
-      }
+  over(pen) {
+    if (!this.focus || !this.box) return;
+    const { series, index } = this.focus;
+    const mark = marks[series.kind];
+    if (series.kind === "line" || series.kind === "step") {
+      pen.fillStyle = this.color("surface");
+      pen.globalAlpha = 0.6;
+      const { left, right, top, bottom } = this.box;
+      pen.fillRect(left, top, right - left, bottom - top);
+      pen.globalAlpha = 1;
+      pen.save();
+      pen.beginPath();
+      pen.rect(left - 4, top - 4, right - left + 8, bottom - top + 8);
+      pen.clip();
+      mark.paint(this, pen, series, true);
+      pen.restore();
+      pen.globalAlpha = 1;
     }
-    this.focus = best;
-    this.canvas.classList.toggle("pointing", Boolean(best?.series.href));
-    if (best) {
-      const [x, y] = best.point;
-      const lines = [best.point[2] ?? best.series.label,
-        `${this.options.yLabel} ${number(y)} at ${this.options.xLabel} ${number(x)}`];
-      if (best.series.details) lines.push(best.series.details);
-      this.tip.textContent = lines.join("\n");
-      this.tip.hidden = false;
-      const left = Math.min(mx + 14, bounds.width - this.tip.offsetWidth - 4);
-      const above = my - this.tip.offsetHeight - 12;
-      this.tip.style.transform = `translate(${Math.max(0, left)}px, ${above > 0 ? above : my + 16}px)`;
-    } else this.tip.hidden = true;
-    this.schedule();
+    const [x, y] = mark.spot(this, series, index);
+    pen.fillStyle = pen.strokeStyle = this.color("text");
+    pen.lineWidth = 2;
+    pen.beginPath();
+    pen.arc(x, y, 6, 0, 2 * Math.PI);
+    pen.stroke();
+    dot(pen, x, y, 2);
+  }
+
+  // What is pointed at
+
+  point(event) {
+    if (!this.box) return;
+    const [mx, my] = this.spot(event);
+    let best = null;
+    for (const series of this.series) {
+      if (series.mute) continue;
+      const found = marks[series.kind].near(this, series, mx, my, REACH);
+      if (found && !(best && best.distance <= found.distance)) best = { series, ...found };
+    }
+    this.look(best, mx, my);
+  }
+
+  look(found, x, y) {
+    this.focus = found && { series: found.series, index: found.index };
+    this.top.classList.toggle("pointing", Boolean(found?.series.href));
+    if (!found) this.hideTip();
+    else {
+      const { series, index } = found;
+      const tell = series.tell ?? ((place) => marks[series.kind].tell(this, series, place));
+      const lines = [series.label, ...tell(index), ...(series.details?.(index) ?? [])];
+      this.showTip(lines.filter(Boolean), x, y);
+    }
+    this.retouch();
   }
 
   leave() {
-    this.focus = null;
-    this.tip.hidden = true;
-    this.schedule();
+    this.look(null);
+  }
+
+  follow() {
+    const target = this.focus?.series.href?.(this.focus.index);
+    if (target) location.href = target;
+  }
+
+  key(event) {
+    const walkable = this.series.filter((one) => !one.mute && marks[one.kind].count(one));
+    if (!walkable.length || !this.box) return;
+    const moves = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+    if (event.key === "Escape") this.leave();
+    else if (event.key === "Enter") this.follow();
+    else if (moves[event.key]) {
+      const [across, along] = moves[event.key];
+      let place = walkable.indexOf(this.focus?.series);
+      let index = place < 0 ? 0 : this.focus.index + along;
+      place = place < 0 ? 0 : (place + across + walkable.length) % walkable.length;
+      const series = walkable[place];
+      const count = marks[series.kind].count(series);
+      index = Math.min(count - 1, Math.max(0, index));
+      this.look({ series, index }, ...marks[series.kind].spot(this, series, index));
+    } else return;
+    event.preventDefault();
   }
 }
 
-export function line(pen, path) {
-  pen.beginPath();
-  path.forEach(([x, y], index) => (index ? pen.lineTo(x, y) : pen.moveTo(x, y)));
-  pen.stroke();
-}
+const named = (axis) => axis.label + (axis.kind === "log" ? " (log)" : "");
 
-export function dot(pen, x, y, radius) {
-  pen.beginPath();
-  pen.arc(x, y, radius, 0, 2 * Math.PI);
-  pen.fill();
+function wrapped(pen, text, width) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (pen.measureText(longer).width <= width || !lines.at(-1)) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines;
 }

@@ -1,20 +1,24 @@
-// Compared trials: their curves, overlaid.
+// Compared trials: their curves and learning rates, overlaid in the colours of the table's head.
 
-import { Chart } from "./chart.js";
-import { json } from "./pieces.js";
+import { Curves } from "./curves.js";
 
 const page = document.getElementById("compare");
-const figure = page.querySelector("figure");
-const chart = new Chart(figure, { xLabel: "step", yLabel: figure.dataset.metric, integerX: true });
-const query = new URLSearchParams({ metric: figure.dataset.metric });
-for (const trial of page.dataset.numbers.split(",")) query.append("numbers", trial);
+const at = (id) => document.getElementById(id);
+const numbers = page.dataset.numbers.split(",").map(Number);
 
-const found = await json(`/api/v1/studies/${page.dataset.study}/curves?${query}`);
-const order = page.dataset.numbers.split(",").map(Number);
-chart.set(found.curves.map((curve) => ({
-  key: curve.trial_id,
-  label: `trial ${curve.number}`,
-  tone: order.indexOf(curve.number), // as in the table's head
-  width: 2,
-  points: curve.steps.map((step, place) => [step, Number(curve.values[place])]),
-})));
+function look(curve) {
+  const place = numbers.indexOf(curve.number);
+  return { tone: place % 8, width: 2, dash: place > 7 ? [6, 4] : [] };
+}
+
+const options = { numbers, look };
+const learning = new Curves(at("curves"), page.dataset.study, { ...options, metric: at("metric").value });
+const rates = new Curves(at("rates"), page.dataset.study, { ...options, metric: "lr", log: true });
+at("metric").addEventListener("change", () => learning.choose({ metric: at("metric").value }));
+at("log").addEventListener("change", () => learning.choose({ log: at("log").checked }));
+at("rate-log").addEventListener("change", () => rates.choose({ log: at("rate-log").checked }));
+at("unit").addEventListener("change", () => {
+  for (const one of [learning, rates]) one.choose({ x: at("unit").value });
+});
+learning.fetch();
+rates.fetch();

@@ -21,6 +21,11 @@ dialog.addEventListener("click", (event) => {
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
+  if ("swapForm" in form.dataset) {
+    event.preventDefault();
+    await filled(form);
+    return;
+  }
   if (!form.dataset.confirm || form.dataset.confirmed) return;
   event.preventDefault();
   if (await confirmed(form.dataset.confirm)) {
@@ -37,20 +42,36 @@ document.addEventListener("click", async (event) => {
   await follow(link.closest("[data-live]"), new URL(link.href));
 });
 
-document.addEventListener("change", async (event) => {
+// So do forms with data-swap-form, at once where a control has data-now.
+document.addEventListener("change", (event) => {
   const form = event.target.closest("form[data-swap-form]");
-  if (!form) return;
-  const url = new URL(form.action);
-  const kept = new URLSearchParams(location.search).getAll("filter");
-  url.search = new URLSearchParams([...new FormData(form), ...kept.map((one) => ["filter", one])]);
-  await follow(form.closest("[data-live]"), url);
+  if (form && "now" in event.target.dataset) form.requestSubmit();
 });
+
+async function filled(form) {
+  const url = new URL(form.action);
+  url.search = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+  form.reset();
+  await follow(form.closest("[data-live]"), url);
+}
 
 async function follow(piece, url) {
   history.replaceState(null, "", url);
   await swap(piece);
-  document.dispatchEvent(new CustomEvent("swapped", { detail: piece }));
 }
+
+// Menus close when somebody looks elsewhere.
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
+document.addEventListener("keydown", (event) => {
+  const menu = event.key === "Escape" && event.target.closest?.("details.menu[open]");
+  if (!menu) return;
+  menu.open = false;
+  menu.querySelector("summary").focus();
+});
 
 for (const piece of document.querySelectorAll("[data-live][data-every]")) {
   setInterval(() => {

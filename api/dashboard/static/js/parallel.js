@@ -1,39 +1,44 @@
-// Parallel coordinates: one axis a hyperparameter, one line a trial, coloured by its value.
-// Dragging along an axis keeps what lies inside; the "brush" event tells the page, which filters
-// its table on the server.
+// Parallel coordinates: one axis a hyperparameter, one line a trial, coloured by how good it is.
+// Dragging along an axis keeps what lies inside; the "brush" event tells the page, which filters its
+// table on the server. By keyboard: left and right choose an axis, up and down move the kept range
+// (with Shift its lower end), Delete lets go.
 
-import { dot, line } from "./chart.js";
-import { number, ticks } from "./numbers.js";
+import { scaled, spread } from "./scale.js";
+import { Surface, dot, fitted, line } from "./surface.js";
 
-const PAD = { left: 46, right: 46, top: 34, bottom: 16 };
+const PAD = { left: 46, right: 46, top: 36, bottom: 16 };
+const NUDGE = 0.1; // of an axis, by a key
 
-export class Parallel extends EventTarget {
+export class Parallel extends Surface {
   constructor(figure) {
-    super();
-    this.figure = figure;
-    this.plot = figure.querySelector(".plot");
-    this.canvas = document.createElement("canvas");
-    this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", figure.dataset.label);
-    this.plot.replaceChildren(this.canvas);
+    super(figure);
     this.axes = [];
     this.rows = [];
-    this.brushes = new Map();
+    this.brushes = new Map(); // index of an axis -> [low, high], shares of its length
+    this.chosen = -1; // the axis that keys move
     this.minimize = true;
-    new ResizeObserver(() => this.draw()).observe(this.plot);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
-    this.canvas.addEventListener("pointerdown", (event) => this.grab(event));
-    this.canvas.addEventListener("pointermove", (event) => this.drag(event));
-    this.canvas.addEventListener("pointerup", () => this.drop());
-    this.canvas.addEventListener("pointercancel", () => this.drop());
+    this.top.addEventListener("pointerdown", (event) => this.grab(event));
+    this.top.addEventListener("pointermove", (event) => this.drag(event));
+    this.top.addEventListener("pointerup", () => this.drop());
+    this.top.addEventListener("pointercancel", () => this.drop());
+    this.top.addEventListener("keydown", (event) => this.key(event));
+    this.top.addEventListener("blur", () => {
+      this.chosen = -1;
+      this.hideTip();
+      this.retouch();
+    });
   }
 
-  // axes: [{name, log, choices}], the last is the objective; rows: arrays of values, one an axis.
+  // axes: [{label, kind, choices, domain}], the last is the objective; rows: values, one an axis.
   set(axes, rows, minimize) {
-    this.axes = axes.map((axis, index) => this.scaled(axis, rows.map((row) => row[index])));
+    this.axes = axes.map((axis, index) => {
+      const log = axis.kind === "log";
+      const ends = axis.domain ?? spread(rows.map((row) => row[index]), log) ?? [log ? 0.1 : 0, 1];
+      return scaled(axis, ends, [0, 1]);
+    });
     this.rows = rows;
     this.minimize = minimize;
-    this.draw();
+    this.redraw();
   }
 
   clear() {
@@ -41,83 +46,88 @@ export class Parallel extends EventTarget {
     this.tell();
   }
 
-  scaled(axis, values) {
-    if (axis.choices) {
-      const span = Math.max(1, axis.choices.length - 1);
-      return { ...axis, at: (value) => axis.choices.findIndex((c) => c === value) / span,
-        marks: axis.choices.map((choice, index) => [index / span, String(choice)]) };
-    }
-    const numbers = values.filter(Number.isFinite);
-    let low = Math.min(...numbers);
-    let high = Math.max(...numbers);
-    const log = axis.log && low > 0;
-    if (!numbers.length) [low, high] = [0, 1];
-    if (low === high) [low, high] = log ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
-    const put = log ? Math.log10 : (value) => value;
-    const [bottom, top] = [put(low), put(high)];
-    return { ...axis, at: (value) => (put(value) - bottom) / (top - bottom),
-      from: (share) => log ? 10 ** (bottom + share * (top - bottom)) : low + share * (high - low),
-      marks: ticks(low, high, 5, log).map((value) => [(put(value) - bottom) / (top - bottom),
-        number(value, 3)]) };
+  get step() {
+    return (this.width - PAD.left - PAD.right) / Math.max(1, this.axes.length - 1);
   }
 
-  draw() {
-    const [width, height] = [this.plot.clientWidth, this.plot.clientHeight];
-    if (!width || !height || !this.axes.length) return;
-    const ratio = devicePixelRatio || 1;
-    this.canvas.width = width * ratio;
-    this.canvas.height = height * ratio;
-    const pen = this.canvas.getContext("2d");
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const style = getComputedStyle(this.figure);
-    const color = (name) => style.getPropertyValue(`--${name}`).trim();
-    const step = (width - PAD.left - PAD.right) / Math.max(1, this.axes.length - 1);
-    this.x = (index) => PAD.left + index * step;
-    this.y = (share) => height - PAD.bottom - share * (height - PAD.top - PAD.bottom);
-    this.height = height;
+  across(index) {
+    return PAD.left + index * this.step;
+  }
+
+  up(share) {
+    return this.height - PAD.bottom - share * (this.height - PAD.top - PAD.bottom);
+  }
+
+  paint(pen) {
     const goal = this.axes.length - 1;
+    if (goal < 0) return;
+    // Trials far worse than all others must not take the colours of those.
+    const order = this.rows.map((row) => row[goal]).filter(Number.isFinite).sort((a, b) => a - b);
+    const rank = (value) => {
+      let [low, high] = [0, order.length];
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (order[middle] < value) low = middle + 1;
+        else high = middle;
+      }
+      return low / Math.max(1, order.length - 1);
+    };
     const drawn = this.rows.map((row) => ({ row, kept: this.kept(row),
-      good: this.minimize ? 1 - this.axes[goal].at(row[goal]) : this.axes[goal].at(row[goal]) }));
+      good: this.minimize ? 1 - rank(row[goal]) : rank(row[goal]) }));
     drawn.sort((a, b) => a.kept - b.kept || a.good - b.good);
+    const crowd = Math.min(1, Math.sqrt(60 / Math.max(1, drawn.length)));
     for (const { row, kept, good } of drawn) {
       const path = [];
       row.forEach((value, index) => {
         const share = value === null || value === undefined ? NaN : this.axes[index].at(value);
-        if (Number.isFinite(share) && share >= 0) path.push([this.x(index), this.y(share)]);
+        if (Number.isFinite(share)) path.push([this.across(index), this.up(share)]);
       });
-      pen.strokeStyle = kept ? color(good > 0.8 ? "chart-0" : good > 0.5 ? "chart-5" : "chart-7")
-        : color("chart-dim");
-      pen.globalAlpha = kept ? 0.25 + 0.65 * Math.max(0, good) : 0.25;
-      pen.lineWidth = kept && good > 0.8 ? 1.8 : 1;
+      pen.strokeStyle = pen.fillStyle = kept ? this.ramp(good) : this.color("chart-dim");
+      pen.globalAlpha = kept ? Math.max(0.25, crowd) * (0.35 + 0.65 * good) : 0.18;
+      pen.lineWidth = kept && good > 0.9 ? 2 : 1;
       line(pen, path);
       if (path.length === 1) dot(pen, ...path[0], 2);
     }
     pen.globalAlpha = 1;
-    pen.font = `11.5px ${style.fontFamily}`;
     pen.textAlign = "center";
-    this.axes.forEach((axis, index) => {
-      const x = this.x(index);
-      pen.strokeStyle = color("line-strong");
-      pen.lineWidth = 1;
-      line(pen, [[x, this.y(0)], [x, this.y(1)]]);
-      const brush = this.brushes.get(index);
-      if (brush) {
-        pen.fillStyle = color("accent");
-        pen.globalAlpha = 0.28;
-        pen.fillRect(x - 9, this.y(brush[1]), 18, this.y(brush[0]) - this.y(brush[1]));
-        pen.globalAlpha = 1;
-      }
-      pen.fillStyle = color("text");
-      const title = fit(pen, axis.name, step - 6);
-      pen.fillText(title, x, index % 2 && step < 90 ? 26 : 12);
-      pen.fillStyle = color("muted");
-      pen.strokeStyle = color("surface");
+    this.axes.forEach((axis, index) => this.axis(pen, axis, index));
+  }
+
+  axis(pen, axis, index) {
+    const x = this.across(index);
+    pen.strokeStyle = this.color("line-strong");
+    pen.lineWidth = 1;
+    line(pen, [[x, this.up(0)], [x, this.up(1)]]);
+    pen.fillStyle = this.color("text");
+    const low = index % 2 && this.step < 90; // names of neighbours take turns in height
+    pen.textAlign = index === 0 ? "left" : index === this.axes.length - 1 ? "right" : "center";
+    const edge = index === 0 ? 0 : index === this.axes.length - 1 ? this.width : x;
+    pen.fillText(fitted(pen, axis.label, this.step * (low || this.step < 90 ? 1.7 : 1) - 6), edge,
+      low ? 26 : 12);
+    pen.textAlign = "center";
+    pen.fillStyle = this.color("muted");
+    pen.strokeStyle = this.color("surface");
+    pen.lineWidth = 4;
+    pen.lineJoin = "round";
+    for (const [value, text] of axis.ticks(axis.kind === "category" ? 30 : 5)) {
+      const label = fitted(pen, text, this.step - 4);
+      pen.strokeText(label, x, this.up(axis.at(value)) + 4);
+      pen.fillText(label, x, this.up(axis.at(value)) + 4);
+    }
+  }
+
+  over(pen) {
+    for (const [index, [low, high]] of this.brushes) {
+      pen.fillStyle = this.color("accent");
+      pen.globalAlpha = 0.3;
+      pen.fillRect(this.across(index) - 9, this.up(high), 18, this.up(low) - this.up(high));
+    }
+    pen.globalAlpha = 1;
+    if (this.chosen >= 0) {
+      pen.strokeStyle = this.color("accent");
       pen.lineWidth = 3;
-      for (const [share, text] of axis.marks) {
-        pen.strokeText(text, x, this.y(share) + 4);
-        pen.fillText(text, x, this.y(share) + 4);
-      }
-    });
+      line(pen, [[this.across(this.chosen), this.up(0)], [this.across(this.chosen), this.up(1)]]);
+    }
   }
 
   kept(row) {
@@ -129,33 +139,31 @@ export class Parallel extends EventTarget {
   }
 
   place(event) {
-    const bounds = this.canvas.getBoundingClientRect();
-    const x = event.clientX - bounds.left;
-    const share = (this.y(0) - (event.clientY - bounds.top)) / (this.y(0) - this.y(1));
-    let index = 0;
-    for (let i = 1; i < this.axes.length; i += 1) {
-      if (Math.abs(this.x(i) - x) < Math.abs(this.x(index) - x)) index = i;
-    }
-    return { index, near: Math.abs(this.x(index) - x) < 24, share: Math.min(1, Math.max(0, share)) };
+    const [x, y] = this.spot(event);
+    const share = (this.up(0) - y) / (this.up(0) - this.up(1));
+    const index = Math.min(this.axes.length - 1, Math.max(0, Math.round((x - PAD.left) / this.step)));
+    return { index, near: Math.abs(this.across(index) - x) < 24,
+      share: Math.min(1, Math.max(0, share)) };
   }
 
   grab(event) {
     const { index, near, share } = this.place(event);
     if (!near) return;
     this.held = { index, start: share, moved: false };
-    this.canvas.setPointerCapture(event.pointerId);
+    this.top.setPointerCapture(event.pointerId);
     event.preventDefault();
   }
 
   drag(event) {
+    const { index, near, share } = this.place(event);
+    this.top.classList.toggle("pointing", near && !this.held);
     if (!this.held) return;
-    const { share } = this.place(event);
     this.held.moved ||= Math.abs(share - this.held.start) > 0.02;
-    if (this.held.moved) {
-      this.brushes.set(this.held.index, [Math.min(share, this.held.start),
-        Math.max(share, this.held.start)]);
-      this.draw();
-    }
+    if (!this.held.moved) return;
+    const ends = [share, this.held.start].sort((a, b) => a - b);
+    this.brushes.set(this.held.index, ends);
+    this.redraw();
+    if (index === this.held.index) this.hideTip();
   }
 
   drop() {
@@ -165,24 +173,49 @@ export class Parallel extends EventTarget {
     this.tell();
   }
 
+  key(event) {
+    const last = this.axes.length - 1;
+    const brush = this.brushes.get(this.chosen) ?? [0, 1];
+    if (event.key === "ArrowRight") this.chosen = Math.min(last, this.chosen + 1);
+    else if (event.key === "ArrowLeft") this.chosen = Math.max(0, this.chosen - 1);
+    else if (this.chosen >= 0 && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
+      const end = event.shiftKey ? 0 : 1;
+      const moved = brush[end] + (event.key === "ArrowUp" ? NUDGE : -NUDGE);
+      const limits = end ? [brush[0] + NUDGE, 1] : [0, brush[1] - NUDGE];
+      const next = [...brush];
+      next[end] = Math.min(limits[1], Math.max(limits[0], moved));
+      this.brushes.set(this.chosen, next);
+      this.tell();
+    } else if (this.chosen >= 0 && (event.key === "Delete" || event.key === "Backspace")) {
+      this.brushes.delete(this.chosen);
+      this.tell();
+    } else return;
+    event.preventDefault();
+    const range = this.brushes.get(this.chosen);
+    this.showTip([this.axes[this.chosen].label, range ? this.words(this.chosen, range)
+      : "everything kept"], this.across(this.chosen), PAD.top + 20);
+    this.retouch();
+  }
+
+  words(index, [low, high]) {
+    const axis = this.axes[index];
+    if (axis.choices) return `kept: ${this.within(axis, low, high).join(", ") || "nothing"}`;
+    return `kept: ${axis.text(axis.back(low))} to ${axis.text(axis.back(high))}`;
+  }
+
+  within(axis, low, high) {
+    return axis.choices.filter((choice) => axis.at(choice) >= low && axis.at(choice) <= high);
+  }
+
   tell() {
-    this.draw();
+    this.redraw();
     const wanted = [...this.brushes].map(([index, [low, high]]) => {
       const axis = this.axes[index];
-      if (axis.choices) {
-        return { name: axis.name, choices: axis.choices.filter((choice) => axis.at(choice) >= low
-          && axis.at(choice) <= high) };
-      }
-      return { name: axis.name, low: axis.from(low), high: axis.from(high) };
+      const goal = index === this.axes.length - 1;
+      if (axis.choices) return { name: axis.label, choices: this.within(axis, low, high) };
+      return { name: axis.label, goal, low: axis.back(low), high: axis.back(high) };
     });
     const kept = this.rows.filter((row) => this.kept(row)).length;
     this.dispatchEvent(new CustomEvent("brush", { detail: { wanted, kept } }));
   }
-}
-
-function fit(pen, text, width) {
-  if (pen.measureText(text).width <= width) return text;
-  let end = text.length;
-  while (end > 1 && pen.measureText(`${text.slice(0, end)}…`).width > width) end -= 1;
-  return `${text.slice(0, end)}…`;
 }

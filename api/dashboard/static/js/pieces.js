@@ -1,35 +1,49 @@
 // Pieces of a page that the server renders again when something changed. Only what differs is
 // touched, so that focus, selection and scroll position stay where they are.
 
-const root = document.body.dataset.root;
-const waiting = new Map();
+import { forms } from "./snippets.js";
 
-// Fetches ?fragment=NAME of the present address and puts the difference in place. Calls that come
-// while one is under way become one more.
-export async function swap(piece) {
-  const name = piece.dataset.live;
-  if (waiting.has(name)) {
-    waiting.set(name, true);
-    return;
-  }
-  waiting.set(name, false);
+const root = document.body.dataset.root;
+const due = new Set();
+let fetching = false;
+
+// Fetches ?fragment=NAME,NAME of the present address and puts the differences in place. Calls that
+// come while one is under way become one more.
+export async function swap(...pieces) {
+  pieces.filter(Boolean).forEach((piece) => due.add(piece));
+  if (fetching) return;
+  fetching = true;
   try {
-    const url = new URL(location.href);
-    url.searchParams.set("fragment", name);
+    while (due.size) {
+      const wanted = [...due];
+      due.clear();
+      await fetched(wanted);
+    }
+  } finally {
+    fetching = false;
+  }
+}
+
+async function fetched(pieces) {
+  const url = new URL(location.href);
+  url.searchParams.set("fragment", pieces.map((piece) => piece.dataset.live).join(","));
+  try {
     const response = await fetch(url, { headers: { accept: "text/html" } });
     if (response.redirected) location.reload(); // logged out meanwhile: the login page
-    if (response.ok) {
-      const fresh = document.createElement("div");
-      fresh.innerHTML = await response.text(); // escaped by the server's templates
-      patch(piece, fresh);
+    if (!response.ok) {
+      if (response.status < 500) toast(`This cannot be shown: ${response.statusText}`);
+      return;
+    }
+    const fresh = document.createElement("div");
+    fresh.innerHTML = await response.text(); // escaped by the server's templates
+    for (const piece of pieces) {
+      const wanted = fresh.querySelector(`[data-live="${piece.dataset.live}"]`);
+      if (!wanted) continue;
+      patch(piece, wanted);
       document.dispatchEvent(new CustomEvent("swapped", { detail: piece }));
-    } else if (response.status < 500) toast(`This cannot be shown: ${response.statusText}`);
+    }
   } catch (error) {
     if (!(error instanceof TypeError)) throw error; // the server is away; the next event tries again
-  } finally {
-    const again = waiting.get(name);
-    waiting.delete(name);
-    if (again) setTimeout(() => swap(piece), 300);
   }
 }
 
@@ -71,7 +85,9 @@ function update(node, wanted) {
   }
   if (node.isEqualNode(wanted)) return;
   for (const { name } of [...node.attributes]) {
-    if (!wanted.hasAttribute(name)) node.removeAttribute(name);
+    // What somebody opened stays open.
+    const kept = name === "open" && node.nodeName === "DETAILS";
+    if (!kept && !wanted.hasAttribute(name)) node.removeAttribute(name);
   }
   for (const { name, value } of [...wanted.attributes]) {
     if (node.getAttribute(name) !== value) node.setAttribute(name, value);
@@ -81,25 +97,84 @@ function update(node, wanted) {
 }
 
 export async function json(path) {
-  const response = await fetch(root + path, { headers: { accept: "application/json" } });
+  // Without headers of its own, so that what the page preloads is what this asks for.
+  const response = await fetch(root + path);
   const body = await response.json();
   if (!response.ok) throw new Error(body.detail ?? response.statusText);
   return body;
 }
 
-// Runs `work` at most once every `pause` milliseconds; calls in between become one at the end.
+const SHARE = 4; // a page keeps a server busy for a quarter of the time at most
+
+// Runs `work` at once, then at most every `pause` milliseconds, later where it takes long; calls in
+// between become one.
 export function throttled(work, pause) {
   let timer = null;
-  let last = 0;
-  return () => {
-    if (timer) return;
-    const wait = Math.max(0, last + pause - performance.now());
-    timer = setTimeout(() => {
-      timer = null;
-      last = performance.now();
-      work();
-    }, wait);
-  };
+  let running = false;
+  let again = false;
+  let next = 0;
+  function call() {
+    if (running) again = true;
+    else timer ??= setTimeout(run, Math.max(0, next - performance.now()));
+  }
+  async function run() {
+    timer = null;
+    running = true;
+    const began = performance.now();
+    try {
+      await work();
+    } finally {
+      running = false;
+      next = began + Math.max(pause, SHARE * (performance.now() - began));
+      if (again) {
+        again = false;
+        call();
+      }
+    }
+  }
+  return call;
+}
+
+export function text(tag, content, className = "") {
+  const element = document.createElement(tag);
+  element.textContent = content;
+  element.className = className;
+  return element;
+}
+
+// Runs `work` once, when the element is about to be seen.
+export function near(element, work) {
+  const watch = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    watch.disconnect();
+    work();
+  }, { rootMargin: "400px" });
+  watch.observe(element);
+}
+
+// Buttons with data-copy put a study into the clipboard, as YAML, curl or Python.
+export function copies(place, spec) {
+  for (const button of place.querySelectorAll("[data-copy]")) {
+    button.addEventListener("click", async () => {
+      toast(await copied(forms[button.dataset.copy](await spec())) ? "Copied."
+        : "This browser does not let a page copy here; select the text instead.");
+    });
+  }
+}
+
+// Browsers have a clipboard only for pages that came by TLS or from this machine.
+async function copied(content) {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(content);
+    return true;
+  }
+  const area = document.createElement("textarea");
+  area.value = content;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  return done;
 }
 
 let announced = 0;

@@ -2,7 +2,8 @@
 // where the rules go, the point that works now and the one that is advised. As SVG, so that it prints
 // and its parts can be reached; the numbers themselves are in the tables of the page.
 
-import { number, ticks } from "./numbers.js";
+import { number } from "./numbers.js";
+import { ticks } from "./scale.js";
 
 const NS = "http://www.w3.org/2000/svg";
 const RULES = { keep: "keep", sqrt: "sqrt", linear: "linear", gain: "noise scale" };

@@ -1,253 +1,131 @@
-// One study, live: the stream of events says what changed, and only that is fetched.
+// One study, live: the stream of events says what changed, and only that is fetched. What lies below
+// the window waits until it comes near.
 
-import { Chart } from "./chart.js";
-import { number } from "./numbers.js";
-import { Parallel } from "./parallel.js";
-import { announce, json, swap, throttled, toast } from "./pieces.js";
-import { forms } from "./snippets.js";
+import { Curves } from "./curves.js";
+import { ended, listen } from "./live.js";
+import { announce, copies, json, near, swap, throttled } from "./pieces.js";
+import { Finished } from "./study/finished.js";
+import { history } from "./study/history.js";
+import { columns, picks } from "./study/table.js";
 
 const page = document.getElementById("study");
 const id = page.dataset.study;
 const root = document.body.dataset.root;
-const minimize = page.dataset.minimize === "yes";
+const at = (name) => document.getElementById(name);
 const piece = (name) => page.querySelector(`[data-live="${name}"]`);
 
-// Learning curves
+// Learning curves, and learning rates beside them
 
-const curves = new Map(); // trial id -> curve
-const changed = new Set(); // trial ids whose curves have grown
-const numbers = new Map(); // trial id -> trial number
-let everything = true;
-let total = 0;
+const bestId = () => Number(page.querySelector("[data-best]")?.dataset.best);
 
-const metric = document.getElementById("metric");
-const log = document.getElementById("log");
-const figure = document.getElementById("curves");
-const chart = new Chart(figure, { xLabel: "step", integerX: true });
-
-const fetchCurves = throttled(async () => {
-  const query = new URLSearchParams({ metric: metric.value });
-  const unknown = [...changed].some((trial) => !numbers.has(trial));
-  if (!everything && !unknown) {
-    if (!changed.size) return;
-    for (const trial of changed) query.append("numbers", numbers.get(trial));
-  } else if (everything) curves.clear();
-  const asked = metric.value;
-  everything = false;
-  changed.clear();
-  try {
-    const found = await json(`/api/v1/studies/${id}/curves?${query}`);
-    if (asked !== metric.value) return;
-    total = found.trials;
-    for (const curve of found.curves) {
-      numbers.set(curve.trial_id, curve.number);
-      curves.set(curve.trial_id, curve);
-    }
-    drawCurves();
-  } catch (error) {
-    figure.querySelector("figcaption").textContent = `The curves cannot be read: ${error.message}`;
-  }
-}, 800);
-
-function drawCurves() {
-  const bestId = Number(document.querySelector("tr.best")?.dataset.id);
-  const series = [...curves.values()].filter((curve) => curve.steps.length).map((curve) => ({
-    key: curve.trial_id,
-    label: `trial ${curve.number} (${curve.paused ? "paused" : curve.state})`,
-    href: `${root}/trials/${curve.trial_id}`,
-    tone: curve.trial_id === bestId ? 1 : curve.state === "running" && !curve.paused ? 2 : 0,
-    width: curve.trial_id === bestId ? 2.5 : 1.5,
-    dim: curve.state === "pruned" || curve.state === "fail" || curve.paused,
-    points: curve.steps.map((step, index) => [step, Number(curve.values[index])]),
-  }));
-  chart.set(series, { yLabel: metric.value, logY: log.checked });
-  const shown = series.length;
-  const left = total > curves.size ? `; of ${total} trials those that run, the best and the newest` : "";
-  requestAnimationFrame(() => requestAnimationFrame(() => {
-    const beyond = Number(figure.dataset.beyond);
-    figure.querySelector("figcaption").textContent = shown
-      ? `${shown} curves${left}. Blue: complete, green: running, orange: best; grey: set aside, `
-        + `pruned or failed.${beyond ? ` ${beyond} points lie beyond the frame.` : ""}`
-      : "";
-  }));
+function look(curve) {
+  const best = curve.trial_id === bestId();
+  const runs = curve.state === "running" && !curve.paused;
+  const dim = !best && !runs && curve.state !== "complete";
+  return { tone: best ? 1 : runs ? 2 : 0, width: best ? 2.5 : 1.5, dim,
+    level: dim ? -1 : best ? 2 : Number(runs) };
 }
 
-metric.addEventListener("change", () => {
-  everything = true;
-  fetchCurves();
+const metric = at("metric");
+const learning = new Curves(at("curves"), id,
+  { metric: metric.value, first: page.dataset.first, look });
+const rates = new Curves(at("rates"), id, { metric: "lr", log: true, look });
+metric.addEventListener("change", () => learning.choose({ metric: metric.value }));
+at("log").addEventListener("change", () => learning.choose({ log: at("log").checked }));
+at("rate-log").addEventListener("change", () => rates.choose({ log: at("rate-log").checked }));
+at("unit").addEventListener("change", () => {
+  for (const one of [learning, rates]) one.choose({ x: at("unit").value });
 });
-log.addEventListener("change", drawCurves);
 
-// History, parallel coordinates, importance: finished trials only
+// Finished trials, in many pictures
 
-const history = new Chart(document.getElementById("history"), { xLabel: "trial", integerX: true });
-const parallel = new Parallel(document.getElementById("parallel"));
-let axesDrawn = "";
-
-const fetchOverview = throttled(async () => {
+const finished = new Finished(id);
+const drawings = [history(at("history"))];
+const fetchFinished = throttled(async () => {
   try {
-    const found = await json(`/api/v1/studies/${id}/overview`);
-    drawHistory(found);
-    drawParallel(found);
+    await finished.fetch();
+    drawings.forEach((draw) => draw(finished));
   } catch (error) {
-    document.querySelector("#history figcaption").textContent = `Cannot be read: ${error.message}`;
+    page.querySelector("#history figcaption").textContent = `Cannot be read: ${error.message}. `
+      + "Reload the page to try again.";
   }
-}, 1500);
+}, 1000);
 
-function drawHistory(found) {
-  const points = (states) => found.numbers.map((trial, index) => [trial, found.values[index],
-    `trial ${trial} (${found.states[index]})`, found.ids[index]])
-    .filter((point, index) => states.includes(found.states[index]) && point[1] !== null);
-  const best = found.best.map(([trial, value]) => [trial, value]);
-  const last = found.numbers.at(-1);
-  if (best.length && last > best.at(-1)[0]) best.push([last, best.at(-1)[1]]);
-  history.set([
-    { key: "pruned", label: "pruned", kind: "points", dim: true, points: points(["pruned"]) },
-    { key: "complete", label: "complete", kind: "points", tone: 0, points: points(["complete"]) },
-    { key: "best", label: "best so far", kind: "step", tone: 1, width: 2, points: best },
-  ], { yLabel: found.metric });
-  const shown = found.ids.length;
-  document.querySelector("#history figcaption").textContent = found.finished
-    ? `${found.finished} finished trials${shown < found.finished ? `, ${shown} of them drawn` : ""}. `
-      + `Blue: complete, grey: pruned; orange: the best so far${best.length
-        ? `, now ${number(best.at(-1)[1])}` : ""}.` : "";
-}
-
-function drawParallel(found) {
-  const axes = [...found.axes.map(({ name, log: logged, choices }) => ({ name, log: logged, choices })),
-    { name: found.metric }];
-  const rows = [];
-  found.ids.forEach((_, index) => {
-    if (found.states[index] === "complete" && found.values[index] !== null) {
-      rows.push([...found.axes.map(({ name }) => found.params[name][index]), found.values[index]]);
-    }
+// Adds a picture once its card comes near; it is drawn with what is known by then.
+function later(card, make) {
+  near(card, async () => {
+    const draw = await make();
+    drawings.push(draw);
+    if (finished.revision !== null) draw(finished);
   });
-  const section = parallel.figure.closest("section");
-  section.hidden = rows.length < 2;
-  if (section.hidden || parallel.brushes.size) return; // what a hand holds does not move
-  parallel.set(axes, rows, minimize);
-  axesDrawn = found.metric;
 }
 
-parallel.addEventListener("brush", ({ detail }) => {
-  const url = new URL(location.href);
-  url.searchParams.delete("filter");
-  url.searchParams.delete("cursor");
-  for (const one of detail.wanted) {
-    const name = one.name === axesDrawn ? "value" : one.name;
-    const kept = one.choices ? one.choices.join("|") : `${one.low}..${one.high}`;
-    url.searchParams.append("filter", `${name}:${kept}`);
-  }
-  window.history.replaceState(null, "", url);
-  document.getElementById("unbrush").hidden = !detail.wanted.length;
-  parallel.figure.querySelector("figcaption").textContent = detail.wanted.length
-    ? `${detail.kept} trials lie inside; the table shows them.`
-    : "Drag along an axis to keep a range; a click on it lets go.";
-  swap(piece("table"));
+const parameters = () => import("./study/parameters.js");
+later(at("parallel-card"), async () => {
+  const { brush } = await import("./study/brush.js");
+  return brush(at("parallel-card"), () => swap(piece("table")));
 });
-document.getElementById("unbrush").addEventListener("click", () => parallel.clear());
+later(at("slices"), async () => (await parameters()).slices(at("slices")));
+later(at("pair-card"), async () => (await parameters()).pair(at("pair-card"), id));
+if (at("front-card")) later(at("front-card"), async () => (await parameters()).front(at("front-card")));
 
-const fetchImportance = throttled(async () => {
-  const place = document.getElementById("importance");
-  try {
-    const found = await json(`/api/v1/studies/${id}/importances`);
-    const entries = Object.entries(found.importances);
-    if (!entries.length) {
-      place.replaceChildren(text("p", found.reason ?? "Nothing to say yet.", "muted"));
-      return;
-    }
-    const list = document.createElement("div");
-    list.className = "bars";
-    for (const [name, share] of entries) {
-      const bar = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-      bar.setAttribute("aria-hidden", "true");
-      const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-      rect.setAttribute("width", `${(100 * share).toFixed(2)}%`);
-      rect.setAttribute("height", "100%");
-      rect.setAttribute("rx", "2");
-      bar.append(rect);
-      list.append(text("span", name), bar, text("span", `${Math.round(100 * share)} %`, "num"));
-    }
-    place.replaceChildren(list, text("p", `From ${found.trials} complete trials, by ${found.evaluator}.`, "small muted"));
-  } catch (error) {
-    place.replaceChildren(text("p", `Cannot be computed: ${error.message}`, "muted"));
-  }
-}, 15_000);
+// What the server computes anew, and so less often
 
-function text(tag, content, className = "") {
-  const element = document.createElement(tag);
-  element.textContent = content;
-  element.className = className;
-  return element;
+const slow = [];
+function slower(card, make, pause) {
+  near(card, async () => {
+    const again = throttled(await make(), pause);
+    slow.push(again);
+    again();
+  });
 }
+
+slower(at("importance-card"), async () => {
+  const { importance } = await import("./study/importance.js");
+  return importance(at("importance-card"), id);
+}, 15_000);
+slower(at("timeline"), async () => {
+  const { timeline } = await import("./study/timeline.js");
+  return timeline(at("timeline"), id);
+}, 5000);
+
+// The table, and what buttons copy
+
+picks(page, id);
+columns(id, () => swap(piece("table")));
+document.addEventListener("swapped", () => learning.known.size && learning.draw());
+copies(page, async () => (await json(`/api/v1/studies/${id}`)).spec);
 
 // The stream
 
-const refresh = throttled(() => {
-  swap(piece("head"));
-  swap(piece("table"));
-}, 1000);
+const refresh = throttled(() => swap(piece("head"), piece("table")), 1000);
 
-function listen() {
-  const stream = new EventSource(`${root}/api/v1/studies/${id}/events?after=${page.dataset.event}`);
-  stream.addEventListener("message", (message) => {
-    const event = JSON.parse(message.data);
-    const ids = event.data.trials ?? [];
-    if (event.data.numbers) ids.forEach((trial, index) => numbers.set(trial, event.data.numbers[index]));
-    if (event.trial_id && event.data.number !== undefined) numbers.set(event.trial_id, event.data.number);
-    if (event.kind === "trial.measured") ids.forEach((trial) => changed.add(trial));
-    if (event.kind === "trial.state") {
-      changed.add(event.trial_id);
-      if (event.data.state === "complete" || event.data.state === "pruned") {
-        fetchOverview();
-        fetchImportance();
-        announce(`Trial ${event.data.number} is ${event.data.state}.`);
-      }
-    }
+function heard(event) {
+  refresh();
+  learning.heard(event);
+  rates.heard(event);
+  if (event.kind === "trial.state" && ["complete", "pruned", "fail"].includes(event.data.state)) {
+    fetchFinished();
+    slow.forEach((again) => again());
+    announce(`Trial ${event.data.number} is ${event.data.state}.`);
+  }
+  if (ended(event)) {
+    learning.again();
+    rates.again();
+    announce(`The study is ${event.data.state}.`);
+  }
+  if (event.kind === "study.deleted") location.href = `${root}/`;
+}
+
+learning.fetch();
+fetchFinished();
+near(at("rates"), () => rates.fetch());
+if (page.dataset.events !== "yes") {
+  // Optuna writes no events: the page asks now and then.
+  setInterval(() => {
+    if (document.hidden) return;
     refresh();
-    fetchCurves();
-    if (event.kind === "study.state" && ["completed", "cancelled", "failed"].includes(event.data.state)) {
-      stream.close();
-      page.dataset.finished = "yes";
-      everything = true;
-      fetchCurves();
-      fetchOverview();
-      announce(`The study is ${event.data.state}.`);
-    }
-    if (event.kind === "study.deleted") location.href = `${root}/`;
-  });
-}
-
-if (page.dataset.finished !== "yes") listen();
-fetchCurves();
-fetchOverview();
-fetchImportance();
-
-// Comparing
-
-const picked = new Set();
-const compare = document.getElementById("compare");
-page.addEventListener("change", (event) => {
-  if (!event.target.matches("input.pick")) return;
-  if (event.target.checked) picked.add(event.target.value);
-  else picked.delete(event.target.value);
-  compare.disabled = picked.size < 2;
-  compare.textContent = picked.size < 2 ? "Compare" : `Compare ${picked.size}`;
-});
-document.addEventListener("swapped", () => {
-  for (const box of page.querySelectorAll("input.pick")) box.checked = picked.has(box.value);
-  drawCurves();
-});
-compare.addEventListener("click", () => {
-  location.href = `${root}/studies/${id}/compare?trials=${[...picked].join(",")}`;
-});
-
-// Copying the study
-
-for (const button of page.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", async () => {
-    const { spec } = await json(`/api/v1/studies/${id}`);
-    await navigator.clipboard.writeText(forms[button.dataset.copy](spec));
-    toast("Copied.");
-  });
-}
+    learning.again();
+    fetchFinished();
+  }, 5000);
+} else if (page.dataset.finished !== "yes") listen(id, Number(page.dataset.event), heard);

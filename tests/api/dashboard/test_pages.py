@@ -8,16 +8,17 @@ from typing import Any
 import httpx
 import pytest
 
+from api.dashboard import assets
 from api.dashboard.formats import ago, duration, num, percent, rate, size
 from tests.api.conftest import Server
 from tests.api.loops import submitted, train
 from tuner import service
-from tuner.protocol import WorkerHello
+from tuner.protocol import Heartbeat, WorkerHello
 from tuner.service import StudyView
 
 Spec = dict[str, Any]
 EVIL = """<script>alert(1)</script>'"><img src=x onerror=alert(2)>"""
-PAGES = ("/", "/studies/1", "/trials/1", "/workers", "/new?clone=1", "/docs")
+PAGES = ("/", "/studies/1", "/trials/1", "/workers", "/new?clone=1", "/catalogue", "/docs")
 
 
 class Reader(HTMLParser):
@@ -105,15 +106,30 @@ def test_every_link_of_a_page_leads_somewhere(client: httpx.Client, evil_study: 
 
 def test_scripts_and_styles_are_kept_for_a_year_under_their_digest(client: httpx.Client) -> None:
     html = client.get("/").text
-    asset = re.search(r"/assets/[0-9a-f]{16}/css/tuner\.css", html)
+    asset = re.search(r"/assets/[0-9a-f]{16}/css/design\.css", html)
     assert asset
     answer = client.get(asset[0])
     assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
-    for module in ("chart", "form", "page", "parallel", "pieces", "study", "trial"):
-        found = client.get(asset[0].replace("css/tuner.css", f"js/{module}.js"))
+    assert answer.headers["content-encoding"] == "gzip"
+    plain = client.get(asset[0], headers={"accept-encoding": "identity"})
+    assert plain.text == answer.text
+    for module in (path for path in assets.files() if path.endswith(".js")):
+        found = client.get(asset[0].replace("css/design.css", module))
         assert found.headers["content-type"].startswith("text/javascript")
-    outside = asset[0].replace("css/tuner.css", "..%2f..%2fviews.py")
-    assert client.get(outside).status_code == 404
+    for wrong in ("..%2f..%2fviews.py", "css/none.css"):
+        assert client.get(asset[0].replace("css/design.css", wrong)).status_code == 404
+    other = re.sub("[0-9a-f]{16}", "0" * 16, asset[0])
+    assert client.get(other).status_code == 404
+
+
+def test_a_page_names_every_module_it_will_need(
+    client: httpx.Client, evil_study: StudyView
+) -> None:
+    for path in PAGES:
+        named = {link.partition("/js/")[2] for link in read(client.get(path).text).links}
+        for module in named - {""}:
+            needed = {name.removeprefix("js/") for name in assets.imported([f"js/{module}"])}
+            assert needed <= named, (path, module)
 
 
 def test_a_piece_is_the_same_as_in_its_page(client: httpx.Client, evil_study: StudyView) -> None:
@@ -123,10 +139,13 @@ def test_a_piece_is_the_same_as_in_its_page(client: httpx.Client, evil_study: St
         return re.sub(r"<time[^>]*>[^<]*</time>", "", html)
 
     whole = timeless(client.get("/studies/1").text)
-    for name in ("head", "table"):
-        piece = timeless(client.get("/studies/1", params={"fragment": name}).text)
-        assert "<html" not in piece
+    pieces = timeless(client.get("/studies/1", params={"fragment": "head,table"}).text)
+    assert "<html" not in pieces
+    found = re.findall(r'<div data-live="(\w+)">(.*?)</div>\n?(?=<div data-live|\Z)', pieces, re.S)
+    assert [name for name, _ in found] == ["head", "table"]
+    for _, piece in found:
         assert piece.strip() in whole
+    assert client.get("/studies/1", params={"fragment": "head,none"}).status_code == 422
 
 
 def test_the_table_sorts_filters_and_pages(server: Server, spec: Spec) -> None:
@@ -152,6 +171,123 @@ def test_the_table_sorts_filters_and_pages(server: Server, spec: Spec) -> None:
         assert numbers(client, "&filter=batch_size:16")
         assert len(numbers(client, "&filter=batch_size:16")) < 50
         assert numbers(client, "&state=fail") == []
+
+
+def test_the_catalogue_draws_every_schedule(client: httpx.Client) -> None:
+    html = client.get("/catalogue").text
+    entries = client.get("/api/v1/schedules").json()
+    drawn = dict(
+        re.findall(r'id="schedule-(\w+)">.*?(?:<polyline points="([^"]*)"|</article>)', html, re.S)
+    )
+    assert set(drawn) == {entry["name"] for entry in entries}
+    for entry in entries:
+        points = [tuple(map(float, pair.split(","))) for pair in drawn[entry["name"]].split()]
+        assert len(points) == len(entry["points"])
+        assert all(0 <= x <= 100 and 0 <= y <= 40 for x, y in points)
+    cosine = next(entry for entry in entries if entry["name"] == "cosine")
+    assert cosine["points"][0] == [0.0, 1.0]
+    assert cosine["points"][30][1] == pytest.approx(0.5, abs=0.02)
+    for kind in ("optimizers", "samplers", "pruners", "tasks"):
+        for entry in client.get(f"/api/v1/{kind}").json():
+            assert f"<code>{entry['name']}</code>" in html
+
+
+def test_columns_are_chosen_by_the_address(server: Server, spec: Spec) -> None:
+    submitted(server.context, spec)
+    train(server.context, 1, 2)
+
+    def heads(client: httpx.Client, query: str) -> list[str]:
+        html = client.get(f"/studies/1?fragment=table{query}").text
+        cells = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', html, re.S)
+        return [re.sub(r"<[^>]*>|\s+", " ", cell).strip() for cell in cells]
+
+    with server.client() as client:
+        usual = ["Compare", "Trial", "State", "val_loss", "Step", "lr", "batch_size"]
+        assert heads(client, "") == [*usual, "Device time", "Why it ended"]
+        chosen = "&columns=params.lr,metrics.train_loss,worker,created,nonsense"
+        assert heads(client, chosen) == [
+            "Compare",
+            "Trial",
+            "lr",
+            "last train_loss",
+            "Worker",
+            "Created",
+        ]
+        assert heads(client, "&columns=") == ["Compare", "Trial"]
+        html = client.get(f"/studies/1?fragment=table{chosen}").text
+        # Sorting and paging keep the choice.
+        assert "columns=params.lr%2Cmetrics.train_loss" in html.replace("&amp;", "&")
+
+
+def test_filters_add_up_and_can_be_taken_back(server: Server, spec: Spec) -> None:
+    submitted(server.context, spec, budget={"trials": 30, "epochs": 3})
+    train(server.context, 1, 30)
+    with server.client() as client:
+        query = {"where": "lr", "low": "1e-4", "filter": "batch_size:16|32", "fragment": "table"}
+        html = client.get("/studies/1", params=query).text
+        assert "lr ≥ 1e−4" in html
+        assert "batch_size: 16, 32" in html
+        ids = [int(i) for i in re.findall(r'data-id="(\d+)"', html)]
+        shown = [service.show_trial(server.context, i).params for i in ids]
+        assert 0 < len(shown) < 30
+        assert all(p["lr"] >= 1e-4 and p["batch_size"] in (16, 32) for p in shown)
+        fewer = re.findall(r'<a href="([^"]*)"[^>]*aria-label="Remove the filter lr', html)
+        more = client.get(fewer[0].replace("&amp;", "&").partition("#")[0]).text
+        assert len(re.findall(r'data-id="(\d+)"', more)) > len(ids)
+        assert "lr ≥" not in more
+        exact = client.get("/studies/1?where=batch_size&exactly=64&fragment=table").text
+        assert "batch_size: 64" in exact
+        assert client.get("/studies/1?state=lost").status_code == 422
+        nothing = client.get("/studies/1?where=lr&low=0.09&high=0.0900001&fragment=table").text
+        assert "No trial matches" in nothing
+
+
+def test_the_list_draws_how_the_best_fell(server: Server, spec: Spec) -> None:
+    submitted(server.context, spec, budget={"trials": 30, "epochs": 3}, tags=["a b"])
+    submitted(server.context, spec, name="empty")
+    train(server.context, 1, 30)
+    with server.client() as client:
+        html = client.get("/").text
+        (line,) = re.findall(r'<polyline points="([^"]*)"', html)
+        points = [tuple(map(float, pair.split(","))) for pair in line.split()]
+        assert points[-1][0] == 100
+        assert all(0 <= y <= 24 for _, y in points)
+        assert [y for _, y in points] == sorted(y for _, y in points)  # it falls: y grows downward
+        assert "empty" not in client.get("/?tag=a+b").text
+
+
+def test_a_trial_shows_who_had_it_and_why_it_ended(server: Server, spec: Spec) -> None:
+    submitted(server.context, spec)
+    for state, reason in (("fail", "oom"), ("pruned", "budget: trials"), ("fail", "my words")):
+        (asked,) = service.ask(server.context, 1)
+        service.tell(server.context, asked.trial_id, asked.token, state=state, reason=reason)
+    with server.client() as client:
+        pages = [client.get(f"/trials/{i}").text for i in (1, 2, 3)]
+    assert "Out of memory" in pages[0]
+    assert "budget of trials was used up" in pages[1]
+    assert "my words" in pages[2]
+    for html in pages:
+        assert "own loop" in html
+        assert 'class="chip leased"' in html
+
+
+def test_workers_say_what_their_devices_do(server: Server) -> None:
+    hello = WorkerHello(
+        name="gpu-0",
+        tasks=["digits"],
+        slots=8,
+        device={"kind": "cuda", "name": "H100", "host": "node17", "memory": 80 * 2**30},
+    )
+    me = service.register_worker(server.context, hello)
+    status = {"memory_total": 80 * 2**30, "memory_free": 50 * 2**30, "samples_per_second": 5.0}
+    service.heartbeat(server.context, me.worker_id, Heartbeat(status=status))
+    with server.client() as client:
+        html = " ".join(client.get("/workers").text.split())
+        assert "30 GiB of 80 GiB" in html
+        assert "cuda H100" in html
+        assert "0 of 8" in html
+        service.leave(server.context, me.worker_id)
+        assert "No worker is present" in client.get("/workers").text
 
 
 def test_comparing_marks_what_differs(client: httpx.Client, evil_study: StudyView) -> None:
@@ -215,10 +351,11 @@ def test_who_may_only_look_sees_no_buttons(server: Server, evil_study: StudyView
     [
         (None, "–"),
         (0.0, "0"),
-        (0.00123456, "0.001235"),
+        (0.00123456, "0.00123"),
         (1e-5, "1e−5"),
-        (-12.5, "−12.5"),
+        (-12.56, "−12.6"),
         (99999.4, "99999"),
+        (0.99999, "1"),
         (123456.0, "1.23e5"),
         (float("nan"), "NaN"),
         (float("-inf"), "−∞"),

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.api.browsers import SIZES, chromium, window
 from tests.api.conftest import Server
+from tests.api.dashboard.browsers import log_in, window
+from tests.api.dashboard.test_advisor import scaling
 from tests.api.loops import submitted
-from tests.api.test_advisor import scaling
-from tests.api.test_browser import FOLDER, LOOKS, log_in
 from tests.tuner.service import probing
 from tests.tuner.service.simulation import Trainer
 from tuner import service
 
 Spec = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as launched:
-        yield launched
 
 
 def place(page: Page, selector: str) -> tuple[float, float]:
@@ -45,7 +36,7 @@ def test_the_answer_and_the_point_follow_the_form(browser: Browser, server: Serv
         right, top = place(page, "circle.new")
 
         page.get_by_label("New batch size").first.fill("256")
-        expect(page.locator("#new-lr")).to_contain_text("7.0711e−4")
+        expect(page.locator("#new-lr")).to_contain_text("7.07107e−4")
         expect(page.get_by_role("slider")).to_have_attribute("aria-valuenow", "256")
         expect(page).to_have_url(re.compile(r"to=256"))
         assert place(page, "circle.new") != (right, top)
@@ -161,30 +152,3 @@ def test_without_scripts_the_form_still_answers(browser: Browser, server: Server
     expect(page.locator("#new-lr")).to_contain_text("0.001")
     expect(page.locator("#answer")).to_contain_text("128 to 512")
     context.close()
-
-
-@pytest.mark.parametrize(("size", "scheme"), LOOKS)
-def test_the_pages_fit_and_screenshots(
-    browser: Browser, server: Server, spec: Spec, size: str, scheme: str
-) -> None:
-    study = scaling(server.context, spec)
-    auto = submitted(server.context, {"name": "auto", "task": "digits", "space": "auto"})
-    worker = Trainer(server.context)
-    probing.measure(server.context, worker, probing.given(server.context, worker))
-    pages = {
-        "advisor": f"/advisor?study={study.id}&to=512",
-        "advisor-rule": "/advisor",
-        "range": f"/studies/{auto.id}",
-    }
-    with window(browser, size, scheme) as page:
-        log_in(page, server)
-        for name, path in pages.items():
-            page.goto(server.url + path)
-            expect(page.locator("main h1")).to_be_visible()
-            if name != "range":
-                expect(page.locator("circle.new")).to_be_visible()
-            wide = page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= SIZES[size][0], f"{name} is {wide} wide"
-            if FOLDER:
-                page.wait_for_timeout(1000)
-                page.screenshot(path=f"{FOLDER}/{name}-{size}-{scheme}.png", full_page=True)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.api.conftest import Server
+from tests.api.dashboard.test_pages import read
 from tests.api.loops import submitted
-from tests.api.test_pages import read
 from tests.tuner.service import probing
 from tests.tuner.service.simulation import Trainer
 from tuner import service
@@ -151,7 +151,7 @@ def test_the_studys_own_trials_are_the_evidence(
     assert "noise scale 420 samples" in said
     drawn = picture(page)
     assert len(drawn["points"]) == 56
-    assert {shade for _, _, shade, *_ in drawn["points"]} == {None, *range(7)}
+    assert {shade for _, _, shade, *_ in drawn["points"]} == {None, *range(9)}
     assert [size for size, *_ in drawn["optima"]] == [16, 32, 64, 128]
     assert all(low < lr < high for _, lr, low, high in drawn["optima"])
     batch, lr, low, high = drawn["new"]

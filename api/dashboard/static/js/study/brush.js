@@ -1,0 +1,37 @@
+// Parallel coordinates of the complete trials, whose kept ranges filter the table on the server.
+
+import { Parallel } from "../parallel.js";
+import { axis } from "./parameters.js";
+
+const HELP = "Drag along an axis to keep a range; a click on it lets go. Colours: by rank, the best on top.";
+
+export function brush(card, filtered) {
+  const parallel = new Parallel(card.querySelector("figure"));
+  const clear = card.querySelector("#unbrush");
+  parallel.addEventListener("brush", ({ detail }) => {
+    const url = new URL(location.href);
+    for (const name of ["filter", "cursor", "where", "low", "high", "exactly"]) {
+      url.searchParams.delete(name);
+    }
+    for (const one of detail.wanted) {
+      const kept = one.choices ? one.choices.join("|") : `${one.low}..${one.high}`;
+      url.searchParams.append("filter", `${one.goal ? "value" : one.name}:${kept}`);
+    }
+    window.history.replaceState(null, "", url);
+    clear.hidden = !detail.wanted.length;
+    parallel.say(detail.wanted.length
+      ? `${detail.kept} of the lines lie inside; the table shows their trials.` : HELP);
+    filtered();
+  });
+  clear.addEventListener("click", () => parallel.clear());
+  return (finished) => {
+    if (parallel.brushes.size) return; // what a hand holds does not move
+    const { complete } = finished;
+    const axes = finished.axes.map(axis);
+    const rows = complete.map((row) => [...finished.axes.map(({ name }) => row.params[name]),
+      row.values[0]]);
+    parallel.figure.dataset.empty = "";
+    parallel.set([...axes, { label: finished.metric }], rows, finished.minimize[0]);
+    parallel.say(rows.length ? `${rows.length} complete trials. ${HELP}` : "No trial is complete yet.");
+  };
+}

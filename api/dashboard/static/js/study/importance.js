@@ -1,0 +1,51 @@
+// Which hyperparameters matter, and in what sense.
+
+import { percent } from "../numbers.js";
+import { json, text } from "../pieces.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function bar(share) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("aria-hidden", "true");
+  const rect = document.createElementNS(SVG, "rect");
+  for (const [name, value] of Object.entries({ width: `${(100 * share).toFixed(2)}%`, height: "100%", rx: 2 })) {
+    rect.setAttribute(name, value);
+  }
+  svg.append(rect);
+  return svg;
+}
+
+// `card` holds a select #evaluator and a place #importance.
+export function importance(card, study) {
+  const place = card.querySelector("#importance");
+  const evaluator = card.querySelector("#evaluator");
+  async function draw() {
+    const asked = evaluator.value;
+    try {
+      const found = await json(`/api/v1/studies/${study}/importances?evaluator=${asked}`);
+      if (asked !== evaluator.value) return;
+      const entries = Object.entries(found.importances);
+      if (!entries.length) {
+        place.replaceChildren(text("p", `Nothing to say yet: ${found.reason}.`, "muted"));
+        return;
+      }
+      const list = document.createElement("div");
+      list.className = "bars";
+      for (const [name, share] of entries) {
+        list.append(text("span", name), bar(share), text("span", percent(share), "num"));
+      }
+      const of = found.trials < found.complete ? `a sample of ${found.trials} of ${found.complete}`
+        : found.trials;
+      place.replaceChildren(list, text("p", found.meaning, "small"),
+        text("p", `${found.title} over ${of} complete trials.`, "small muted"));
+    } catch (error) {
+      place.replaceChildren(text("p", `The importances cannot be computed: ${error.message}.`, "muted"));
+    }
+  }
+  evaluator.addEventListener("change", () => {
+    place.replaceChildren(text("p", "Computing…", "muted"));
+    draw();
+  });
+  return draw;
+}

@@ -1,0 +1,136 @@
+"""axe-core finds nothing to say against any page, and what a mouse can do a keyboard can too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.api.conftest import Server
+from tests.api.dashboard.browsers import log_in, window
+from tests.api.loops import submitted
+from tuner import service
+from tuner.protocol import WorkerHello
+from tuner.service import StudyView
+
+Spec = dict[str, Any]
+AXE = Path(__file__).with_name("axe") / "axe.min.js"
+
+
+def findings(page: Page) -> list[str]:
+    """What axe-core has against the page as it stands, everything that folds opened."""
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['impact']}: {one['help']}: {node['html'][:200]}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("mobile", "dark")])
+def test_axe_finds_nothing(
+    browser: Browser,
+    server: Server,
+    spec: Spec,
+    trained: Callable[..., StudyView],
+    size: str,
+    scheme: str,
+) -> None:
+    several = [
+        {"metric": "val_loss", "direction": "minimize"},
+        {"metric": "train_loss", "direction": "maximize"},
+    ]
+    study = trained(name="done", objective=several, tags=["tag"], description="What it is for.")
+    running = submitted(server.context, spec, name="runs")
+    (asked,) = service.ask(server.context, running.id)
+    (failed,) = service.ask(server.context, running.id)
+    service.tell(server.context, failed.trial_id, failed.token, state="fail", reason="oom")
+    hello = WorkerHello(name="gpu-1", tasks=["digits"], device={"kind": "cuda", "name": "H100"})
+    service.register_worker(server.context, hello)
+    filtered = "?where=lr&low=1e-4&columns=state,params.lr,created#trials"
+    paths = {
+        "/": "td .spark polyline",
+        "/?text=nothing": ".empty",
+        f"/studies/{study.id}": "#importance .bars",
+        f"/studies/{running.id}": ".chip.running",
+        f"/studies/{study.id}{filtered}": ".kept a",
+        f"/studies/{study.id}/compare?trials=1,2,3": "td.differs",
+        "/trials/1": "#charts canvas",
+        f"/trials/{asked.trial_id}": ".chip.running",
+        f"/trials/{failed.trial_id}": ".notice",
+        f"/trials/{asked.trial_id}/vary": "form.card input",
+        "/advisor": "circle.new",
+        "/advisor?lr=fast&batch_size=64&to=128": "#advisor-error",
+        "/workers": "tbody tr",
+        "/new": "#samples td",
+        "/catalogue": "svg.plotted",
+        "/docs": "details",
+        "/nothing-here": ".empty",
+    }
+    with window(browser, size, scheme, forgive="status of (404|422)") as page:
+        page.goto(f"{server.url}/login")
+        assert findings(page) == []
+        log_in(page, server)
+        for path, shown in paths.items():
+            page.goto(server.url + path)
+            if page.locator("#importance-card").count():
+                page.locator("#importance-card").scroll_into_view_if_needed()
+            expect(page.locator(shown).first).to_be_visible()
+            for figure in page.locator("figure.chart").all():
+                figure.scroll_into_view_if_needed()
+            assert findings(page) == [], path
+
+
+def test_the_keyboard_reaches_everything(
+    browser: Browser, server: Server, trained: Callable[..., StudyView]
+) -> None:
+    study = trained()
+    with window(browser) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/studies/{study.id}")
+        expect(page.locator("#history figcaption")).to_contain_text("finished trials")
+        page.locator("#slices").scroll_into_view_if_needed()
+        expect(page.locator("#slices figure")).to_have_count(4)
+        page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#content")).to_be_focused()
+        reached = set()
+        for _ in range(150):
+            page.keyboard.press("Tab")
+            told = page.evaluate(
+                """() => {
+                    const one = document.activeElement;
+                    const outline = getComputedStyle(one).outlineStyle;
+                    return [one.id || one.getAttribute("aria-label") || one.textContent.trim(),
+                        outline, one.matches("body")];
+                }"""
+            )
+            if told[2]:
+                break
+            reached.add(str(told[0]))
+            assert told[1] != "none", f"{told[0]} does not show that it has the focus"
+        wanted = {"Clone", "Delete", "metric", "unit", "log", "rate-log", "evaluator", "pair-x"}
+        charts = {"Learning curves of the trials", "Which worker trained which trial, over time"}
+        table = {"where", "Columns", "Compare trial 0", "Export all trials as csv"}
+        assert (wanted | charts | table) - reached == set()
+
+
+def test_a_dialog_keeps_and_returns_the_focus(browser: Browser, server: Server, spec: Spec) -> None:
+    study = submitted(server.context, spec)
+    with window(browser) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/studies/{study.id}")
+        page.get_by_role("button", name="Stop").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Keep as it is")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        expect(page.get_by_role("button", name="Stop")).to_be_focused()
+    assert service.show_study(server.context, study.id).state == "queued"

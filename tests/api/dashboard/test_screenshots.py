@@ -1,0 +1,133 @@
+"""Every page fits its window; `make screenshots` keeps the pictures, for people to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.api.conftest import Server
+from tests.api.dashboard.browsers import SCHEMES, SIZES, inked, log_in, until, window
+from tests.api.dashboard.test_advisor import scaling
+from tests.api.loops import submitted
+from tests.tuner.service import probing
+from tests.tuner.service.simulation import Trainer
+from tuner import service
+from tuner.service import StudyView
+
+Spec = dict[str, Any]
+FOLDER = os.environ.get("TUNER_SCREENSHOTS")
+LOOKS = [
+    (size, scheme)
+    for size in SIZES
+    for scheme in SCHEMES
+    if FOLDER or (size, scheme) in (("desktop", "light"), ("mobile", "dark"))
+]
+
+
+def settled(page: Page) -> None:
+    """All charts have come near once and are drawn, so far as they have anything to show."""
+    for place in page.evaluate(
+        "[...document.querySelectorAll('figure.chart[id]:not(.scaling)')].map((one) => one.id)"
+    ):
+        page.locator(f"#{place}").scroll_into_view_if_needed()
+        until(page, lambda place=place: inked(page, f"#{place}") > 50, f"{place} is drawn")  # type: ignore[misc]  # place is bound
+    page.evaluate("window.scrollTo(0, 0)")
+
+
+@pytest.mark.parametrize(("size", "scheme"), LOOKS)
+def test_pages_fit_and_screenshots(
+    browser: Browser,
+    server: Server,
+    spec: Spec,
+    trained: Callable[..., StudyView],
+    size: str,
+    scheme: str,
+) -> None:
+    several = [
+        {"metric": "val_loss", "direction": "minimize"},
+        {"metric": "train_loss", "direction": "maximize"},
+    ]
+    first = trained(name="two-goals", objective=several, tags=["baseline"], description="A look.")
+    long = "a-study-whose-name-somebody-made-as-long-as-names-can-be-without-a-single-space-in-it"
+    second = trained(30, name=long, budget={"trials": 60, "epochs": 10})
+    (asked,) = service.ask(server.context, second.id)
+    service.tell(server.context, asked.trial_id, asked.token, state="fail", reason="oom")
+    empty = submitted(server.context, spec, name="queued")
+    evidence = scaling(server.context, spec)
+    searched = {"name": "auto", "task": "digits", "space": "auto", "priority": 10}
+    auto = submitted(server.context, searched)
+    worker = Trainer(server.context)
+    probing.measure(server.context, worker, probing.given(server.context, worker))
+    pages = {
+        "studies": "/",
+        "study": f"/studies/{second.id}",
+        "study-front": f"/studies/{first.id}",
+        "study-empty": f"/studies/{empty.id}",
+        "trial": f"/trials/{service.best(server.context, second.id)[0].id}",
+        "trial-failed": f"/trials/{asked.trial_id}",
+        "vary": f"/trials/{asked.trial_id}/vary",
+        "compare": f"/studies/{first.id}/compare?trials=1,2,3",
+        "study-range": f"/studies/{auto.id}",
+        "advisor": f"/advisor?study={evidence.id}&to=512",
+        "advisor-rule": "/advisor",
+        "workers": "/workers",
+        "new": "/new",
+        "catalogue": "/catalogue",
+        "docs": "/docs",
+        "nothing": "/?text=nothing",
+    }
+    with window(browser, size, scheme) as page:
+        page.goto(f"{server.url}/login")
+        kept(page, f"login-{size}-{scheme}")
+        log_in(page, server)
+        for name, path in pages.items():
+            page.goto(server.url + path)
+            expect(page.locator("main h1")).to_be_visible()
+            settled(page)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= SIZES[size][0], f"{name} is {wide} wide"
+            kept(page, f"{name}-{size}-{scheme}")
+
+
+def kept(page: Page, name: str) -> None:
+    """Writes the picture where somebody asked for pictures."""
+    if FOLDER:
+        page.screenshot(path=Path(FOLDER) / f"{name}.png", full_page=True)
+
+
+def test_a_printed_study_is_light_and_bare(
+    browser: Browser, server: Server, trained: Callable[..., StudyView]
+) -> None:
+    study = trained()
+    with window(browser, scheme="dark") as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/studies/{study.id}")
+        settled(page)
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.emulate_media(media="print")
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (dark, light) == ("rgb(15, 18, 22)", "rgb(255, 255, 255)")
+        for hidden in ("header.top", ".page-head .buttons", ".filters"):
+            expect(page.locator(hidden).first).to_be_hidden()
+        expect(page.locator("#trials tbody tr").first).to_be_visible()
+        # The pictures are drawn again, in the colours of paper.
+        ink = page.evaluate(
+            """() => {
+                const canvas = document.querySelector("#history canvas");
+                const data = canvas.getContext("2d")
+                    .getImageData(0, 0, canvas.width, canvas.height).data;
+                const blues = [];
+                for (let i = 0; i < data.length; i += 4) {
+                    if (data[i + 3] === 255) blues.push(data.slice(i, i + 3).join());
+                }
+                return blues.includes("0,114,178");
+            }"""
+        )
+        assert ink
+        if FOLDER:
+            page.pdf(path=Path(FOLDER) / "study.pdf", format="A4")

@@ -1,0 +1,108 @@
+"""The list of studies in a browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from playwright.sync_api import Browser, expect
+
+from tests.api.conftest import Server
+from tests.api.dashboard.browsers import log_in, window
+from tests.api.loops import submitted
+from tuner import service
+from tuner.service import StudyView
+
+Spec = dict[str, Any]
+
+
+def test_studies_are_found_and_acted_on(
+    browser: Browser, server: Server, spec: Spec, trained: Callable[..., StudyView]
+) -> None:
+    trained(name="alpha", tags=["baseline"])
+    beta = submitted(server.context, spec, name="beta")
+    with window(browser) as page:
+        log_in(page, server)
+        rows = page.locator("tbody tr")
+        names = page.locator("td.name > a:first-child")
+        expect(names).to_have_text(["beta", "alpha"])
+        alpha = rows.filter(has_text="alpha")
+        expect(alpha.locator("polyline")).to_have_count(1)
+        expect(alpha).to_contain_text("cuda H100")
+        expect(alpha).to_contain_text("ada")
+
+        page.get_by_label("Order").select_option("By name")
+        page.get_by_role("button", name="Show").click()
+        expect(names).to_have_text(["alpha", "beta"])
+        page.get_by_role("link", name="baseline").click()
+        expect(names).to_have_text(["alpha"])
+        page.get_by_role("link", name="Remove the tag baseline").click()
+        page.get_by_label("Search").fill("BET")
+        page.get_by_label("State").select_option("queued")
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Show").click()
+        expect(names).to_have_text(["beta"])
+        page.get_by_label("Search").fill("nothing of the kind")
+        page.get_by_role("button", name="Show").click()
+        expect(page.get_by_role("heading", name="Nothing matches")).to_be_visible()
+        page.get_by_role("link", name="Show all studies").click()
+
+        page.get_by_label("Actions on beta").click()
+        page.get_by_role("button", name="Pause").click()
+        expect(rows.filter(has_text="beta").locator(".chip.paused")).to_be_visible()
+        page.get_by_label("Actions on beta").click()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("dialog")).to_contain_text("beta")
+        page.get_by_role("button", name="Do it").click()
+        expect(rows.filter(has_text="beta").locator(".chip.cancelled")).to_be_visible()
+        page.get_by_label("Actions on alpha").click()
+        page.get_by_role("link", name="Clone").click()
+        expect(page.get_by_label("Name", exact=True)).to_have_value("alpha (copy)")
+    assert service.show_study(server.context, beta.id).state == "cancelled"
+
+
+def test_the_list_refreshes_itself(browser: Browser, server: Server, spec: Spec) -> None:
+    with window(browser) as page:
+        log_in(page, server)
+        expect(page.get_by_role("heading", name="No studies yet")).to_be_visible()
+        page.evaluate("window.mark = 1")
+        submitted(server.context, spec, name="came later")
+        expect(page.get_by_role("link", name="came later")).to_be_visible()
+        page.get_by_label("Actions on came later").click()
+        # An open menu stays open while the list changes below it.
+        submitted(server.context, spec, name="came last")
+        expect(page.get_by_role("link", name="came last")).to_be_visible()
+        expect(page.locator("details.menu[open]")).to_have_count(1)
+        page.keyboard.press("Escape")
+        expect(page.locator("details.menu[open]")).to_have_count(0)
+        assert page.evaluate("window.mark") == 1
+
+
+def test_a_path_prefix_is_kept_everywhere(
+    browser: Browser, start: Callable[..., Server], trained_at: Callable[..., StudyView]
+) -> None:
+    server = start(root_path="/tools/tuner")
+    study = trained_at(server)
+    prefix = f"{server.url}/tools/tuner"
+    with window(browser) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{prefix}/studies/{study.id}")
+        expect(page).to_have_url(re.compile("/tools/tuner/login"))
+        page.get_by_label("Token").fill(str(server.admin))
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#history figcaption")).to_contain_text("finished trials")
+        page.locator("#importance-card").scroll_into_view_if_needed()
+        expect(page.locator("#importance .bars")).to_be_visible()
+        page.locator("#trials tbody a").first.click()
+        expect(page.locator("#charts canvas").first).to_be_visible()
+        page.get_by_role("link", name="Enqueue a variation").click()
+        page.get_by_role("link", name="New study").click()
+        expect(page.locator("#cost")).to_contain_text("64 trials")
+        for name in ("Workers", "Catalogue", "API", "Studies"):
+            page.get_by_role("navigation", name="Main").get_by_role("link", name=name).click()
+            expect(page.locator("main h1")).to_be_visible()
+        page.get_by_role("button", name="Log out").click()
+        expect(page).to_have_url(f"{prefix}/login")
+        assert [url for url in asked if not url.startswith(prefix)] == []

@@ -1,0 +1,352 @@
+"""A study's page in a browser: its pictures, its table, and how both stay up to date."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from playwright.sync_api import Browser, Page, expect
+
+from tests.api.conftest import Server
+from tests.api.dashboard.browsers import inked, log_in, until, window
+from tests.api.dashboard.cables import cable
+from tests.api.loops import submitted, train
+from tests.api.workers import work
+from tuner import service
+from tuner.service import StudyView
+from tuner.storage import SqlStorage
+
+Spec = dict[str, Any]
+Trained = Callable[..., StudyView]
+
+FIGURES = ("#curves", "#rates", "#history", "#parallel", "#slices figure", "#pair", "#timeline")
+
+
+def opened(page: Page, server: Server, study_id: int) -> None:
+    log_in(page, server)
+    page.goto(f"{server.url}/studies/{study_id}")
+    expect(page.locator("#history figcaption")).to_contain_text("finished trials")
+
+
+def scrolled(page: Page, figure: str) -> Any:
+    """The upper canvas of a chart, in view and drawn."""
+    page.locator(figure).first.scroll_into_view_if_needed()  # it is drawn once it comes near
+    top = page.locator(f"{figure} .top-layer").first
+    until(page, lambda: inked(page, figure) > 150, f"{figure} is drawn")
+    return top
+
+
+def test_every_picture_of_a_study(browser: Browser, server: Server, trained: Trained) -> None:
+    study = trained()
+    with window(browser) as page:
+        opened(page, server, study.id)
+        for figure in FIGURES:
+            scrolled(page, figure)
+        expect(page.locator("#curves figcaption")).to_have_text("6 curves.")
+        expect(page.locator("#rates figcaption")).to_contain_text("6 curves")
+        expect(page.locator("#slices figure")).to_have_count(4)
+        expect(page.locator("#pair figcaption")).to_contain_text("over 6 complete trials")
+        expect(page.locator("#timeline figcaption")).to_contain_text("6 leases")
+        expect(page.locator("#importance .bars")).to_be_visible()
+        expect(page.locator("#importance")).to_contain_text("among the best tenth")
+        page.locator("#evaluator").select_option("fanova")
+        expect(page.locator("#importance")).to_contain_text("spread of all values")
+        expect(page.locator("#front-card")).to_have_count(0)  # one objective has no front
+
+        page.locator("#pair-kind").select_option("rank")
+        expect(page.locator("#pair figcaption")).to_contain_text("coloured by its rank among 6")
+        page.locator("#pair-y").select_option("weight_decay")
+        scrolled(page, "#pair")
+
+
+def test_curves_tell_their_configuration_and_change_their_axes(
+    browser: Browser, server: Server, trained: Trained
+) -> None:
+    study = trained()
+    best = service.best(server.context, study.id)[0]
+    with window(browser) as page:
+        opened(page, server, study.id)
+        top = scrolled(page, "#curves")
+        tip = page.locator("#curves .tip")
+        # By keyboard: the first point of the first curve, and along it.
+        top.focus()
+        page.keyboard.press("ArrowRight")
+        expect(tip).to_contain_text("trial 0 (complete)")
+        expect(tip).to_contain_text("at step 1")
+        expect(tip).to_contain_text("weight_decay")
+        page.keyboard.press("ArrowRight")
+        expect(tip).to_contain_text("at step 2")
+        page.keyboard.press("Escape")
+        expect(tip).to_be_hidden()
+        page.locator("#unit").select_option("samples")
+        expect(page.locator("#curves figcaption")).to_have_text("6 curves.")
+        page.locator("#log").check()
+        page.locator("#metric").select_option("val_accuracy")
+        expect(page.locator("#curves figcaption")).to_have_text("6 curves.")
+        top.focus()
+        page.keyboard.press("ArrowRight")
+        expect(tip).to_contain_text("val_accuracy")
+        expect(tip).to_contain_text("at samples 1000")
+        page.locator("#unit").select_option("seconds")
+        page.keyboard.press("Escape")
+        until(
+            page,
+            lambda: "device seconds" in _told(page, top, tip),
+            "curves run over seconds",
+        )
+        # A click leads to the trial that is pointed at.
+        page.locator("#history .top-layer").focus()
+        until(page, lambda: inked(page, "#history") > 150, "the history is drawn")
+        for _ in range(best.number + 1):
+            page.keyboard.press("ArrowRight")
+        expect(page.locator("#history .tip")).to_contain_text(f"trial {best.number}")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name=f"Trial {best.number}")).to_be_visible()
+
+
+def _told(page: Page, top: Any, tip: Any) -> str:
+    top.focus()
+    page.keyboard.press("ArrowRight")
+    return str(tip.text_content())
+
+
+def test_pointing_finds_what_lies_under_the_pointer(
+    browser: Browser, server: Server, trained: Trained
+) -> None:
+    study = trained()
+    with window(browser) as page:
+        opened(page, server, study.id)
+        top = scrolled(page, "#timeline")
+        tip = page.locator("#timeline .tip")
+        box = top.bounding_box()
+        assert box is not None
+        shares = itertools.cycle(i / 20 for i in range(2, 19))  # somewhere a worker was busy
+
+        def pointed() -> bool:
+            page.mouse.move(box["x"] + next(shares) * box["width"], box["y"] + box["height"] / 4)
+            return "gpu-0" in (tip.text_content() or "")
+
+        until(page, pointed, "a lease under the pointer")
+        expect(tip).to_contain_text("complete")
+        page.mouse.move(0, 0)
+        expect(tip).to_be_hidden()
+
+
+def test_sorting_brushing_and_comparing(browser: Browser, server: Server, spec: Spec) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id)
+    with window(browser) as page:
+        opened(page, server, study.id)
+        rows = page.locator("#trials tbody tr")
+        page.locator("#trials").get_by_role("link", name="val_loss").click()
+        expect(page).to_have_url(re.compile("sort=value"))
+        expect(rows.first).to_have_class("best")
+
+        # Drag over the best half of the last axis: what stays is what the server filters.
+        top = scrolled(page, "#parallel")
+        box = top.bounding_box()
+        assert box is not None
+        x = box["x"] + box["width"] - 46
+        page.mouse.move(x, box["y"] + box["height"] - 16)
+        page.mouse.down()
+        page.mouse.move(x, box["y"] + box["height"] * 0.5, steps=4)
+        page.mouse.up()
+        expect(page.locator("#parallel figcaption")).to_contain_text("lie inside")
+        expect(page).to_have_url(re.compile("filter=value"))
+        expect(rows).not_to_have_count(6)
+        shown = rows.count()
+        assert 0 < shown < 6
+        expect(page.locator(".kept")).to_contain_text("value")
+        page.get_by_role("button", name="Clear the selection").click()
+        expect(rows).to_have_count(6)
+
+        # The same by keyboard: the first axis, its upper end down by three tenths.
+        top.focus()
+        page.keyboard.press("ArrowRight")
+        for _ in range(3):
+            page.keyboard.press("ArrowDown")
+        expect(page.locator("#parallel .tip")).to_contain_text("kept: 1e−5 to")
+        expect(page).to_have_url(re.compile("filter=lr"))
+        page.keyboard.press("Delete")
+        expect(page).not_to_have_url(re.compile("filter=lr"))
+        expect(rows).to_have_count(6)
+
+        for box_ in page.locator("input.pick").all()[:2]:
+            box_.check()
+        page.get_by_role("button", name="Compare 2").click()
+        expect(page.get_by_role("heading", name="Compare 2 trials")).to_be_visible()
+        expect(page.locator("td.differs").first).to_be_visible()
+        expect(page.locator("#curves figcaption")).to_have_text("2 curves.")
+        until(page, lambda: inked(page, "#curves") > 300, "curves are overlaid")
+
+        page.goto(f"{server.url}/studies/{study.id}")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Export all trials as csv").click()
+        assert len(Path(download.value.path()).read_text().splitlines()) == 7
+
+
+def test_columns_and_filters_by_hand(browser: Browser, server: Server, trained: Trained) -> None:
+    study = trained()
+    with window(browser) as page:
+        opened(page, server, study.id)
+        heads = page.locator("#trials thead th")
+        expect(heads).to_have_count(11)
+        page.get_by_text("Columns", exact=True).click()
+        page.get_by_label("last noise_scale").check()
+        expect(heads.filter(has_text="last noise_scale")).to_be_visible()
+        page.get_by_label("Why it ended").uncheck()
+        expect(heads.filter(has_text="Why it ended")).to_have_count(0)
+        page.keyboard.press("Escape")
+        expect(page.locator("details.menu[open]")).to_have_count(0)
+
+        rows = page.locator("#trials tbody tr")
+        page.get_by_label("Keep those whose").select_option("schedule")
+        page.get_by_label("or exactly").fill("cosine")
+        page.get_by_role("button", name="Filter", exact=True).click()
+        expect(page.locator(".kept")).to_contain_text("schedule: cosine")
+        expect(rows.filter(has_text="constant")).to_have_count(0)
+        # The choice of columns outlives the page; the filter is part of the address.
+        page.goto(f"{server.url}/studies/{study.id}")
+        expect(heads.filter(has_text="last noise_scale")).to_be_visible()
+        expect(rows).to_have_count(6)
+        page.get_by_text("Columns", exact=True).click()
+        page.get_by_role("link", name="The usual ones").click()
+        expect(heads.filter(has_text="last noise_scale")).to_have_count(0)
+
+
+def test_several_objectives_have_a_front(
+    browser: Browser, server: Server, trained: Trained
+) -> None:
+    objective = [
+        {"metric": "val_loss", "direction": "minimize"},
+        {"metric": "train_loss", "direction": "maximize"},
+    ]
+    study = trained(objective=objective)
+    with window(browser) as page:
+        opened(page, server, study.id)
+        scrolled(page, "#front")
+        expect(page.locator("#front figcaption")).to_contain_text("on the front")
+        page.locator("#front-x").select_option("1")
+        expect(page.locator("#trials thead")).to_contain_text("train_loss")
+        expect(page.locator("[aria-label='Best trial']")).to_contain_text("Pareto front")
+
+
+def test_a_page_that_lost_its_server_catches_up(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id, 2)
+    with (
+        cable(server.url) as line,
+        window(browser, forgive="ERR_|Failed to fetch|status of 5") as page,
+    ):
+        page.goto(f"{line.url}/login?next=/studies/{study.id}")
+        page.get_by_label("Token").fill(str(server.admin))
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator("#history figcaption")).to_contain_text("2 finished trials")
+        page.evaluate("window.mark = 1")
+        line.cut()
+        expect(page.locator("#live")).to_have_text("reconnecting…")
+        train(server.context, study.id, 3)
+        line.mend()
+        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator("#trials td .chip.complete")).to_have_count(5)
+        expect(page.locator("#history figcaption")).to_contain_text("5 finished trials")
+        expect(page.locator("#curves figcaption")).to_contain_text("5 curves")
+        assert page.evaluate("window.mark") == 1
+
+
+def test_live_updates_move_nothing_and_take_nothing_away(
+    browser: Browser, server: Server, trained: Trained
+) -> None:
+    study = trained(2, budget={"trials": 12, "epochs": 3})
+    with window(browser) as page:
+        opened(page, server, study.id)
+        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator("#curves figcaption")).to_contain_text("2 curves")
+        scrolled(page, "#timeline")
+        page.evaluate("window.scrollTo(0, 0)")
+        places = """() => [...document.querySelectorAll("section.card[aria-labelledby]")]
+            .filter((card) => card.id !== "trials")
+            .map((card) => Math.round(card.getBoundingClientRect().top))"""
+        page.locator("input.pick").first.check()
+        page.get_by_label("at most").fill("0.5")
+        before = page.evaluate(places)
+        loop = threading.Thread(target=work, args=(server.context, study.id, 4))
+        loop.start()
+        expect(page.locator("#trials td .chip.complete")).to_have_count(6)
+        loop.join()
+        expect(page.locator("#history figcaption")).to_contain_text("6 finished trials")
+        assert page.evaluate(places) == before
+        expect(page.get_by_label("at most")).to_have_value("0.5")
+        expect(page.locator("input.pick:checked")).to_have_count(1)
+
+
+def test_a_study_that_optuna_runs_is_followed_too(browser: Browser, server: Server) -> None:
+    storage = SqlStorage(server.context.db)
+    study = optuna.create_study(storage=storage, study_name="optuna's own")
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -5.0, 5.0)
+        for step in range(3):
+            trial.report(x * x + 1 / (step + 1), step)
+        return x * x
+
+    study.optimize(objective, n_trials=6)
+    with window(browser) as page:
+        opened(page, server, study._study_id)
+        expect(page.locator("#live")).to_have_count(0)
+        expect(page.locator("#curves figcaption")).to_have_text("6 curves.")
+        scrolled(page, "#parallel")
+        page.locator("#importance-card").scroll_into_view_if_needed()
+        expect(page.locator("#importance .bars")).to_be_visible()
+        study.optimize(objective, n_trials=1)
+        expect(page.locator("#trials tbody tr")).to_have_count(7)
+        expect(page.locator("#history figcaption")).to_contain_text("7 finished trials")
+        page.locator("#trials tbody a").first.click()
+        expect(page.locator("[data-live=events]")).to_contain_text("made through Optuna")
+        expect(page.locator("#charts h3")).to_have_text(["value"])
+
+
+def test_actions_ask_before_they_act(browser: Browser, server: Server, spec: Spec) -> None:
+    study = submitted(server.context, spec)
+    with window(browser) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/studies/{study.id}")
+        expect(page.locator(".page-head .chip.queued")).to_be_visible()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("dialog")).to_contain_text("End “digits-adamw” now?")
+        page.get_by_role("button", name="Keep as it is").click()
+        assert service.show_study(server.context, study.id).state == "queued"
+        page.get_by_role("button", name="Pause").click()
+        expect(page.locator(".page-head .chip.paused")).to_be_visible()
+        page.get_by_role("button", name="Resume").click()
+        expect(page.locator(".page-head .chip.queued")).to_be_visible()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Do it").click()
+        expect(page.locator(".page-head .chip.cancelled")).to_be_visible()
+        assert service.show_study(server.context, study.id).state == "cancelled"
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_role("button", name="Do it").click()
+        expect(page.get_by_role("heading", name="No studies yet")).to_be_visible()
+
+
+def test_a_running_study_is_stopped_and_drains(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    (asked,) = service.ask(server.context, study.id)
+    with window(browser) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/studies/{study.id}")
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="Do it").click()
+        expect(page.locator(".page-head .chip.stopping")).to_be_visible()
+        service.tell(server.context, asked.trial_id, asked.token, values=[0.5])
+        expect(page.locator(".page-head .chip.completed")).to_be_visible()
