@@ -25,18 +25,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import psutil
-from sqlalchemy import event
 
 from benchmarks.filled import filled
 from benchmarks.load import Heard, Load, generate
-from tuner import service
 from tuner.cli.serving import bound
-from tuner.protocol import LeaseRequest, Measured, Report, SlotReport, WorkerHello
 from tuner.service import Context, tokens
 from tuner.storage import migrate
 
@@ -238,29 +234,6 @@ def _free_port() -> int:
         return port
 
 
-def statements(url: str) -> list[str]:
-    """What one report of one point, which decides nothing, says to the database."""
-    migrate.upgrade(url)
-    ctx = Context.open(url)
-    filled(ctx, 1, 50, 10, STEPS, "random")
-    worker = service.register_worker(ctx, WorkerHello(name="one", tasks=["digits"])).worker_id
-    (trial,) = service.lease(ctx, worker, LeaseRequest(k=1)).leased
-    said: list[str] = []
-
-    def hear(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        said.append(" ".join(statement.split()))
-
-    for step in (1, 2):
-        said.clear()
-        point = Measured(step=step, metrics={"val_loss": 1.0 / step}, seconds=float(step))
-        slot = SlotReport(trial_id=trial.trial_id, token=trial.token, measurements=[point])
-        if step == 2:
-            event.listen(ctx.db.engine, "before_cursor_execute", hear)
-        service.report(ctx, worker, Report(slots=[slot]))
-    ctx.close()
-    return said
-
-
 def table(database: str, figures: Sequence[Figures]) -> list[str]:
     """The figures as Markdown."""
     lines = [
@@ -306,22 +279,21 @@ def grown(memory: Sequence[float]) -> str:
 
 
 @contextmanager
-def databases(wanted: Sequence[str]) -> Iterator[dict[str, tuple[list[str], list[int]]]]:
-    """Two empty databases of each kind, and the processes that serve them."""
+def databases(wanted: Sequence[str]) -> Iterator[dict[str, tuple[str, list[int]]]]:
+    """An empty database of each kind, and the processes that serve it."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tuner-bench-")))
-        made: dict[str, tuple[list[str], list[int]]] = {}
+        made: dict[str, tuple[str, list[int]]] = {}
         if "sqlite" in wanted:
-            made["sqlite"] = ([f"sqlite:///{folder / name}.sqlite" for name in "ab"], [])
+            made["sqlite"] = (f"sqlite:///{folder / 'load.sqlite'}", [])
         if "postgresql" in wanted:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set
                 import pgserver  # noqa: PLC0415  (only where it is wanted)
             cluster = pgserver.get_server(tempfile.mkdtemp(prefix="tuner-bench-pg-"), "delete")
             stack.callback(cluster.cleanup)
-            for name in "ab":
-                cluster.psql(f"CREATE DATABASE {name};")
-            made["postgresql"] = ([cluster.get_uri(name) for name in "ab"], [cluster.get_pid()])
+            cluster.psql("CREATE DATABASE load;")
+            made["postgresql"] = (cluster.get_uri("load"), [cluster.get_pid()])
         yield made
 
 
@@ -345,11 +317,9 @@ def main() -> None:
         f"{options.studies} studies x {options.trials} trials, {options.minutes:g} minutes\n"
     )
     with databases(wanted) as made, tempfile.TemporaryDirectory(prefix="tuner-bench-") as folder:
-        for kind, ((first, second), watched) in made.items():
-            figures = measure(kind, first, options, Path(folder), watched)
-            print("\n".join(table(kind, figures)))
-            said = statements(second)
-            print(f"A report of one point is {len(said)} statements on {kind}.\n", flush=True)
+        for kind, (url, watched) in made.items():
+            figures = measure(kind, url, options, Path(folder), watched)
+            print("\n".join(table(kind, figures)), flush=True)
 
 
 if __name__ == "__main__":

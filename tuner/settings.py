@@ -35,6 +35,7 @@ class Settings(BaseSettings):
         description="Where checkpoints go, if not to TUNER_HOME: a folder, or an address that "
         "fsspec knows, such as s3://BUCKET/PREFIX.",
     )
+    checkpoint_seconds: float = Field(60.0, gt=0, description="How often a trial is saved.")
     database_url: str = Field("", description="sqlite:///FILE or postgresql://USER@HOST/NAME.")
     url: str = Field("http://127.0.0.1:8420", description="The server that commands talk to.")
     token: SecretStr | None = Field(None, description="What a command shows to the server.")
@@ -59,8 +60,6 @@ class Settings(BaseSettings):
         description="Folders (with : between them) below which studies sent to the server may name "
         "files; the working directory and TUNER_HOME unless given.",
     )
-
-    checkpoint_seconds: float = Field(60.0, gt=0, description="How often a trial is saved.")
 
     webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -25,6 +25,7 @@ from tuner import service
 from tuner.errors import Conflict, LeaseLost, NotFound
 from tuner.protocol import Config, Measured, SlotVerdict
 from tuner.service import Asked, LogView, MeasurementView, Page, TrialEvent, TrialView
+from tuner.service.context import LONGEST_ASK_SECONDS
 
 router = APIRouter(tags=["trials"])
 
@@ -33,7 +34,7 @@ LeaseSeconds = Annotated[
     float | None,
     Field(
         ge=1,
-        le=604_800,
+        le=LONGEST_ASK_SECONDS,
         description="How long the trial is held from now; an hour unless given. Who renews often "
         "asks for little, so that nobody waits long for a loop that has died.",
     ),

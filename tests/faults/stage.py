@@ -99,7 +99,7 @@ class Stage:
 
     # Studies.
 
-    def submit(self, trials: int, epochs: int, task: str = TASK) -> int:
+    def submit(self, trials: int, epochs: int, task: str = TASK, **changes: Any) -> int:
         """A study of a grid, of which every trial is trained to its end; its id."""
         spec = StudySpec.parse(
             {
@@ -117,6 +117,7 @@ class Stage:
                 "sampler": {"name": "grid"},
                 "pruner": {"name": "none"},
                 "budget": {"trials": trials, "epochs": epochs},
+                **changes,
             }
         )
         view = self.read(lambda: service.submit(self._context, spec, key="once"))

@@ -1,4 +1,4 @@
-"""Checkpoints at an address that several machines reach: any worker goes on with any trial."""
+"""Workers on machines of their own, whose checkpoints are at one address that all reach."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ class OwnLoop(Connection):
         given = [values] if isinstance(values, int | float) else values
         body = {"token": trial.token, "values": given, "state": state, "reason": reason}
         body = {key: value for key, value in body.items() if value is not None}
+        path = f"trials/{trial.trial_id}/tell"
         with self._talking(trial) as hold:
-            path = f"trials/{trial.trial_id}/tell"
             told = self._read(TrialView, "POST", path, json=body, repeatable=True)
             hold.ended = True
         return told

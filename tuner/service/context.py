@@ -23,6 +23,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+LONGEST_ASK_SECONDS = 604_800.0
+"""A user's own loop may ask for a lease as long as this."""
+
+
 @dataclass(frozen=True)
 class ServiceSettings:
     """What a process was told about the queue.
@@ -87,6 +91,11 @@ class Context:
     def close(self) -> None:
         """Closes the connections; the searches are rebuilt from the database when needed."""
         self.db.dispose()
+
+    @property
+    def longest_ask_seconds(self) -> float:
+        """The longest that a trial of a user's own loop is held without a word."""
+        return max(LONGEST_ASK_SECONDS, self.settings.ask_seconds)
 
     def lease_end(self, now: datetime, seconds: float | None = None) -> datetime:
         """When a lease given now runs out: one of a worker, unless it is to live ``seconds``."""

@@ -69,7 +69,7 @@ def _bound_leases(ctx: Context) -> None:
     A holder that died meanwhile would keep its trials until that time came.
     """
     settings = ctx.settings
-    for seconds, asked in ((settings.lease_seconds, False), (settings.ask_seconds, True)):
+    for seconds, asked in ((settings.lease_seconds, False), (ctx.longest_ask_seconds, True)):
         end = ctx.lease_end(ctx.now(), seconds)
         beyond = end + timedelta(seconds=settings.lease_seconds / 2)  # other servers' clocks differ
         with ctx.db.session() as session:

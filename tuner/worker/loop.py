@@ -109,13 +109,12 @@ def run_worker(
         load_task(path)
     chosen = devices.choose(device)
     devices.prepare(chosen)
-    most = slots or devices.MOST_SLOTS[chosen.type]
     root = home / "checkpoints"
     store, datasets = CheckpointStore(checkpoints or root), DatasetCache(home / "datasets", gateway)
     store.check()
     crew = Crew(
         chosen,
-        most,
+        slots or devices.MOST_SLOTS[chosen.type],
         store,
         engine=engine,
         memory=memory,

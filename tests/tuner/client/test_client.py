@@ -14,7 +14,7 @@ import pytest
 
 from tuner.cli.serving import serving
 from tuner.client import Client, load
-from tuner.errors import Conflict, InvalidInput, LeaseLost, NotFound, Refusal, Unauthorized
+from tuner.errors import Conflict, InvalidInput, NotFound, Refusal, Unauthorized
 from tuner.settings import Settings
 
 
@@ -166,21 +166,6 @@ def test_a_study_is_steered(client: Client, spec: dict[str, Any]) -> None:
     client.delete(study.id)
     with pytest.raises(NotFound):
         client.study(study.id)
-
-
-def test_a_trial_told_twice_or_by_a_stranger_changes_nothing(
-    client: Client, spec: dict[str, Any]
-) -> None:
-    study = client.submit(spec)
-    (trial,) = client.ask(study.id)
-    stranger = trial.model_copy(update={"token": "0" * 32})
-    with pytest.raises(LeaseLost):
-        client.tell(stranger, 0.0)
-    client.tell(trial, 2.0)
-    assert client.tell(trial, 2.0).value == 2.0
-    with pytest.raises(Conflict, match=r"complete with 2\.0"):
-        client.tell(trial, 1.0)
-    assert client.trial(trial.trial_id).value == 2.0
 
 
 class Tearing(httpx.HTTPTransport):

@@ -21,7 +21,8 @@ def test_a_trial_told_twice_or_by_a_stranger_changes_nothing(
     with pytest.raises(LeaseLost):
         client.tell(stranger, 0.0)
     client.tell(trial, 2.0)
-    with pytest.raises(Conflict):
+    assert client.tell(trial, 2.0).value == 2.0
+    with pytest.raises(Conflict, match=r"complete with 2\.0"):
         client.tell(trial, 1.0)
     assert client.trial(trial.trial_id).value == 2.0
 

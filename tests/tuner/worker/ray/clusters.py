@@ -19,10 +19,11 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Half a minute by default until a node that is gone counts as such.
+    # Half a minute by default until a node that is gone counts as such. One that is gone refuses at
+    # once, while one of a busy machine answers late: only the first is to count soon.
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "4",
+    "RAY_health_check_timeout_ms": "20000",
+    "RAY_health_check_failure_threshold": "6",
 }
 
 
@@ -39,6 +40,16 @@ class Cluster:
     def add(self, **resources: int) -> Any:
         """Another node, which says that it has these resources."""
         return self._cluster.add_node(object_store_memory=STORE_BYTES, **resources)
+
+    @contextmanager
+    def another(self, **resources: int) -> Iterator[Any]:
+        """One more node until the block ends, if nobody has killed it by then."""
+        node = self.add(**resources)
+        try:
+            yield node
+        finally:
+            if node in self._cluster.list_all_nodes():
+                self.kill(node)
 
     def kill(self, node: Any) -> None:
         """Kills a node with all its processes, as a power cut would."""
