@@ -65,8 +65,7 @@ def test_an_attempt_that_resumed_goes_on_where_it_left_off(ctx: Context, clock: 
     first.lease()
     first.round()
     first.round()
-    clock.advance(1000)
-    service.tick(ctx)
+    clock.run(1000, ctx)
     Trainer(ctx, slots=1, loss=lambda config, step: 10.0 + step).work()
     (curve,) = service.curves(ctx, study.id, x="seconds").curves
     # Two steps of half a second, and two more whose attempt counted from nothing again.

@@ -40,8 +40,7 @@ def test_a_trial_tells_of_its_attempts(ctx: Context, clock: Clock) -> None:
     study = submit(ctx, budget={"trials": 2, "epochs": 2})
     silent = Trainer(ctx, slots=2, name="silent")
     silent.lease()
-    clock.advance(1000)
-    service.tick(ctx)
+    clock.run(1000, ctx)
     Trainer(ctx, slots=2, name="steady").work()
     trial = service.list_trials(ctx, study.id).items[0]
     told = service.trial_events(ctx, trial.id)
