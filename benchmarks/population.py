@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from tuner.tasks import Arrays, Config, Splits, Task
 from tuner.training import Population
+from tuner.worker import device as devices
 
 SAMPLES = 1024
 
@@ -188,6 +189,7 @@ def contender(kind: str, case: str, device: str) -> Callable[[], int]:
     task_type, batch = CASES[case]
     if kind.startswith("plain"):
         return plain(task_type(), batch, device, fused="fused" in kind, compiled="compiled" in kind)
+    devices.prepare(torch.device(device))  # as a worker does
     _, slots, *compiled = kind.split()
     epoch = population(task_type(), batch, device, slots=int(slots[1:]), engine="auto")
     if compiled:
@@ -257,7 +259,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cpu = arguments.device == "cpu"
     rounds, seconds = (3, 0.5) if arguments.quick else (7, 2.0)
-    default = "4,8,16,64" if cpu else "1,4,16,64,128,256"
+    default = "1,4,8,16,64" if cpu else "1,4,16,64,128,256"
     slots = [int(k) for k in (arguments.slots or default).split(",")]
     cores = max(1, os.cpu_count() or 1) if cpu else 1
     for case in arguments.cases.split(","):

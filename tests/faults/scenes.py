@@ -53,7 +53,7 @@ def killed_worker(stage: Stage, rounds: int, _cluster: Cluster | None) -> int:
         worker.kill()
         worker.restart()
 
-    stage.play(rounds, inject, trials=16, epochs=24, pause=(0.3, 1.5))
+    stage.play(rounds, inject, trials=16, epochs=100, pause=(0.3, 1.5))
     return rounds
 
 
@@ -66,7 +66,7 @@ def terminated_worker(stage: Stage, rounds: int, _cluster: Cluster | None) -> in
         assert not stage.under_way(stage.studies[-1])
         worker.restart()
 
-    stage.play(rounds, inject, trials=16, epochs=24, pause=(0.3, 1.0))
+    stage.play(rounds, inject, trials=16, epochs=100, pause=(0.3, 1.0))
     attempts = {trial.attempt for study in stage.studies for trial in stage.trials(study)}
     assert attempts == {1}, "a return is no failed attempt"
     return rounds
@@ -85,7 +85,7 @@ def frozen_worker(stage: Stage, rounds: int, _cluster: Cluster | None) -> int:
         until(lambda: stage.ledger.turned_away > before or _over(stage), "the worker to be told")
         assert worker.alive
 
-    stage.play(rounds, inject, trials=16, epochs=40, pause=(0.1, 0.5))
+    stage.play(rounds, inject, trials=16, epochs=400, pause=(0.1, 0.5))
     assert stage.ledger.turned_away > 0, "no worker was frozen while it held a trial"
     return rounds
 

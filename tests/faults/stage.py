@@ -120,7 +120,7 @@ class Stage:
                 **changes,
             }
         )
-        view = self.read(lambda: service.submit(self._context, spec, key="once"))
+        view = self.read(lambda: service.submit(self._context, spec, key=spec.name))
         self.studies.append(view.id)
         return view.id
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine
+from sqlalchemy import Dialect, Engine
 from sqlalchemy.exc import DBAPIError
 
 DRIVER_ERRORS = (psycopg.Error, sqlite3.Error)
@@ -51,11 +51,15 @@ class Direct:
     def failed(self, error: Exception) -> DBAPIError:
         """The driver's error as SQLAlchemy raises it, with the statement."""
         lost = self.dialect.is_disconnect(error, self._driver, None)  # type: ignore[arg-type]  # any driver's
-        wrapped = DBAPIError.instance(
-            self._text, None, error, Exception, connection_invalidated=lost, dialect=self.dialect
-        )
-        assert isinstance(wrapped, DBAPIError)
-        return wrapped
+        return _wrapped(error, self.dialect, self._text, lost=lost)
+
+
+def _wrapped(error: Exception, dialect: Dialect, text: str, *, lost: bool) -> DBAPIError:
+    wrapped = DBAPIError.instance(
+        text, None, error, Exception, connection_invalidated=lost, dialect=dialect
+    )
+    assert isinstance(wrapped, DBAPIError)
+    return wrapped
 
 
 @contextmanager
@@ -65,7 +69,10 @@ def checked_out(engine: Engine) -> Iterator[Direct]:
     Raises:
         DBAPIError: What the driver raised.
     """
-    fairy = engine.raw_connection()
+    try:
+        fairy = engine.raw_connection()
+    except DRIVER_ERRORS as error:  # the pool makes connections, and wraps nothing
+        raise _wrapped(error, engine.dialect, "", lost=True) from error
     driver: Any = fairy.dbapi_connection
     direct = Direct(engine, driver, fairy.info)
     own_commits = engine.dialect.name == "postgresql"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.faults.processes import Installation, installation, until
+from tests.installation import Installation, installation, until
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SCRIPT = """

@@ -166,7 +166,7 @@ def test_a_run_is_interrupted_and_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log = tmp_path / "log"
-    study = write(tmp_path, name="run", trials=2, epochs=60)
+    study = write(tmp_path, name="run", trials=2, epochs=600)
     home = tmp_path / "home"
     with started(["run", str(study)], environment, log) as process:
         assert eventually(
@@ -188,7 +188,7 @@ def test_a_run_is_interrupted_and_goes_on(
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["study"]["state"], answer["study"]["counts"]["complete"]) == ("completed", 2)
-    changed = write(tmp_path, name="run", trials=3, epochs=60)
+    changed = write(tmp_path, name="run", trials=3, epochs=600)
     monkeypatch.setenv("TUNER_HOME", str(home))
     assert main(["run", str(changed)]) == 2
     assert "choose another name" in capsys.readouterr().err

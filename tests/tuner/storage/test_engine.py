@@ -229,6 +229,10 @@ def test_an_unreachable_server_is_unavailable() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/nowhere")
     with pytest.raises(Unavailable), database.session() as session:
         session.execute(text("SELECT 1"))
+    with pytest.raises(Unavailable), database.peek() as direct:
+        direct.rows("SELECT 1")
+    with pytest.raises(Unavailable), database.brief() as direct:
+        direct.run("SELECT 1")
 
 
 def test_an_unusable_file_is_unavailable(tmp_path: Path) -> None:
@@ -237,6 +241,8 @@ def test_an_unusable_file_is_unavailable(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{folder}")
     with pytest.raises(Unavailable), database.session() as session:
         session.execute(text("SELECT 1"))
+    with pytest.raises(Unavailable), database.peek() as direct:
+        direct.rows("SELECT 1")
 
 
 @only_sqlite  # on PostgreSQL two transactions of one thread do not exclude each other

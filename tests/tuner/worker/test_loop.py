@@ -274,7 +274,8 @@ def test_a_stopped_worker_hands_back_and_another_goes_on(context: Context, tmp_p
 def test_checkpoints_at_an_address_are_gone_on_with_from_another_home(
     context: Context, tmp_path: Path
 ) -> None:
-    study = service.submit(context, spec(pruner={"name": "none"}))
+    long = spec(pruner={"name": "none"}, budget={"trials": 10, "epochs": 60})
+    study = service.submit(context, long)
     stop = threading.Event()
 
     class Impatient(DirectGateway):
