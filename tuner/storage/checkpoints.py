@@ -44,7 +44,7 @@ def of_study(session: Session, study_id: int) -> list[Saved]:
 
 
 def forget(session: Session, trial_ids: Collection[int]) -> None:
-    """Their checkpoints are gone. No new revision: nobody outside sees where they were."""
+    """Their checkpoints are gone. No new revision: a deleted file is no news of a trial."""
     session.execute(
         update(Trial)
         .where(Trial.id.in_(trial_ids), Trial.state.in_(FINISHED_TRIAL_STATES))

@@ -388,7 +388,9 @@ class Queue(RuleBasedStateMachine):
             return studies.get(session, self.study).state
 
     def trials(self) -> dict[int, service.TrialView]:
-        return {t.id: t for t in service.list_trials(self.contexts[0], self.study).items}
+        """All but their checkpoints, which are deleted some time after a study's end."""
+        found = service.list_trials(self.contexts[0], self.study).items
+        return {t.id: t.model_copy(update={"checkpoint": None}) for t in found}
 
     def settled(self) -> None:
         """Something has ended trials: from now on they must stay as they are."""

@@ -18,7 +18,8 @@ from tests.installation import PATIENCE_SECONDS, Installation, installation, unt
 from tests.tuner.worker.ray.clusters import Cluster, running
 from tuner.cli import main
 
-TRIALS, EPOCHS = 6, 90
+TRIALS, STEPS, EVAL_EVERY = 6, 60, 10
+"""Seconds of training, so that all nodes are seen at it also where that is quick."""
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,8 @@ def command(here: Installation, *arguments: str) -> dict[str, Any]:
 
 
 def submitted(here: Installation, name: str) -> int:
-    return here.submit(name=name, budget={"trials": TRIALS, "epochs": EPOCHS})
+    budget = {"trials": TRIALS, "epochs": STEPS * EVAL_EVERY}
+    return here.submit(name=name, budget=budget, eval_every=EVAL_EVERY)
 
 
 def under_way(here: Installation, study: int, worker: int | None = None) -> bool:
@@ -99,7 +101,7 @@ def assert_accounted(here: Installation, study: int) -> None:
     assert sorted(trial["number"] for trial in trials) == list(range(TRIALS))
     assert {(trial["state"], trial["reason"]) for trial in trials} == {("complete", None)}
     for trial in trials:
-        assert sorted(set(here.steps(trial["id"]))) == list(range(1, EPOCHS + 1))
+        assert sorted(set(here.steps(trial["id"]))) == list(range(1, STEPS + 1))
 
 
 def attempts(here: Installation, study: int) -> int:
