@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tuner import tasks
+
 pytest_plugins = ["tests.databases"]
 
 
@@ -18,3 +20,11 @@ def _logging_as_it_was() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _tasks_as_they_were() -> Iterator[None]:
+    """A task that a test brings must not be there for the next one."""
+    known = {name: tasks.get(name) for name in tasks.registry.names()}
+    yield
+    tasks.registry._entries = known

@@ -24,6 +24,7 @@ import torch
 import uvicorn
 
 from api.app import create_app
+from tests.tuner.tasks.zoo import MlpTask
 from tuner import logs
 from tuner.cli.serving import bound
 from tuner.service import Context, ServiceSettings, utc_now
@@ -32,8 +33,13 @@ from tuner.transport import Transport
 from tuner.worker.http import HttpGateway
 from tuner.worker.loop import load_task, run_worker
 
-TASK = load_task("tests.tuner.tasks.zoo:MlpTask")
-"""A task so small that hundreds of its trials end in a minute."""
+TASK = MlpTask.name
+"""A task so small that hundreds of its trials end in a minute; see :func:`know_task`."""
+
+
+def know_task() -> None:
+    """Makes the task one of this process and of those that it forks."""
+    load_task("tests.tuner.tasks.zoo:MlpTask")
 
 
 def serve(

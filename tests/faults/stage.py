@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.faults.children import TASK
+from tests.faults.children import TASK, know_task
 from tests.faults.hands import Hand
 from tests.faults.invariants import Audit, audit
 from tests.faults.ledger import Ledger
@@ -57,6 +57,7 @@ class Stage:
         self.processes: list[Process] = []
         self.hands: list[Hand] = []
         self._stack = ExitStack()
+        know_task()
         self._context = Context.open(database_url)
         self._stack.callback(self._context.close)
 
