@@ -22,6 +22,7 @@ from tuner.optimizers.rule import Dims, Rule, Tensors
 
 log = logging.getLogger(__name__)
 
+UNCOMPILED = "no compiled frames"
 GROUP = 8
 """Tensors of one model that a kernel takes at once; a smaller number is filled up."""
 
@@ -75,9 +76,10 @@ def run_compiled(
     except Exception as error:  # any backend's own kind; it is raised before anything is written
         # What has worked before fails for its shape; the device's compiler is not to blame.
         _broken.add(key if key in _kernels else (device,))
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = " ".join((str(error).strip() or repr(error)).splitlines()[:2])
         log.warning("cannot compile %s on %s, running eager: %s", rule.name, device, reason)
-        return False
+        # But for this one: the kernel ran as it is, and then it is said that it was not compiled.
+        return UNCOMPILED in reason
     increment_version(written)  # for autograd, which cannot see through ``.data``
     _kernels[key] = kernel
     return True
