@@ -13,6 +13,7 @@ from tuner.tasks import Config, Task
 from tuner.training.architecture import build, describe, loss_names, loss_numbers
 from tuner.training.batch import Batch, Gradients
 from tuner.training.engine import AGREEMENT, Verdict
+from tuner.training.one_slot import OneSlot
 from tuner.training.program import Backend, Form, Programs, first_line
 from tuner.training.source import Source
 
@@ -53,7 +54,7 @@ def self_check(
         for name, _ in models[0].named_buffers()
     }
     architecture = describe(models[0], task, config)
-    programs = Programs(task, architecture, loss_names(config))
+    programs = Programs(OneSlot(task, architecture, loss_names(config)))
     batches = [_batch(source, config, start, dtype) for start in (0, SAMPLES)]
     plain = [programs.gradients(flat, buffers, batch, Form(False, "eager")) for batch in batches]
 

@@ -27,6 +27,7 @@ from tuner.training.architecture import (
 )
 from tuner.training.check import self_check
 from tuner.training.engine import Choice, Engine
+from tuner.training.one_slot import OneSlot
 from tuner.training.program import Form, Programs
 from tuner.training.rows import Rows
 from tuner.training.slot import Slot
@@ -88,7 +89,7 @@ class Population:
         self.data = data or TrainingData(task, self.device, dtype)
         template = build(task, config, 0, dtype).to(self.device)
         self.architecture: Architecture = describe(template, task, config)
-        self.programs = Programs(task, self.architecture, loss_names(config), autocast)
+        self.programs = Programs(OneSlot(task, self.architecture, loss_names(config), autocast))
         verdict = self_check(task, config, self.data.train, fuse=engine != "looped", check=check)
         self.engine = Engine(engine, self.device, verdict)
         self.rows = Rows(self.architecture, slots, self.device, dtype)

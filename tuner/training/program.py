@@ -24,8 +24,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from tuner.errors import NotVmappable
-from tuner.tasks import Task
-from tuner.training.architecture import Architecture
 from tuner.training.batch import Batch, Gradients, Tensors
 from tuner.training.channels import image_functions
 from tuner.training.one_slot import OneSlot
@@ -58,23 +56,14 @@ class Programs:
     """All programs of one architecture, recorded when they are used often and kept by shape.
 
     Args:
-        task: Gives loss and metrics.
-        architecture: The structure to run.
-        names: The part of a config that the whole population shares.
-        autocast: Reduced precision for the forward pass, or None.
+        one: What they compute, for one slot.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        architecture: Architecture,
-        names: Mapping[str, Any],
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        self.task = task
-        self.architecture = architecture
-        self.one = OneSlot(task, architecture, names, autocast)
-        self._spans = [(slice(s.start, s.stop), s.shape) for s in architecture.spans]
+    def __init__(self, one: OneSlot) -> None:
+        self.one = one
+        self.task = one.task
+        self.architecture = one.architecture
+        self._spans = [(slice(s.start, s.stop), s.shape) for s in one.architecture.spans]
         self.refused = ""
         """Why a program could not be recorded, and runs eagerly; empty when none was refused."""
         self._runners: dict[tuple[Any, ...], Runner] = {}
