@@ -17,9 +17,6 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
-# A compiler of the optimizer's steps would take longer than the trials.
-os.environ["TORCH_COMPILE_DISABLE"] = "1"
-
 import torch
 import uvicorn
 
@@ -38,7 +35,7 @@ TASK = MlpTask.name
 
 
 def know_task() -> None:
-    """Makes the task one of this process and of those that it forks."""
+    """Makes the task one of this process, for as long as it lives or its test runs."""
     load_task("tests.tuner.tasks.zoo:MlpTask")
 
 
@@ -56,6 +53,7 @@ def serve(
         ahead: Seconds that its clock is ahead; the test changes them.
     """
     _print_to(log)
+    know_task()
     context = Context.open(
         url,
         now=lambda: utc_now() + timedelta(seconds=ahead.value),
@@ -82,6 +80,9 @@ def work(
         ahead: Seconds that its wall clock is ahead; the test changes them.
     """
     _print_to(log)
+    know_task()
+    # A compiler of the optimizer's steps would take longer than the trials.
+    os.environ["TORCH_COMPILE_DISABLE"] = "1"
     wall = time.time
     time.time = lambda: wall() + ahead.value
     torch.set_num_threads(1)

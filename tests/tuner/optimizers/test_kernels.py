@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from tuner.optimizers import compiled, kernels
 from tuner.optimizers.kernels import apply_, coefficient_table
 
 SLOTS, WIDTH = 5, 20_001
-PATIENCE_SECONDS = 300
 
 
 @pytest.fixture
@@ -101,24 +98,10 @@ def test_half_parameters_are_computed_wide_and_rounded_once() -> None:
     assert torch.equal(p, want.to(torch.bfloat16))
 
 
-def afresh(check: Callable[[], None]) -> None:
-    """Runs a check in a process of its own.
-
-    What else a test's process has loaded may put the compiler off.
-    """
-    process = multiprocessing.get_context("spawn").Process(target=check)
-    process.start()
-    process.join(PATIENCE_SECONDS)
-    assert process.exitcode == 0
-
-
-def test_one_compiled_kernel_serves_all_sizes() -> None:
-    afresh(one_kernel_for_all_sizes)
-
-
-def one_kernel_for_all_sizes() -> None:
+def test_one_compiled_kernel_serves_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiles three times: for a population, for one slot, and for a single model."""
     rule = optimizers.get("adamw")
+    monkeypatch.setattr(compiled, "_kernels", {})
     for shape in ((3, 4_000), (5, 1_111), (4, 3_333), (7_000,), (1, 5_000), (3_001,)):
         p, g, state, c = population("adamw", shape)
         want, wanted = rule.update(p, g, state, c, (-1,))
@@ -153,12 +136,11 @@ def test_without_a_compiler_it_runs_eager_and_says_so_once(
     assert "no C++ compiler found" in caplog.text
 
 
-def test_large_tensors_of_one_model_share_a_compiled_kernel() -> None:
-    afresh(one_kernel_for_large_tensors)
-
-
-def one_kernel_for_large_tensors() -> None:
+def test_large_tensors_of_one_model_share_a_compiled_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Ten tensors that are stepped where they lie and two that are gathered: 8 + 3, filled up."""
+    monkeypatch.setattr(compiled, "_kernels", {})
     shapes = [(0,), (), (70,), *((256 + i, 257) for i in range(10))]
     runs = []
     for fast in (False, True):
