@@ -23,6 +23,7 @@ from tuner.optimizers.rule import Dims, Rule, Tensors
 log = logging.getLogger(__name__)
 
 UNCOMPILED = "no compiled frames"
+"""What torch says where it has been told to compile nothing."""
 GROUP = 8
 """Tensors of one model that a kernel takes at once; a smaller number is filled up."""
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -134,6 +137,31 @@ def test_without_a_compiler_it_runs_eager_and_says_so_once(
             assert torch.equal(p, want)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "no C++ compiler found" in caplog.text
+
+
+def test_a_compiler_that_is_switched_off_steps_once() -> None:
+    """It runs the kernel as it is, and only then says that it was not compiled."""
+    program = (
+        "import torch\n"
+        "from torch import nn\n"
+        "from tuner import optimizers\n"
+        "found = []\n"
+        "for fast in (False, True):\n"
+        "    p = nn.Parameter(torch.ones(300, 300))\n"
+        "    p.grad = torch.ones_like(p)\n"
+        "    optimizers.create('momentum', [p], lr=0.1, compiled=fast).step()\n"
+        "    found.append(p)\n"
+        "assert torch.equal(*found), found\n"
+    )
+    environment = {**os.environ, "TORCH_COMPILE_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_large_tensors_of_one_model_share_a_compiled_kernel(
