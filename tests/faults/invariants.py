@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import Ledger, Promise
 from tuner.spec import StudySpec
 from tuner.storage.engine import Database
 from tuner.storage.measurements import numbers
@@ -63,11 +63,12 @@ def audit(database: Database, studies: Collection[int], ledger: Ledger) -> Audit
         ledger: What workers were told.
     """
     found = Audit()
+    promises = ledger.promises  # before the session's view of the database, which must hold them
     with database.session() as session:
         for study_id in studies:
             _count(session, study_id, found)
             _history(session, study_id, found)
-        _promises(session, ledger, found)
+        _promises(session, promises, found)
     return found
 
 
@@ -123,14 +124,14 @@ def _history(session: Session, study_id: int, found: Audit) -> None:
                 ended.add(event.trial_id)
 
 
-def _promises(session: Session, ledger: Ledger, found: Audit) -> None:
+def _promises(session: Session, promises: Collection[Promise], found: Audit) -> None:
     """Every acknowledged point is stored, with the numbers that were acknowledged."""
     stored = {
         (row.trial_id, row.attempt, row.step): numbers(row.metrics)
         for row in session.scalars(select(Measurement))
     }
-    found.promises += len(ledger.promises)
-    for promise in ledger.promises:
+    found.promises += len(promises)
+    for promise in promises:
         key = (promise.trial_id, promise.attempt, promise.step)
         if not _same(stored.get(key), dict(promise.metrics)):
             found.missing.append(

@@ -26,11 +26,17 @@ class Promise:
 class Ledger:
     """Acknowledged points, and what else workers were told. Threads may share it."""
 
-    promises: set[Promise] = field(default_factory=set)
     turned_away: int = 0
     """How often a worker was told that it has lost a trial."""
+    _promises: set[Promise] = field(default_factory=set)
     _attempts: dict[tuple[int, str], int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def promises(self) -> frozenset[Promise]:
+        """What was acknowledged until now; a worker may still be hearing its last answer."""
+        with self._lock:
+            return frozenset(self._promises)
 
     def given(self, leased: Iterable[Leased]) -> None:
         """A worker heard that these trials are its own."""
@@ -48,7 +54,7 @@ class Ledger:
                 attempt = self._attempts[slot.trial_id, slot.token]
                 for point in slot.measurements:
                     metrics = tuple(sorted(point.metrics.items()))
-                    self.promises.add(Promise(slot.trial_id, attempt, point.step, metrics))
+                    self._promises.add(Promise(slot.trial_id, attempt, point.step, metrics))
         self.given(answer.leased)
 
     def dropped(self, trials: int) -> None:
