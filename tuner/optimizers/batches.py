@@ -32,6 +32,12 @@ class Batch:
     views: tuple[Tensor, ...] = ()
     grad_views: tuple[Tensor, ...] = ()
 
+    @functools.cached_property
+    def types(self) -> tuple[object, ...]:
+        """Where its tensors lie, and their types."""
+        first = self.params[0]
+        return (first.device, first.dtype, *(s.dtype for s in self.state.values()))
+
     def gather(self) -> tuple[Tensor, Tensor]:
         """Parameters and gradients, each as the one tensor that the rule sees."""
         grads = [cast(Tensor, p.grad) for p in self.params]
@@ -39,9 +45,8 @@ class Batch:
             torch._foreach_copy_(self.views, self.params)
             torch._foreach_copy_(self.grad_views, grads)
             return self.flat, self.flat_grad
-        p = self.params[0]
-        p = p.view(-1) if len(self.dims) == 1 else p
-        return p, grads[0].reshape(p.shape)
+        p, g = self.params[0], grads[0]
+        return (p.view(-1), g.contiguous().view(-1)) if len(self.dims) == 1 else (p, g)
 
     def scatter(self) -> None:
         """Writes gathered parameters back, and counts the step."""

@@ -1,7 +1,8 @@
 """A rule as one compiled pass: inductor's C++ on a CPU, Triton on a GPU, eager where neither works.
 
 One kernel serves all sizes, so a process compiles a handful of them. A call costs some 20
-microseconds (0.1 ms when the caches are cold), hence kernels over several tensors.
+microseconds (0.1 ms when the caches are cold), hence kernels over several tensors. Those of one
+model are called past Dynamo, whose look at each tensor cost a tenth of a large model's step.
 """
 
 from __future__ import annotations
@@ -45,16 +46,17 @@ def run_compiled(
     Args:
         rule: The formula.
         items: One, of any kind that :func:`tuner.optimizers.kernels.apply_` takes; or two to
-            :data:`GROUP` flat ones ``[P]`` of more than one element.
+            :data:`GROUP` flat ones ``[P]`` of more than one element, contiguous and of the same
+            types, which is not looked at.
         c: Coefficients that all items share.
         dims: As in ``apply_``.
         mask: bool ``[K, 1, ...]``, or None.
     """
     first = items[0][0]
     device = first.device.type
+    group = len(items) > 1
     # A size of 1 is a constant to the compiler, so one slot is a kernel of its own.
     single = first.shape[:-1] == (1,)
-    group = len(items) > 1
     key = (_key_of(rule), group, single, first.ndim, first.dtype, device, mask is None)
     if (device,) in _broken or key in _broken:
         return False
@@ -62,18 +64,26 @@ def run_compiled(
         items = [*items, *_filler(rule, key, first)[len(items) :]]
     written = [t for p, _, state in items for t in (p, *state.values())]
     named = [t for p, g, state in items for t in (p, g, *state.values())]
-    # Of a view the compiler would also trace, and guard, what it is a view of; ``.data`` is none.
-    tensors = [t.data for t in (*named, *c.values(), *(() if mask is None else (mask,)))]
+    tensors = [*named, *c.values(), *(() if mask is None else (mask,))]
+    if not group:
+        # Of a view the compiler would also trace, and guard, what it is a view of; no ``.data`` is.
+        tensors = [t.data for t in tensors]
     kernel = _kernels.get(key)
     try:
         if kernel is not None:
             kernel(*tensors)
             increment_version(written)
             return True
-        kernel = _build(rule, len(items), tuple(items[0][2]), tuple(c), dims)
-        with warnings.catch_warnings(), _sizes_apart():
+        formula = _formula(rule, len(items), tuple(items[0][2]), tuple(c), dims)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
-            kernel(*tensors)
+            if group:
+                kernel = _unguarded(formula, tensors, len(c))
+                kernel(*tensors)
+            else:
+                kernel = _guarded(formula, rule.name)
+                with _sizes_apart():
+                    kernel(*tensors)
     except Exception as error:  # any backend's own kind; it is raised before anything is written
         # What has worked before fails for its shape; the device's compiler is not to blame.
         _broken.add(key if key in _kernels else (device,))
@@ -115,29 +125,57 @@ def _sizes_apart() -> Any:
     return config.patch(use_duck_shape=False)
 
 
-def _build(
+def _formula(
     rule: Rule, count: int, states: tuple[str, ...], names: tuple[str, ...], dims: Dims
 ) -> _Kernel:
-    """A kernel over all sizes, compiled at its first call; takes its tensors one by one."""
+    """What a kernel computes; takes its tensors one by one."""
     width = 2 + len(states)
     first_c = count * width
     first_mask = first_c + len(names)
 
-    def kernel(*tensors: Tensor) -> None:
+    def formula(*tensors: Tensor) -> None:
         c = dict(zip(names, tensors[first_c:first_mask], strict=True))
         mask = tensors[first_mask] if len(tensors) > first_mask else None
         for start in range(0, first_c, width):
             state = dict(zip(states, tensors[start + 2 : start + width], strict=True))
             step_(rule, tensors[start], tensors[start + 1], state, c, dims, mask)
 
+    return formula
+
+
+def _guarded(formula: Any, name: str) -> _Kernel:
+    """A kernel over all sizes and strides, compiled at its first call, which looks at them."""
     # Dynamo counts recompilations by code object, so each kernel gets one of its own.
-    name = f"{rule.name}_kernel"
-    code = kernel.__code__.replace(co_name=name)
-    own: Any = types.FunctionType(code, kernel.__globals__, name, None, kernel.__closure__)
+    code = formula.__code__.replace(co_name=f"{name}_kernel")
+    own: Any = types.FunctionType(code, formula.__globals__, name, None, formula.__closure__)
     # Types, shapes and strides may change from call to call; the rule and this module do not.
     options: Any = {"guard_filter_fn": _tensor_guards, "size_asserts": False}
     compiled: _Kernel = torch.compile(own, fullgraph=True, dynamic=True, options=options)
     return compiled
+
+
+def _unguarded(formula: _Kernel, tensors: Sequence[Tensor], coefficients: int) -> _Kernel:
+    """A kernel over flat contiguous tensors of all lengths from 2 on; none of them is looked at."""
+    from torch._dynamo import config  # noqa: PLC0415 - slow to import, seldom needed
+    from torch._inductor import standalone_compile  # noqa: PLC0415
+    from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415
+
+    if config.disable:
+        raise RuntimeError("torch has been told to compile nothing")
+    last = len(tensors) - coefficients
+    width = last // GROUP
+    # Of lengths of their own, as two that are alike when it is traced would have to remain so.
+    examples = [t.new_zeros(16 + i // width) for i, t in enumerate(tensors[:last])]
+    inputs: list[Any] = [*examples, *(c.clone() for c in tensors[last:])]
+
+    def traced(*arguments: Tensor) -> tuple[()]:
+        formula(*arguments)
+        return ()
+
+    graph = make_fx(traced, tracing_mode="symbolic")(*inputs)
+    compiled: Any = standalone_compile(graph, inputs, dynamic_shapes="from_graph")
+    kernel: _Kernel = compiled
+    return kernel
 
 
 def _tensor_guards(guards: Sequence[Any]) -> list[bool]:

@@ -73,7 +73,7 @@ def apply_all_(rule: Rule, items: Sequence[Item], c: Tensors, *, compiled: bool 
 
     Args:
         rule: An element-wise rule.
-        items: Parameters, gradient and state of each; see :func:`apply_`.
+        items: Parameters, gradient and state of each, contiguous; the same types in all.
         c: Coefficients, 0-d.
         compiled: As in :func:`apply_`.
     """

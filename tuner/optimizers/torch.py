@@ -94,8 +94,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         alike: dict[object, list[Batch]] = {}
         for batch in self._batches(index, group):
             apart = id(batch) if self.rule.granularity != "element" else None
-            like = batch.params[0]
-            alike.setdefault((batch.step, like.dtype, like.device, apart), []).append(batch)
+            alike.setdefault((batch.step, batch.types, apart), []).append(batch)
         for batches in alike.values():
             items: list[Item] = []
             for batch in batches:

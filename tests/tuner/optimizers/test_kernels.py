@@ -139,7 +139,8 @@ def test_without_a_compiler_it_runs_eager_and_says_so_once(
     assert "no C++ compiler found" in caplog.text
 
 
-def test_a_compiler_that_is_switched_off_steps_once() -> None:
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_compiler_that_is_switched_off_steps_once(count: int) -> None:
     """It runs the kernel as it is, and only then says that it was not compiled."""
     program = (
         "import torch\n"
@@ -147,15 +148,17 @@ def test_a_compiler_that_is_switched_off_steps_once() -> None:
         "from tuner import optimizers\n"
         "found = []\n"
         "for fast in (False, True):\n"
-        "    p = nn.Parameter(torch.ones(300, 300))\n"
-        "    p.grad = torch.ones_like(p)\n"
-        "    optimizers.create('momentum', [p], lr=0.1, compiled=fast).step()\n"
-        "    found.append(p)\n"
+        "    ps = [nn.Parameter(torch.ones(300, 300)) for _ in range(5)]\n"
+        "    for p in ps:\n"
+        "        p.grad = torch.ones_like(p)\n"
+        "    optimizers.create('momentum', ps[:COUNT], lr=0.1, compiled=fast).step()\n"
+        "    found.append(ps[0])\n"
         "assert torch.equal(*found), found\n"
+        "assert found[0][0, 0] < 1\n"
     )
     environment = {**os.environ, "TORCH_COMPILE_DISABLE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program.replace("COUNT", str(count))],
         env=environment,
         capture_output=True,
         text=True,
@@ -178,6 +181,8 @@ def test_large_tensors_of_one_model_share_a_compiled_kernel(
         for _ in range(3):
             for p in params:
                 p.grad = torch.randn(p.shape, generator=generator) + p.detach()
+            params[-1].grad = torch.randn((), generator=generator).expand(params[-1].shape)
+            params[-2].grad = torch.randn((257, 264), generator=generator).T
             versions = [p._version for p in params]
             optimizer.step()
             assert all(p._version > v for p, v in zip(params[1:], versions[1:], strict=True))
