@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 METRICS = ("val_loss", "val_accuracy", "train_loss", "grad_norm", "noise_scale", "lr")
+STAGGER = 10
+"""Periods over which the workers begin."""
 HEARTBEAT_SECONDS = 5
 """How often a worker shows life beside its reports."""
 
@@ -135,9 +137,10 @@ class Connection:
                 yield line
 
     def close(self) -> None:
-        """Closes it."""
+        """Closes it; the next call opens it anew."""
         if self._streams is not None:
             self._streams[1].close()
+            self._streams = None
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is None:
@@ -169,19 +172,25 @@ class Worker:
         hello = {"name": f"load-{self.number}", "tasks": ["digits"], "slots": self.load.slots}
         _, answer = await self.connection.call("POST", "/api/v1/workers", hello)
         self.id = answer["worker_id"]
+        self.connection.close()  # the server would, before the late ones need it
 
     async def work(self, start: float) -> None:
-        """Reports each period, spread over it by its number, until time is up."""
+        """Reports each period until time is up; by its number it is earlier or later than others.
+
+        Within the period, and in which of the periods it shows life and its trials end: those of a
+        cluster did not start in one second either.
+        """
         load = self.load
         period = load.period_seconds
         beat = max(1, round(HEARTBEAT_SECONDS / period))
         rounds = math.ceil((load.warm_up_seconds + load.seconds) / period)
-        for n in range(rounds):
+        late = self.number % STAGGER
+        for n in range(late, rounds):
             due = start + period * (n + self.number / load.workers)
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             counted = due - start >= load.warm_up_seconds
             await self._report(due, counted)
-            if not load.bare and n % beat == beat - 1:
+            if not load.bare and (n + self.number // STAGGER) % beat == 0:
                 held = {str(i): trial["token"] for i, trial in self.held.items()}
                 await self._say("heartbeat", {"held": held}, time.perf_counter(), counted)
 

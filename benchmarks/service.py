@@ -172,6 +172,7 @@ def _loaded(
         mine = load if i == 0 else Load(**{**vars(load), "studies": ()})
         child = start.Process(target=generate, args=(mine, there), daemon=True)
         child.start()
+        there.close()  # so that a generator that dies is not waited for
         pipes.append(here)
         children.append(child)
     for pipe in pipes:

@@ -1,8 +1,19 @@
-"""Workers: who trains. The calls are those of ``tuner.protocol``; writes carry leases."""
+"""Workers: who trains. The calls are those of ``tuner.protocol``; writes carry leases.
+
+Most of a service's requests come here. Those that workers repeat take one thread, which also writes
+the answer's text; what FastAPI does for plain functions takes two, one after the other, and looks
+at each field of an answer again.
+"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, status
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Response, status
+from pydantic import BaseModel
 
 from api.problems import documented
 from api.routers.parameters import WorkerId
@@ -23,6 +34,10 @@ from tuner.service import WorkerView
 
 router = APIRouter(prefix="/workers", tags=["workers"])
 
+THREADS = 4
+"""Calls of workers that are answered at once. They are short, and of Python's threads one runs at a
+time: where 40 took its lock from each other, a call took a hundred times as long."""
+
 
 @router.get("", summary="Workers", responses=documented())
 def list_workers(context: Ctx, _principal: Reader) -> list[WorkerView]:
@@ -41,29 +56,44 @@ def register_worker(context: Ctx, principal: Trainer, hello: WorkerHello) -> Reg
     return service.register_worker(context, hello, actor=principal.name)
 
 
-@router.post("/{worker_id}/lease", summary="Lease trials", responses=documented(NotFound))
-def lease(
+@router.post(
+    "/{worker_id}/lease",
+    summary="Lease trials",
+    response_model=LeaseAnswer,
+    responses=documented(NotFound),
+)
+async def lease(
     context: Ctx, principal: Trainer, worker_id: WorkerId, request: LeaseRequest
-) -> LeaseAnswer:
+) -> Response:
     """Takes up to ``k`` trials; none when nothing waits."""
-    return service.lease(context, worker_id, request, actor=principal.name)
+    return await _answer(service.lease, context, worker_id, request, actor=principal.name)
 
 
-@router.post("/{worker_id}/report", summary="Report a round", responses=documented(NotFound))
-def report(context: Ctx, principal: Trainer, worker_id: WorkerId, report: Report) -> ReportAnswer:
+@router.post(
+    "/{worker_id}/report",
+    summary="Report a round",
+    response_model=ReportAnswer,
+    responses=documented(NotFound),
+)
+async def report(context: Ctx, principal: Trainer, worker_id: WorkerId, report: Report) -> Response:
     """Delivers all slots' measurements; the answer says which stop, and what fills free slots.
 
     Safe to repeat. A slot whose lease was lost gets the verdict ``lost`` and changes nothing.
     """
-    return service.report(context, worker_id, report, actor=principal.name)
+    return await _answer(service.report, context, worker_id, report, actor=principal.name)
 
 
-@router.post("/{worker_id}/heartbeat", summary="Show life", responses=documented(NotFound))
-def heartbeat(
+@router.post(
+    "/{worker_id}/heartbeat",
+    summary="Show life",
+    response_model=HeartbeatAnswer,
+    responses=documented(NotFound),
+)
+async def heartbeat(
     context: Ctx, _principal: Trainer, worker_id: WorkerId, beat: Heartbeat
-) -> HeartbeatAnswer:
+) -> Response:
     """Renews the leases it names; the answer lists trials to drop."""
-    return service.heartbeat(context, worker_id, beat)
+    return await _answer(service.heartbeat, context, worker_id, beat)
 
 
 @router.post("/{worker_id}/drain", summary="Drain a worker", responses=documented(NotFound))
@@ -81,3 +111,16 @@ def drain_worker(context: Ctx, principal: Submitter, worker_id: WorkerId) -> Wor
 def leave(context: Ctx, principal: Trainer, worker_id: WorkerId) -> None:
     """Says goodbye; what the worker still held waits for others."""
     service.leave(context, worker_id, actor=principal.name)
+
+
+async def _answer(call: Callable[..., BaseModel], *arguments: Any, **options: Any) -> Response:
+    def called() -> bytes:
+        return call(*arguments, **options).model_dump_json().encode()
+
+    text = await to_thread.run_sync(called, limiter=_limiter())
+    return Response(text, media_type="application/json")
+
+
+@functools.cache
+def _limiter() -> CapacityLimiter:
+    return CapacityLimiter(THREADS)

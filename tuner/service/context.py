@@ -13,6 +13,7 @@ from sqlalchemy import URL
 from tuner.service.memo import Memo
 from tuner.service.searches import Searches
 from tuner.service.standings import Standings
+from tuner.service.tokens import TokenView
 from tuner.service.watch import Watch
 from tuner.storage.engine import Database
 from tuner.storage.models import Worker
@@ -69,6 +70,9 @@ class Context:
     standings: Standings = field(default_factory=Standings)
     heard: dict[int, tuple[Worker, datetime]] = field(default_factory=dict)
     """Workers heard of lately, and when, so that not each of their calls is written down."""
+    tokens: dict[str, tuple[TokenView, datetime]] = field(default_factory=dict)
+    """Good tokens by the hash of their secret, and when they were looked up, so that not each
+    request asks for them again; see ``tokens.authenticate``."""
     watch: Watch = field(default_factory=Watch)
     swept_at: datetime | None = None
     forgot_at: datetime | None = None

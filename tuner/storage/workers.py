@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
@@ -34,19 +34,14 @@ def get(session: Session, worker_id: int, *, lock: bool = False) -> Worker:
 
 def touch(session: Session, worker_id: int, now: datetime, status: dict[str, Any] | None) -> None:
     """Notes a sign of life; a worker that was given up is back."""
-    values: dict[str, Any] = {"heartbeat_at": now}
+    state = case((Worker.state == "gone", "active"), else_=Worker.state)
+    values: dict[str, Any] = {"heartbeat_at": now, "state": state}
     if status:
         values["status"] = status
     session.execute(
         update(Worker)
         .where(Worker.id == worker_id)
         .values(**values)
-        .execution_options(synchronize_session=False)
-    )
-    session.execute(
-        update(Worker)
-        .where(Worker.id == worker_id, Worker.state == "gone")
-        .values(state="active")
         .execution_options(synchronize_session=False)
     )
 

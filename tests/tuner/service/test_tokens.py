@@ -69,6 +69,35 @@ def test_it_expires(ctx: Context, clock: Clock) -> None:
     assert [view.active for view in tokens.list_tokens(ctx)] == [False]
 
 
+def test_a_good_token_is_looked_up_once_a_second(ctx: Context, clock: Clock) -> None:
+    made = tokens.create_token(ctx, "laptop", ["read"], expires_at=NOW + 1.5 * tokens.KNOWN)
+    assert tokens.known(ctx, made.secret) is None
+    tokens.authenticate(ctx, made.secret)
+    found = tokens.known(ctx, made.secret)
+    assert found is not None
+    assert found.name == "laptop"
+    assert tokens.known(ctx, made.secret + "x") is None
+    clock.time = NOW + tokens.KNOWN
+    assert tokens.known(ctx, made.secret) is None
+    tokens.authenticate(ctx, made.secret)
+    assert tokens.known(ctx, made.secret) is not None
+    clock.time = NOW + 1.5 * tokens.KNOWN  # known for another half a second, and expired
+    assert tokens.known(ctx, made.secret) is None
+    with pytest.raises(Unauthorized):
+        tokens.authenticate(ctx, made.secret)
+
+
+def test_one_that_another_process_revokes_is_refused_a_second_later(
+    ctx: Context, clock: Clock
+) -> None:
+    made = tokens.create_token(ctx, "laptop", ["read"])
+    tokens.authenticate(ctx, made.secret)
+    tokens.revoke_token(Context(ctx.db, clock), "laptop")
+    clock.time = NOW + tokens.KNOWN
+    with pytest.raises(Unauthorized):
+        tokens.authenticate(ctx, made.secret)
+
+
 @pytest.mark.parametrize("by", ["id", "name"])
 def test_it_can_be_revoked(ctx: Context, clock: Clock, by: str) -> None:
     made = tokens.create_token(ctx, "laptop", ["read"])
