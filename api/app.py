@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.gzip import GZipMiddleware
@@ -44,6 +45,10 @@ from tuner.settings import Settings
 from tuner.webhooks import Sender
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+WORKERS_THREADS = 4
+"""Calls of workers that are answered at once. They are short, and of Python's threads one runs at a
+time: where 40 took its lock from each other, a call took a hundred times as long."""
 
 DESCRIPTION = """\
 Tune hyperparameters: submit a study, let workers train its trials, watch, and take the best.
@@ -107,6 +112,7 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     app.state.secure = chosen.behind_proxy
     app.state.failures = FailureLimit()
     app.state.feed = Feed(context)
+    app.state.lane = CapacityLimiter(WORKERS_THREADS)
     app.state.metrics = Metrics(context)
 
     problems.install(app)

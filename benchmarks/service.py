@@ -52,7 +52,8 @@ class Options:
     sampler: str = "tpe"
     minutes: float = 1.0
     bare_seconds: float = 20.0
-    warm_up_seconds: float = 10.0
+    warm_up_seconds: float = 60.0
+    """A server that starts reads the searches of all studies first."""
     period_seconds: float = 1.0
     generators: int = 1
 

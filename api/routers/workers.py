@@ -7,12 +7,11 @@ at each field of an answer again.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, Depends, Request, Response, status
 from pydantic import BaseModel
 
 from api.problems import documented
@@ -34,9 +33,14 @@ from tuner.service import WorkerView
 
 router = APIRouter(prefix="/workers", tags=["workers"])
 
-THREADS = 4
-"""Calls of workers that are answered at once. They are short, and of Python's threads one runs at a
-time: where 40 took its lock from each other, a call took a hundred times as long."""
+
+async def lane(request: Request) -> CapacityLimiter:
+    """The threads that the calls which workers repeat have to themselves."""
+    found: CapacityLimiter = request.app.state.lane
+    return found
+
+
+Lane = Annotated[CapacityLimiter, Depends(lane)]
 
 
 @router.get("", summary="Workers", responses=documented())
@@ -63,10 +67,10 @@ def register_worker(context: Ctx, principal: Trainer, hello: WorkerHello) -> Reg
     responses=documented(NotFound),
 )
 async def lease(
-    context: Ctx, principal: Trainer, worker_id: WorkerId, request: LeaseRequest
+    context: Ctx, lane: Lane, principal: Trainer, worker_id: WorkerId, request: LeaseRequest
 ) -> Response:
     """Takes up to ``k`` trials; none when nothing waits."""
-    return await _answer(service.lease, context, worker_id, request, actor=principal.name)
+    return await _answer(lane, service.lease, context, worker_id, request, actor=principal.name)
 
 
 @router.post(
@@ -75,12 +79,14 @@ async def lease(
     response_model=ReportAnswer,
     responses=documented(NotFound),
 )
-async def report(context: Ctx, principal: Trainer, worker_id: WorkerId, report: Report) -> Response:
+async def report(
+    context: Ctx, lane: Lane, principal: Trainer, worker_id: WorkerId, report: Report
+) -> Response:
     """Delivers all slots' measurements; the answer says which stop, and what fills free slots.
 
     Safe to repeat. A slot whose lease was lost gets the verdict ``lost`` and changes nothing.
     """
-    return await _answer(service.report, context, worker_id, report, actor=principal.name)
+    return await _answer(lane, service.report, context, worker_id, report, actor=principal.name)
 
 
 @router.post(
@@ -90,10 +96,10 @@ async def report(context: Ctx, principal: Trainer, worker_id: WorkerId, report: 
     responses=documented(NotFound),
 )
 async def heartbeat(
-    context: Ctx, _principal: Trainer, worker_id: WorkerId, beat: Heartbeat
+    context: Ctx, lane: Lane, _principal: Trainer, worker_id: WorkerId, beat: Heartbeat
 ) -> Response:
     """Renews the leases it names; the answer lists trials to drop."""
-    return await _answer(service.heartbeat, context, worker_id, beat)
+    return await _answer(lane, service.heartbeat, context, worker_id, beat)
 
 
 @router.post("/{worker_id}/drain", summary="Drain a worker", responses=documented(NotFound))
@@ -113,14 +119,11 @@ def leave(context: Ctx, principal: Trainer, worker_id: WorkerId) -> None:
     service.leave(context, worker_id, actor=principal.name)
 
 
-async def _answer(call: Callable[..., BaseModel], *arguments: Any, **options: Any) -> Response:
+async def _answer(
+    lane: CapacityLimiter, call: Callable[..., BaseModel], *arguments: Any, **options: Any
+) -> Response:
     def called() -> bytes:
         return call(*arguments, **options).model_dump_json().encode()
 
-    text = await to_thread.run_sync(called, limiter=_limiter())
+    text = await to_thread.run_sync(called, limiter=lane)
     return Response(text, media_type="application/json")
-
-
-@functools.cache
-def _limiter() -> CapacityLimiter:
-    return CapacityLimiter(THREADS)
