@@ -23,6 +23,16 @@ SPACE: dict[str, Any] = {
 }
 
 
+def settle(ctx: Context) -> None:
+    """Has PostgreSQL do now what it does some minutes after so many writes, amid the measuring."""
+    if ctx.db.embedded:
+        return
+    engine = ctx.db.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("VACUUM (ANALYZE)")
+        connection.exec_driver_sql("CHECKPOINT")
+
+
 def filled(
     ctx: Context, studies: int, trials: int, free: int, steps: int, sampler: str
 ) -> list[int]:

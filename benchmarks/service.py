@@ -30,7 +30,7 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks.filled import filled
+from benchmarks.filled import filled, settle
 from benchmarks.load import Heard, Load, generate
 from tuner.cli.serving import bound
 from tuner.service import Context, tokens
@@ -123,6 +123,7 @@ def measure(
     migrate.upgrade(url)
     ctx = Context.open(url)
     studies = filled(ctx, options.studies, options.trials, options.free, STEPS, options.sampler)
+    settle(ctx)
     token = tokens.create_token(ctx, "load", ["admin"]).secret
     ctx.close()
     port = _free_port()
