@@ -57,7 +57,8 @@ def run_compiled(
     group = len(items) > 1
     # A size of 1 is a constant to the compiler, so one slot is a kernel of its own.
     single = first.shape[:-1] == (1,)
-    key = (_key_of(rule), group, single, first.ndim, first.dtype, device, mask is None)
+    types = (first.device, first.dtype, *(s.dtype for s in items[0][2].values()))
+    key = (_key_of(rule), group, single, first.ndim, types, mask is None)
     if (device,) in _broken or key in _broken:
         return False
     if group and len(items) < GROUP:

@@ -191,3 +191,26 @@ def test_large_tensors_of_one_model_share_a_compiled_kernel(
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
     assert len(compiled._kernels) == 1
     assert not compiled._broken
+
+
+def test_state_of_another_type_has_a_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a loaded one may be; the kernel itself does not look at what it is given."""
+    monkeypatch.setattr(compiled, "_kernels", {})
+    for dtype in (torch.float32, torch.float64):
+        runs = []
+        for fast in (False, True):
+            generator = torch.Generator().manual_seed(0)
+            params = [nn.Parameter(torch.randn(256, 257 + i, generator=generator)) for i in (0, 1)]
+            optimizer = optimizers.create("momentum", params, lr=0.1, compiled=fast)
+            for _ in range(2):
+                for p in params:
+                    p.grad = torch.randn(p.shape, generator=generator)
+                optimizer.step()
+                saved = optimizer.state_dict()
+                for entry in saved["state"].values():
+                    entry.update({k: v.to(dtype) for k, v in entry.items() if torch.is_tensor(v)})
+                optimizer.load_state_dict(saved)
+            runs.append(params)
+        for p, q in zip(*runs, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    assert len(compiled._kernels) == 2
