@@ -42,6 +42,11 @@ class Principal:
     name: str
     scopes: frozenset[str]
 
+    @classmethod
+    def of(cls, token: tokens.TokenView) -> Principal:
+        """Whoever shows this token."""
+        return cls(token.name, frozenset(token.scopes))
+
     def may(self, scope: Scope) -> bool:
         """Whether this scope is covered."""
         return scope in self.scopes or "admin" in self.scopes
@@ -172,7 +177,7 @@ def authenticate(request: Request, token: str) -> Principal:
         limit.failed(address)
         raise
     limit.succeeded(token)
-    return Principal(found.name, frozenset(found.scopes))
+    return Principal.of(found)
 
 
 # What needs no thread is a coroutine: FastAPI waits for a thread for each plain function.
@@ -192,7 +197,7 @@ async def principal(
         check_origin(request, browser=True)
     known = tokens.known(request.app.state.context, token)
     if known is not None:
-        return Principal(known.name, frozenset(known.scopes))
+        return Principal.of(known)
     return await run_in_threadpool(authenticate, request, token)
 
 

@@ -69,8 +69,8 @@ def serving(
     from tuner.worker.scripts.config import scripts_of
 
     migrate.prepare(settings.database_url)
-    collect_seldom()
     with ExitStack() as stack:
+        stack.enter_context(collecting_seldom())
         context = Context.open(
             settings.database_url,
             settings=ServiceSettings(
@@ -149,15 +149,21 @@ def running(
         thread.join()
 
 
-def collect_seldom() -> None:
-    """Lets Python look for unreachable cycles among old objects seldom.
+@contextmanager
+def collecting_seldom() -> Iterator[None]:
+    """Lets Python look for unreachable cycles among old objects seldom, while the block runs.
 
     It stops all threads while it looks: with the searches of a hundred studies at hand, which hold
     millions of objects and no cycles, for a second, every few seconds under load.
     """
-    gc.collect()
+    before = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def check_exposure(settings: Settings, *, auth: bool) -> None:
