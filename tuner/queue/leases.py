@@ -11,17 +11,45 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-from sqlalchemy import ColumnElement, Table, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
+from tuner.storage.engine import dump_rows
 from tuner.storage.models import Trial
+from tuner.storage.prepared import Executing, Prepared, given_rows
 from tuner.storage.trials import COLUMNS, TrialRow, select_rows
 
 _table = cast("Table", Trial.__table__)
 
 LEASE_EXPIRED = "lease_expired"
+
+
+def _renew_all() -> Prepared:
+    """Those that are held as named; returns their ids."""
+    named = given_rows("held", [_table.c.id, _table.c.lease_token])
+    as_named = (_table.c.id == named.c.id) & (_table.c.lease_token == named.c.lease_token)
+    mine = select(_table.c.id).select_from(_table.join(named, as_named))
+    # Rows that a report has locked are passed over: the report renews them itself.
+    free = mine.order_by(_table.c.id).with_for_update(skip_locked=True, of=_table)
+    renewed = (
+        update(_table)
+        .where(_table.c.id.in_(free.scalar_subquery()))
+        .values(lease_expires_at=bindparam("expires_at"))
+        .returning(_table.c.id)
+        .cte("renewed")
+    )
+    return Prepared(mine.add_cte(renewed))
+
+
+_RENEW_ALL = _renew_all()
+_RENEW = Prepared(
+    update(_table)
+    .where(_table.c.id == bindparam("trial"), _table.c.lease_token == bindparam("token"))
+    .values(lease_expires_at=bindparam("expires_at"))
+    .returning(_table.c.id)
+)
 
 
 @dataclass(frozen=True)
@@ -64,28 +92,29 @@ def claim(rows: Iterable[TrialRow], k: int, lease: Lease, now: datetime) -> list
     return waiting[:k]
 
 
-def renew(session: Session, held: Mapping[int, str], expires_at: datetime) -> set[int]:
+def renew(connection: Executing, held: Mapping[int, str], expires_at: datetime) -> set[int]:
     """Prolongs the leases that are named with their present token; needs no study's lock.
+
+    Args:
+        connection: A transaction; on PostgreSQL it may be one that ends with each statement.
+        held: Tokens by trial.
+        expires_at: The leases' new end.
 
     Returns:
         The trials whose lease is lost.
     """
     if not held:
         return set()
-    # Rows that a report has locked are passed over: the report renews them itself.
-    rows = session.execute(select(Trial.id, Trial.lease_token).where(Trial.id.in_(list(held))))
-    good = {row.id for row in rows if row.lease_token == held[row.id]}
-    mine = (
-        select(Trial.id)
-        .where(Trial.id.in_(good), Trial.lease_token.in_(set(held.values())))
-        .order_by(Trial.id)
-        .with_for_update(skip_locked=True)
-    )
-    session.connection().execute(
-        update(_table)
-        .where(_table.c.id.in_(mine.scalar_subquery()))
-        .values(lease_expires_at=expires_at)
-    )
+    good: set[int] = set()
+    values: dict[str, Any]
+    if connection.dialect.name == "postgresql":
+        named = [{"id": i, "lease_token": token} for i, token in held.items()]
+        values = {"held": dump_rows(named), "expires_at": expires_at}
+        good.update(trial_id for (trial_id,) in _RENEW_ALL.rows(connection, values))
+    else:
+        for trial_id, token in held.items():
+            values = {"trial": trial_id, "token": token, "expires_at": expires_at}
+            good.update(found for (found,) in _RENEW.rows(connection, values))
     return set(held) - good
 
 

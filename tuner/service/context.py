@@ -16,7 +16,7 @@ from tuner.service.standings import Standings
 from tuner.service.tokens import TokenView
 from tuner.service.watch import Watch
 from tuner.storage.engine import Database
-from tuner.storage.models import Worker
+from tuner.storage.workers import Present
 
 
 def utc_now() -> datetime:
@@ -68,7 +68,7 @@ class Context:
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     searches: Searches = field(default_factory=Searches)
     standings: Standings = field(default_factory=Standings)
-    heard: dict[int, tuple[Worker, datetime]] = field(default_factory=dict)
+    heard: dict[int, tuple[Present, datetime]] = field(default_factory=dict)
     """Workers heard of lately, and when, so that not each of their calls is written down."""
     tokens: dict[str, tuple[TokenView, datetime]] = field(default_factory=dict)
     """Good tokens by the hash of their secret, and when they were looked up, so that not each

@@ -159,9 +159,10 @@ def renew_trial(
         LeaseLost: The token is not its present lease.
     """
     expires_at = ctx.now() + timedelta(seconds=lease_seconds or ctx.settings.ask_seconds)
-    with ctx.db.write() as session:
-        if not leases.renew(session, {trial_id: token}, expires_at):
+    with ctx.db.brief() as direct:
+        if not leases.renew(direct, {trial_id: token}, expires_at):
             return expires_at
+    with ctx.db.session() as session:
         row = trials.get(session, trial_id)
         if not leases.ended(row, token):
             raise LeaseLost(trial_id)

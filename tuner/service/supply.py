@@ -25,10 +25,11 @@ from tuner.service.turn import STOPS_ALL, Turn
 from tuner.service.turns import take
 from tuner.storage import studies, tallies
 from tuner.storage.events import NewEvent
-from tuner.storage.models import OPEN_PROBE_STATES, Worker
+from tuner.storage.models import OPEN_PROBE_STATES
 from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.tallies import Queued
 from tuner.storage.trials import TrialRow
+from tuner.storage.workers import Present
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Handed:
 
 def hand_out(
     ctx: Context,
-    worker: Worker,
+    worker: Present,
     k: int,
     prefer: int | None,
     key: str,

@@ -41,6 +41,7 @@ from tuner.storage import events, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.models import Worker
 from tuner.storage.trials import TrialRow
+from tuner.storage.workers import Present
 
 
 def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
@@ -152,15 +153,18 @@ def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
         NotFound: No such worker.
     """
     now = ctx.now()
-    with ctx.db.write() as session:
-        worker = workers.get(session, worker_id)
-        draining = worker.state == "draining"
-        workers.touch(session, worker_id, now, beat.status)
-        lost = leases.renew(session, beat.held, ctx.lease_end(now))
-        lost_probes = queue_probes.renew(session, beat.probes, ctx.lease_end(now))
-    if draining:
-        ctx.heard.pop(worker_id, None)
-    return HeartbeatAnswer(drop=sorted(lost), drop_probes=sorted(lost_probes), drain=draining)
+    worker = _touched(ctx, worker_id, now, beat.status)
+    lost: set[int] = set()
+    lost_probes: set[int] = set()
+    if beat.held:
+        with ctx.db.brief() as direct:
+            lost = leases.renew(direct, beat.held, ctx.lease_end(now))
+    if beat.probes:
+        with ctx.db.write() as session:
+            lost_probes = queue_probes.renew(session, beat.probes, ctx.lease_end(now))
+    return HeartbeatAnswer(
+        drop=sorted(lost), drop_probes=sorted(lost_probes), drain=worker.state == "draining"
+    )
 
 
 def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
@@ -219,18 +223,21 @@ def drain_worker(ctx: Context, worker_id: int, *, actor: str | None = None) -> W
     return worker_view(worker, held.get(worker_id, 0))
 
 
-def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -> Worker:
-    """The worker, noted as alive: read and written down at most once in half a heartbeat."""
+def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -> Present:
+    """The worker, noted as alive unless that was done within a heartbeat."""
     now = ctx.now()
-    half = timedelta(seconds=ctx.settings.heartbeat_seconds / 2)
     known = ctx.heard.get(worker_id)
-    if known is not None and abs(now - known[1]) < half:
+    if known is not None and abs(now - known[1]) < timedelta(
+        seconds=ctx.settings.heartbeat_seconds
+    ):
         return known[0]
-    with ctx.db.session() as session:
-        worker = workers.get(session, worker_id)
-    if now - worker.heartbeat_at >= half or worker.state == "gone":
-        with ctx.db.write() as session:
-            workers.touch(session, worker_id, now, status)
+    return _touched(ctx, worker_id, now, status)
+
+
+def _touched(ctx: Context, worker_id: int, now: datetime, status: dict[str, Any] | None) -> Present:
+    """The worker, noted as alive."""
+    with ctx.db.brief() as direct:
+        worker = workers.touch(direct, worker_id, now, status)
     ctx.heard[worker_id] = (worker, now)
     return worker
 

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import Table, bindparam, case, func, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
 from tuner.storage.models import Trial, Worker
+from tuner.storage.prepared import Executing, Prepared
+
+_table = cast("Table", Worker.__table__)
+
+
+@dataclass(frozen=True)
+class Present:
+    """A worker that was just heard of: what its calls are answered by."""
+
+    id: int
+    state: str
+    tasks: Sequence[str]
+
+
+def _touch(*said: str) -> Prepared:
+    back = case((_table.c.state == "gone", "active"), else_=_table.c.state)
+    return Prepared(
+        update(_table)
+        .where(_table.c.id == bindparam("worker"))
+        .values(state=back, **{name: bindparam(name) for name in ("heartbeat_at", *said)})
+        .returning(_table.c.id, _table.c.state, _table.c.tasks)
+    )
+
+
+_TOUCH, _TOUCH_SAYING = _touch(), _touch("status")
 
 
 def add(session: Session, worker: Worker) -> int:
@@ -32,18 +58,22 @@ def get(session: Session, worker_id: int, *, lock: bool = False) -> Worker:
     return worker
 
 
-def touch(session: Session, worker_id: int, now: datetime, status: dict[str, Any] | None) -> None:
-    """Notes a sign of life; a worker that was given up is back."""
-    state = case((Worker.state == "gone", "active"), else_=Worker.state)
-    values: dict[str, Any] = {"heartbeat_at": now, "state": state}
+def touch(
+    connection: Executing, worker_id: int, now: datetime, status: dict[str, Any] | None
+) -> Present:
+    """Notes a sign of life; a worker that was given up is back.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    values = {"worker": worker_id, "heartbeat_at": now}
     if status:
-        values["status"] = status
-    session.execute(
-        update(Worker)
-        .where(Worker.id == worker_id)
-        .values(**values)
-        .execution_options(synchronize_session=False)
-    )
+        found = _TOUCH_SAYING.rows(connection, {**values, "status": status})
+    else:
+        found = _TOUCH.rows(connection, values)
+    if not found:
+        raise NotFound("worker", worker_id)
+    return Present(*found[0])
 
 
 def silent(session: Session, before: datetime) -> list[Worker]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 import pytest
 
 from tests.tuner.service.simulation import Clock, Trainer, submit
 from tuner import service
-from tuner.errors import InvalidInput
+from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import (
     Heartbeat,
     LeaseRequest,
@@ -151,6 +152,46 @@ def test_a_heartbeat_keeps_the_lease(ctx: Context, clock: Clock) -> None:
         assert service.heartbeat(ctx, trainer.id, beat).drop == []
     assert trainer.round().verdicts[0].action == "continue"
     assert service.show_trial(ctx, leased.trial_id).attempt == 1
+
+
+def test_a_heartbeat_tells_the_leases_that_are_lost_from_those_that_live_on(
+    ctx: Context, clock: Clock
+) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=3)
+    kept, lost, other = trainer.lease()
+    clock.run(20, ctx)
+    held = {kept.trial_id: kept.token, lost.trial_id: "another's", 10_000: kept.token}
+    answer = service.heartbeat(ctx, trainer.id, Heartbeat(held=held))
+    assert answer.drop == sorted([lost.trial_id, 10_000])
+    clock.run(20, ctx)  # the leases end 30 seconds after they were last renewed
+    states = {t.trial_id: service.show_trial(ctx, t.trial_id).attempt for t in (kept, lost, other)}
+    assert states == {kept.trial_id: 1, lost.trial_id: 2, other.trial_id: 2}
+
+
+def test_a_worker_that_was_just_heard_of_is_not_written_down_again(
+    ctx: Context, clock: Clock
+) -> None:
+    submit(ctx)
+    trainer = Trainer(ctx, slots=1)
+    trainer.lease()
+    heard = [ctx.now()]
+    for seconds in (4, 0, 2, 4):
+        clock.advance(seconds)
+        trainer.round()
+        heard.append(service.list_workers(ctx)[0].heartbeat_at)
+    first, second = heard[0], heard[0] + timedelta(seconds=6)
+    assert heard == [first, first, first, second, second]
+
+
+def test_a_worker_that_was_forgotten_is_told_so(ctx: Context) -> None:
+    for call in (
+        lambda: service.lease(ctx, 77, LeaseRequest(k=1)),
+        lambda: service.report(ctx, 77, Report(slots=[])),
+        lambda: service.heartbeat(ctx, 77, Heartbeat()),
+    ):
+        with pytest.raises(NotFound, match="worker 77"):
+            call()
 
 
 def test_a_trial_whose_workers_die_fails_after_its_attempts(ctx: Context, clock: Clock) -> None:
