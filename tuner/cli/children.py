@@ -30,6 +30,7 @@ GRACE_SECONDS = 20.0
 @dataclass
 class _Child:
     name: str
+    command: Sequence[str]
     process: subprocess.Popen[bytes]
     restarts: int = 0
     due: float = 0.0
@@ -37,11 +38,10 @@ class _Child:
 
 
 class Children:
-    """Runs ``count`` copies of one command until it is told to stop.
+    """Runs commands, each in a process, until it is told to stop.
 
     Args:
-        command: What to run; ``{index}`` in an argument becomes the child's number.
-        count: How many.
+        commands: What to run.
         environment: Variables added to this process's own.
         pause_seconds: Wait before the first restart; it doubles with each.
         log: A file that takes what the children print; else it goes where this process prints.
@@ -49,19 +49,20 @@ class Children:
 
     def __init__(
         self,
-        command: Sequence[str],
-        count: int,
+        commands: Sequence[Sequence[str]],
         *,
         environment: Mapping[str, str] | None = None,
         pause_seconds: float = 1.0,
         log: Path | None = None,
     ) -> None:
-        self._command = tuple(command)
         self._environment = {**os.environ, **(environment or {})}
         self._pause_seconds = pause_seconds
         self._log = log
         self._stopping = threading.Event()
-        self._children = [_Child(f"worker {index}", self._start(index)) for index in range(count)]
+        self._children = [
+            _Child(f"worker {index}", command, self._start(command))
+            for index, command in enumerate(commands)
+        ]
         self._watcher = threading.Thread(target=self._watch, name="children", daemon=True)
         self._watcher.start()
 
@@ -88,11 +89,11 @@ class Children:
             if child.process.stdin:
                 child.process.stdin.close()
 
-    def _start(self, index: int) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with ExitStack() as stack:
             sink = stack.enter_context(self._log.open("ab")) if self._log else None
             return subprocess.Popen(
-                [part.replace("{index}", str(index)) for part in self._command],
+                list(command),
                 env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=sink,
@@ -103,10 +104,10 @@ class Children:
 
     def _watch(self) -> None:
         while not self._stopping.wait(0.2):
-            for index, child in enumerate(self._children):
-                self._mend(index, child)
+            for child in self._children:
+                self._mend(child)
 
-    def _mend(self, index: int, child: _Child) -> None:
+    def _mend(self, child: _Child) -> None:
         if child.given_up or child.process.poll() is None:
             return
         code = child.process.returncode
@@ -127,7 +128,7 @@ class Children:
                 child.process.stdin.close()
             child.restarts += 1
             child.due = 0.0
-            child.process = self._start(index)
+            child.process = self._start(child.command)
 
 
 def worker_command(*arguments: str) -> list[str]:

@@ -29,7 +29,13 @@ def run(
     seed: Annotated[
         int | None, typer.Option(help="Another seed than the file's: other weights, other order.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto takes every GPU there is.")
+    ] = "auto",
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers; one a GPU by default, or one a core. More share a GPU."),
+    ] = None,
     slots: Annotated[
         int | None, typer.Option(min=1, help="Trials trained at once; measured by default.")
     ] = None,
@@ -72,6 +78,7 @@ def run(
         if study.state not in FINISHED:
             options: dict[str, Any] = {
                 "device": device,
+                "processes": processes,
                 "slots": slots,
                 "tasks": task or [],
                 "home": settings.home,

@@ -15,6 +15,7 @@ from tuner.cli.machine import cores, default_workers, gpus
 from tuner.cli.output import err
 from tuner.errors import Conflict, InvalidInput, Unavailable
 from tuner.settings import Settings
+from tuner.worker.places import places
 
 if TYPE_CHECKING:
     import uvicorn
@@ -274,10 +275,17 @@ def local_workers(
         name = f"local workers of {socket.gethostname()} {url.rpartition(':')[2]}"
         made = tokens.create_token(context, name, ["work"], actor="serve", replace=True)
         environment["TUNER_TOKEN"] = made.secret
-    command = worker_command("--name", f"{socket.gethostname()}-{{index}}")
-    command += ["--device", "cuda:{index}"] if count <= gpus() else []
-    command += options
-    children = Children(command, count, environment=environment, log=log)
+    found = gpus()
+    commands = [
+        worker_command(
+            *("--name", f"{socket.gethostname()}-{index}"),
+            *(("--device", place.device) if found else ()),  # else the worker looks itself
+            *("--sharing", str(place.sharing)),
+            *options,
+        )
+        for index, place in enumerate(places(count, found))
+    ]
+    children = Children(commands, environment=environment, log=log)
     try:
         yield children
     finally:

@@ -48,6 +48,10 @@ def worker(
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
     ] = "auto",
+    sharing: Annotated[
+        int,
+        typer.Option(min=1, help="Workers that share the device; with ray, workers on each GPU."),
+    ] = 1,
     slots: Annotated[
         int | None, typer.Option(min=1, help="Trials trained at once; measured by default.")
     ] = None,
@@ -71,7 +75,8 @@ def worker(
     logs.configure(settings.log_level, as_json=settings.log_json)
     if engine is Engine.ray:
         options = {"slots": slots, "tasks": task or [], "scripts": dict(scripts)}
-        _on_ray(settings, name or "ray", address, cpus_per_worker or 1, device, options)
+        options |= {"cpus": cpus_per_worker or 1, "sharing": sharing}
+        _on_ray(settings, name or "ray", address, device, options)
         return
     for option, given in (("address", address), ("cpus_per_worker", cpus_per_worker)):
         if given is not None:
@@ -89,6 +94,7 @@ def worker(
             gateway,
             name=name or f"{socket.gethostname()}-{os.getpid()}",
             device=device,
+            sharing=sharing,
             slots=slots,
             tasks=task or [],
             home=settings.home,
@@ -105,7 +111,6 @@ def _on_ray(
     settings: Settings,
     name: str,
     address: str | None,
-    cpus: int,
     device: str,
     options: dict[str, Any],
 ) -> None:
@@ -121,7 +126,6 @@ def _on_ray(
                 url=settings.url,
                 token=settings.secret,
                 kind=kind_of(ray, device),
-                cpus=cpus,
                 **options,
                 home=settings.home.absolute(),
                 checkpoints=settings.checkpoints,

@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 PIECE_SECONDS = 1.0
 """Training goes on in pieces of about this long, between which a stop is heard."""
-MEMORY_SHARE = 0.8
-"""Of the free memory, what a population may plan on; the rest is for what nobody counts."""
 AUTOCAST: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 """What a trial's ``precision`` means to a population, in which all have the same."""
 SAVE_SECONDS = 60.0
@@ -219,7 +217,7 @@ class Crew:
         self, task: Task, config: Config, data: TrainingData, most: int
     ) -> tuple[int, int | None]:
         """Slots, at most ``most``, and the largest micro-batch that memory allows a population."""
-        budget = self.memory or MEMORY_SHARE * devices.free_memory(self.device)
+        budget = self.memory or devices.MEMORY_SHARE * devices.free_memory(self.device)
         try:
             slot = memory.measure(task, config, device=self.device, dtype=self.dtype, data=data)
         except torch.OutOfMemoryError:

@@ -19,6 +19,9 @@ FIRST_SLOTS = {"cpu": 8, "cuda": 64}
 MOST_SLOTS = {"cpu": 16, "cuda": 1024}
 """On a CPU more gain little speed, and cost a sampler that learns from finished trials much."""
 
+MEMORY_SHARE = 0.8
+"""Of the free memory, what a population may plan on; the rest is for what nobody counts."""
+
 CONTAINERS = (
     ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.max"),
     (
@@ -51,9 +54,11 @@ def choose(name: str) -> torch.device:
     return device
 
 
-def prepare(device: torch.device) -> None:
-    """Sets up this process to do nothing but train on a device."""
+def prepare(device: torch.device, sharing: int = 1) -> None:
+    """Sets up this process to do nothing but train on a device, which so many processes share."""
     if device.type == "cuda":
+        # One that takes more runs out of memory itself, and not its neighbours.
+        torch.cuda.set_per_process_memory_fraction(1 / sharing, device)
         # TF32 for float32 products: ten bits of mantissa are enough for training.
         torch.set_float32_matmul_precision("high")
     else:
@@ -107,6 +112,18 @@ def free_memory(device: torch.device) -> int:
         except (OSError, ValueError):
             continue  # no container of this kind, or one without a limit
     return max(0, free)
+
+
+def memory_to_plan_on(device: torch.device, sharing: int) -> int:
+    """Bytes that the populations of one of several processes on a device may plan on.
+
+    What is free tells nothing of a GPU on which the others have begun already.
+    """
+    if device.type == "cuda":
+        _, whole = torch.cuda.mem_get_info(device)
+    else:
+        whole = free_memory(device)
+    return int(MEMORY_SHARE * whole / sharing)
 
 
 def memory_status(device: torch.device) -> dict[str, Any]:

@@ -39,9 +39,10 @@ from tuner.storage.models import FINISHED_STUDY_STATES
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
-from tuner.worker.crew import MEMORY_SHARE, SAVE_SECONDS
+from tuner.worker.crew import SAVE_SECONDS
 from tuner.worker.direct import DirectGateway
 from tuner.worker.loop import load_task, run_worker
+from tuner.worker.places import Place, places
 from tuner.worker.scripts.config import Scripts
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,23 @@ MOST_PROCESSES = 8
 """Workers on one machine's CPU; more of them starve the sampler of finished trials."""
 
 
-def default_processes(device: str) -> int:
-    """Worker processes for a device: one for a GPU, one for each core of a CPU up to a few."""
-    if devices.choose(device).type == "cuda":
-        return 1
-    return max(1, min(MOST_PROCESSES, os.cpu_count() or 1))
+def spread(device: str, processes: int | None = None) -> list[Place]:
+    """Where worker processes train.
+
+    Args:
+        device: ``auto`` takes all GPUs where there are some, else the CPU.
+        processes: How many; one for each GPU unless given, or one for each core up to a few.
+
+    Raises:
+        InvalidInput: There is no such device.
+    """
+    chosen = devices.choose(device)
+    if chosen.type == "cpu":
+        return places(processes or max(1, min(MOST_PROCESSES, os.cpu_count() or 1)), 0)
+    if device == "auto":
+        gpus = torch.cuda.device_count()
+        return places(processes or gpus, gpus)
+    return [Place(device, processes or 1)] * (processes or 1)
 
 
 def run_study(
@@ -78,7 +91,7 @@ def run_study(
     Args:
         context: The service.
         study_id: Which study.
-        device: ``auto``, ``cpu``, ``cuda:0`` ...
+        device: ``auto``, ``cpu``, ``cuda:0`` ...; see :func:`spread`.
         slots: Trials at once in each process; by default as many as pay.
         tasks: Further tasks, as ``package.module:Class``.
         home: Where checkpoints and fetched datasets go.
@@ -97,32 +110,36 @@ def run_study(
     for path in tasks:
         load_task(path)
     CheckpointStore(checkpoints or home / "checkpoints").check()
-    count = processes or default_processes(device)
-    threads = max(1, (os.cpu_count() or 1) // count)
+    found = spread(device, processes)
+    threads = max(1, (os.cpu_count() or 1) // len(found))
     # A fork starts at once, since torch is loaded already. But its OpenMP threads and its CUDA
     # context do not survive one, so it is for workers that use neither.
-    forkable = threads == 1 and devices.choose(device).type == "cpu" and sys.platform == "linux"
+    forkable = threads == 1 and found[0].device == "cpu" and sys.platform == "linux"
     start = (
         multiprocessing.get_context("fork") if forkable else multiprocessing.get_context("spawn")
     )
     options = {
-        "device": device,
         "slots": slots,
         "tasks": list(tasks),
         "home": home,
         "checkpoints": checkpoints,
         "engine": engine,
-        "memory": _share(device, count),
         "scripts": dict(scripts),
         "save_seconds": save_seconds,
     }
     ends: list[Connection] = []
     children: list[Any] = []
-    for index in range(count):
+    for index, place in enumerate(found):
         here, there = start.Pipe()
         child = start.Process(
             target=_child,
-            args=(there, [*ends, here] if forkable else [], f"local-{index}", threads, options),
+            args=(
+                there,
+                [*ends, here] if forkable else [],
+                f"local-{index}",
+                threads,
+                {**options, "device": place.device, "sharing": place.sharing},
+            ),
             name=f"tuner worker {index}",
             daemon=True,
         )
@@ -153,13 +170,6 @@ def run_study(
         for server in servers:
             server.join()
     service.tick(context)  # what the study's end left to do
-
-
-def _share(device: str, count: int) -> int | None:
-    """Memory for each of several processes on one device; one alone looks for itself."""
-    if count == 1:
-        return None
-    return int(MEMORY_SHARE * devices.free_memory(devices.choose(device)) / count)
 
 
 def _child(

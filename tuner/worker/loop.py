@@ -79,7 +79,7 @@ def run_worker(
     checkpoints: str | None = None,
     stop: threading.Event | None = None,
     engine: Choice = "auto",
-    memory: int | None = None,
+    sharing: int = 1,
     scripts: Scripts = MappingProxyType({}),
     save_seconds: float = SAVE_SECONDS,
 ) -> None:
@@ -96,7 +96,7 @@ def run_worker(
             Scripts, which need a folder, keep theirs in ``home`` where this is none.
         stop: Ends the work: slots are saved and their leases returned.
         engine: ``auto``, or an engine to insist on.
-        memory: Bytes that one population may take; by default most of what is free.
+        sharing: How many workers share the device and its memory.
         scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``.
         save_seconds: How often each trial is saved.
 
@@ -108,7 +108,7 @@ def run_worker(
     for path in tasks:
         load_task(path)
     chosen = devices.choose(device)
-    devices.prepare(chosen)
+    devices.prepare(chosen, sharing)
     root = home / "checkpoints"
     store, datasets = CheckpointStore(checkpoints or root), DatasetCache(home / "datasets", gateway)
     store.check()
@@ -117,7 +117,7 @@ def run_worker(
         slots or devices.MOST_SLOTS[chosen.type],
         store,
         engine=engine,
-        memory=memory,
+        memory=None if sharing == 1 else devices.memory_to_plan_on(chosen, sharing),
         save_seconds=save_seconds,
         locate=datasets.located,
     )

@@ -25,7 +25,7 @@ def eventually(check: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 
 def test_children_run_and_stop() -> None:
-    running = Children([sys.executable, "-c", CALM], 2)
+    running = Children([[sys.executable, "-c", CALM]] * 2)
     assert len(running.pids) == 2
     running.stop()
     assert running.pids == []
@@ -37,7 +37,7 @@ def test_a_child_that_dies_is_started_again_a_bounded_number_of_times(
     monkeypatch.setattr(children, "RESTARTS", 2)
     log = tmp_path / "starts"
     program = f"open({str(log)!r}, 'a').write('x'); raise SystemExit(3)"
-    running = Children([sys.executable, "-c", program], 1, pause_seconds=0.01)
+    running = Children([[sys.executable, "-c", program]], pause_seconds=0.01)
     assert eventually(lambda: log.exists() and log.read_text() == "xxx")
     time.sleep(1.0)
     assert log.read_text() == "xxx"
@@ -47,7 +47,7 @@ def test_a_child_that_dies_is_started_again_a_bounded_number_of_times(
 def test_a_child_that_ends_in_order_stays_away(tmp_path: Path) -> None:
     log = tmp_path / "starts"
     program = f"open({str(log)!r}, 'a').write('x')"
-    running = Children([sys.executable, "-c", program], 1, pause_seconds=0.01)
+    running = Children([[sys.executable, "-c", program]], pause_seconds=0.01)
     assert eventually(lambda: log.exists() and not running.pids)
     time.sleep(1.0)
     assert log.read_text() == "x"
@@ -57,7 +57,7 @@ def test_a_child_that_ends_in_order_stays_away(tmp_path: Path) -> None:
 def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     program = STUBBORN.replace("print(1, flush=True)", f"open({str(ready)!r}, 'w').close()")
-    running = Children([sys.executable, "-c", program], 1)
+    running = Children([[sys.executable, "-c", program]])
     assert eventually(ready.exists)
     running.stop(grace_seconds=0.2)
     assert running.pids == []
@@ -70,7 +70,7 @@ def test_a_child_ends_when_its_parent_does(tmp_path: Path) -> None:
         "stop = threading.Event(); when_parent_ends(stop)\n"
         f"stop.wait(30) and open({str(done)!r}, 'w').close()"
     )
-    running = Children([sys.executable, "-c", program], 1)
+    running = Children([[sys.executable, "-c", program]])
     pipe = running._children[0].process.stdin
     assert pipe is not None
     pipe.close()  # as the kernel does for a parent that was killed
@@ -78,12 +78,12 @@ def test_a_child_ends_when_its_parent_does(tmp_path: Path) -> None:
     running.stop()
 
 
-def test_the_environment_and_the_index_are_passed(tmp_path: Path) -> None:
+def test_the_environment_is_passed_to_each_command(tmp_path: Path) -> None:
     program = (
         "import os, sys; open(sys.argv[1], 'w').write(os.environ['FLAVOUR']); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", program, str(tmp_path / "{index}")]
-    running = Children(command, 2, environment={"FLAVOUR": "sour"})
+    commands = [[sys.executable, "-c", program, str(tmp_path / name)] for name in ("0", "1")]
+    running = Children(commands, environment={"FLAVOUR": "sour"})
     assert eventually(lambda: len([p for p in tmp_path.iterdir() if p.read_text()]) == 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
     running.stop()

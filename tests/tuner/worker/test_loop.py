@@ -34,9 +34,10 @@ from tuner.spec import StudySpec
 from tuner.storage import migrate
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.memory import measure
-from tuner.worker.crew import MEMORY_SHARE, Crew
+from tuner.worker.crew import Crew
+from tuner.worker.device import MEMORY_SHARE, memory_to_plan_on
 from tuner.worker.direct import DirectGateway
-from tuner.worker.local import _share, run_study
+from tuner.worker.local import run_study
 from tuner.worker.loop import load_task, run_worker
 
 FINISHED = ("completed", "failed", "cancelled")
@@ -477,8 +478,7 @@ def test_a_batch_beyond_memory_is_cut_into_micro_batches(tmp_path: Path) -> None
 def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself would plan on most of all that is free."""
     monkeypatch.setattr("tuner.worker.device.free_memory", lambda device: 1000)
-    assert _share("cpu", 1) is None
-    assert _share("cpu", 4) == int(MEMORY_SHARE * 250)
+    assert memory_to_plan_on(torch.device("cpu"), 4) == int(MEMORY_SHARE * 250)
 
 
 def test_what_a_worker_logs_names_it(tmp_path: Path, context: Context) -> None:

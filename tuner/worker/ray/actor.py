@@ -14,8 +14,7 @@ import torch
 
 from tuner import logs
 from tuner.transport import Transport
-from tuner.worker import device as devices
-from tuner.worker.crew import MEMORY_SHARE, SAVE_SECONDS
+from tuner.worker.crew import SAVE_SECONDS
 from tuner.worker.http import HttpGateway
 from tuner.worker.loop import run_worker
 from tuner.worker.scripts.config import Scripts
@@ -33,6 +32,7 @@ class Plan:
         token: What they show to it.
         kind: What they train on.
         cpus: Cores of each.
+        sharing: Actors on each GPU.
         slots: Trials at once in each; None: as many as pay.
         tasks: Further tasks, as ``package.module:Class``, that every node can import.
         scripts: Programs that they may run, by name; every node has them in the same place.
@@ -48,6 +48,7 @@ class Plan:
     token: str | None
     kind: Kind
     cpus: int = 1
+    sharing: int = 1
     slots: int | None = None
     tasks: Sequence[str] = ()
     scripts: Scripts = field(default_factory=dict)
@@ -58,9 +59,9 @@ class Plan:
     log_json: bool = False
 
     @property
-    def resources(self) -> dict[str, int]:
+    def resources(self) -> dict[str, float]:
         """What Ray is to set aside for one actor."""
-        return {"num_cpus": self.cpus, "num_gpus": 1 if self.kind == "cuda" else 0}
+        return {"num_cpus": self.cpus, "num_gpus": 1 / self.sharing if self.kind == "cuda" else 0}
 
     def fits(self, nodes: Sequence[Mapping[str, Any]]) -> int:
         """How many actors the living nodes have room for, others' use of them aside.
@@ -73,7 +74,8 @@ class Plan:
             if node["Alive"]:
                 has = node["Resources"]
                 cpus = int(has.get("CPU", 0)) // self.cpus
-                found += cpus if self.kind == "cpu" else min(cpus, int(has.get("GPU", 0)))
+                gpus = int(has.get("GPU", 0)) * self.sharing
+                found += cpus if self.kind == "cpu" else min(cpus, gpus)
         return found
 
 
@@ -87,13 +89,11 @@ class Actor:
         logs.configure(plan.log_level, as_json=plan.log_json)
         self._plan = plan
         self._stop = threading.Event()
-        self._memory: int | None = None
+        self._sharing = plan.sharing
         if plan.kind == "cpu":
             torch.set_num_threads(plan.cpus)
             # Others like this one share the machine; each by itself would plan on most of it.
-            sharing = max(1, (os.cpu_count() or 1) // plan.cpus)
-            free = devices.free_memory(torch.device("cpu"))
-            self._memory = int(MEMORY_SHARE * free / sharing)
+            self._sharing = max(1, (os.cpu_count() or 1) // plan.cpus)
 
     def work(self) -> None:
         """Works until it is told to stop, or the service drains it."""
@@ -109,7 +109,7 @@ class Actor:
                 home=plan.home,
                 checkpoints=plan.checkpoints,
                 stop=self._stop,
-                memory=self._memory,
+                sharing=self._sharing,
                 scripts=plan.scripts,
                 save_seconds=plan.save_seconds,
             )
