@@ -99,8 +99,8 @@ class Replay:
         """One epoch of one trial."""
         curve = self.records[number].curve
         step = max(curve, default=0) + 1
-        value = next(self.courses[number].losses)
-        self.meter.spend(value)
+        value, true = next(self.courses[number].losses)
+        self.meter.spend(true)
         self.search.report(number, step, value)
         if math.isfinite(value):
             self.change(number, curve={**curve, step: value})
@@ -180,8 +180,8 @@ def optuna_trial(
     for name, value in course.params.items():  # told what was tried, as ours is
         tell_param(study, trial, name, value, dists[name])
     best, state = math.inf, TrialState.COMPLETE
-    for step, value in enumerate(course.losses, 1):
-        meter.spend(value)
+    for step, (value, true) in enumerate(course.losses, 1):
+        meter.spend(true)
         if not math.isfinite(value):
             # As pruned, so that its sampler learns from it.
             state = TrialState.PRUNED if math.isfinite(best) else TrialState.FAIL

@@ -10,11 +10,18 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tuner.spaces import Prior, Space
+
+
+class Loss(NamedTuple):
+    """A loss as the searcher sees it, and as it is in truth."""
+
+    shown: float
+    true: float
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Course:
     """One trial: what was tried in truth, and the loss after each of its epochs."""
 
     params: Mapping[str, Any]
-    losses: Iterator[float]
+    losses: Iterator[Loss]
 
 
 class Problem(Protocol):
@@ -65,7 +72,7 @@ class Table:
     """Recorded runs: a suggestion is answered with the nearest one that was not tried yet.
 
     Nearest is Euclidean in the logs. The score is the regret: 0 is the best known configuration, 1
-    is chance.
+    is chance. ``noise``, in the same unit, is added to each loss that is shown.
     """
 
     name: str
@@ -75,6 +82,8 @@ class Table:
     chance: float
     best: float
     marks: tuple[int, ...] = (200, 500, 1000)
+    noise: float = 0.0
+    seed: int = 0
     free: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +91,7 @@ class Table:
         self.free = np.ones(len(self.points), dtype=bool)
 
     @classmethod
-    def load(cls, path: Path) -> Table:
+    def load(cls, path: Path, noise: float = 0.0, seed: int = 0) -> Table:
         """Reads one file; decay rates become their distance from 1."""
         with np.load(path) as data:
             names = tuple(str(n) for n in data["hp_names"])
@@ -92,7 +101,14 @@ class Table:
             if name in COMPLEMENT:
                 hp[:, j] = np.maximum(1.0 - hp[:, j], 1e-7)
         return cls(
-            path.stem, names, hp, curves[:, 1:], math.log(2), float(np.nanmin(curves[:, 1:]))
+            path.stem,
+            names,
+            hp,
+            curves[:, 1:],
+            math.log(2),
+            float(np.nanmin(curves[:, 1:])),
+            noise=noise,
+            seed=seed,
         )
 
     def space(self, priors: bool, misled: float = 1.0) -> Space:
@@ -117,7 +133,10 @@ class Table:
         row = int(np.argmin(np.where(self.free, far, np.inf)))
         self.free[row] = False
         tried = {n: float(v) for n, v in zip(self.names, self.points[row], strict=True)}
-        return Course(tried, iter(self.curves[row].tolist()))
+        true = self.curves[row]
+        noise = np.random.default_rng([self.seed, row]).normal(size=len(true))
+        shown = true + self.noise * (self.chance - self.best) * noise
+        return Course(tried, map(Loss, shown.tolist(), true.tolist()))
 
     def score(self, loss: float) -> float:
         """The regret, capped at 1."""

@@ -1,6 +1,7 @@
 """How good is a search after so many epochs? Ours beside Optuna's, on recorded learning curves.
 
-    python benchmarks/search_quality.py [--curves DIR] [--seeds 10] [--workers K] [--only NAME ...]
+    python benchmarks/search_quality.py [--curves DIR] [--seeds 10] [--workers K] [--noise X]
+        [--only NAME ...]
     python benchmarks/search_quality.py --real [--seeds 5]
 
 Every ``*.npz`` of the folder is one task: ``hp`` [n, D] with ``hp_names``, and ``valid`` [n, 1 +
@@ -15,6 +16,9 @@ Several workers run in lockstep: of 16, no trial is beyond its 13th epoch when 2
 their table begins with the regret of one who tries all that is recorded at once.
 No setting was fitted to these curves, though two changes of the search (blind draws in the race,
 the kernel's start values) came from watching it on them; the priors were written before.
+
+With ``--noise`` normal noise is added to every loss that a searcher sees; it is judged by the
+losses as recorded.
 
 With ``--real`` each suggestion is trained instead (:mod:`search_trained`), with the priors that the
 optimizers declare, and the mean of the lowest validation loss is shown for each study.
@@ -50,13 +54,14 @@ class Job:
     problem: Path | str
     seed: int
     workers: int
+    noise: float
 
     def run(self) -> tuple[list[float], list[float]]:
         """Its scores, and the processor seconds of its late decisions."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore")  # Optuna announces experimental classes
         problem: Problem = (
-            Table.load(self.problem)
+            Table.load(self.problem, self.noise, self.seed)
             if isinstance(self.problem, Path)
             else Trained(self.problem, self.seed)
         )
@@ -89,7 +94,7 @@ def show(
         print(f"| (all there is, in so few rounds) | {' | '.join(interval(floors))} | |")
     for name in names:
         jobs = [
-            Job(name, problem, seed, given.workers)
+            Job(name, problem, seed, given.workers, given.noise)
             for problem in problems
             for seed in range(given.seeds)
         ]
@@ -109,6 +114,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four searchers, three seeds")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="in lockstep")
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="of each recorded loss; 1: from best to chance"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), help="names of searchers")
     given = parser.parse_args()
@@ -120,7 +128,7 @@ def main() -> None:
         raise SystemExit(f"no curves (*.npz) in {given.curves}")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # before a child imports numpy
-    over = f"{given.seeds} seeds, {given.workers} worker(s); mean [95 %]"
+    over = f"{given.seeds} seeds, {given.workers} worker(s), noise {given.noise}; mean [95 %]"
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         table = partial(show, pool, names, given=given)
         if not given.real:

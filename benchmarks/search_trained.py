@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from search_courses import Course
+from search_courses import Course, Loss
 from sklearn.datasets import load_diabetes
 
 from tuner import tasks
@@ -118,7 +118,7 @@ class Trained:
         """A training from scratch."""
         return Course(dict(params), self._losses(params))
 
-    def _losses(self, params: Mapping[str, Any]) -> Iterator[float]:
+    def _losses(self, params: Mapping[str, Any]) -> Iterator[Loss]:
         config = self._plain.fill(params)
         population = Population(
             self._task, config, 1, engine="looped", data=self._data, check=False, compiling=False
@@ -126,7 +126,8 @@ class Trained:
         population.load(0, config, self.seed, epochs=EPOCHS, data_seed=self.seed)
         for _ in range(EPOCHS):
             population.train(len(self._data.train))
-            yield population.evaluate()[0]["val_loss"]
+            loss = population.evaluate()[0]["val_loss"]
+            yield Loss(loss, loss)
 
     def score(self, loss: float) -> float:
         """The loss itself."""

@@ -221,6 +221,19 @@ def reached(url: str) -> Iterator[None]:
         )
 
 
+@contextmanager
+def understood(url: str) -> Iterator[None]:
+    """Turns what the reading of an answer raises into a word on where it comes from."""
+    try:
+        yield
+    except ValueError as error:  # no JSON, or pydantic's own: a field is missing or of another type
+        what = " ".join(str(error).split())[:200]
+        raise TunerError(
+            f"what {url} answered is not what tuner {__version__} understands, as if it were of "
+            f"another version, or no tuner: {what}"
+        ) from error
+
+
 def error_of(answer: httpx.Response) -> TunerError:
     """The error that an answer stands for, of the class that the server raised if it is known."""
     try:

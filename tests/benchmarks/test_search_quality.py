@@ -58,8 +58,29 @@ def test_a_row_is_tried_once_and_told_as_it_is(tmp_path: Path) -> None:
     first, second = problem.start(params), problem.start(params)
     assert first.params != second.params
     row = int(np.flatnonzero(np.isclose(problem.points[:, 0], first.params["learning_rate"]))[0])
-    assert list(first.losses) == problem.curves[row].tolist()
+    assert [(shown, shown) for shown in problem.curves[row].tolist()] == list(first.losses)
     assert not problem.free[row]
+
+
+def test_noise_is_shown_and_not_judged(tmp_path: Path) -> None:
+    from search_contenders import CONTENDERS  # noqa: PLC0415
+
+    problem = table(tmp_path)
+    problem.noise = 0.1
+    rows = problem.curves.copy()
+    off = []
+    for _ in range(40):
+        course = problem.start(problem.space(False).from_unit(np.array([0.4, 0.5])))
+        losses = list(course.losses)
+        assert [loss.true for loss in losses] in rows.tolist()
+        off += [loss.shown - loss.true for loss in losses]
+    scale = 0.1 * (problem.chance - problem.best)
+    assert np.std(off) == pytest.approx(scale, rel=0.15)
+    problem = table(tmp_path)
+    problem.noise = 10.0
+    contender = CONTENDERS["random + asha"]
+    meter = contender.run(problem, 0, 1, *contender.how)
+    assert min(meter.seen) >= np.nanmin(problem.curves)
 
 
 def test_priors_can_mislead(tmp_path: Path) -> None:
@@ -78,8 +99,8 @@ def test_a_study_is_trained_and_stands_still_in_between() -> None:
         space = problem.space(True)
         params = space.from_unit(np.full(len(space.searched), 0.6))
         once, again = problem.start(params), problem.start(params)
-        losses = [next(once.losses) for _ in range(2)]
-        assert [next(again.losses) for _ in range(2)] == losses
+        losses = [next(once.losses).true for _ in range(2)]
+        assert [next(again.losses).shown for _ in range(2)] == losses
         assert problem.score(losses[-1]) == losses[-1]
         assert math.isfinite(losses[0])
     assert problem.space(True, 0.01).prior("lr", {}).center == pytest.approx(1e-5)

@@ -61,6 +61,10 @@ def serving(
         Unavailable: The database cannot be reached, or the server did not start.
     """
     check_exposure(settings, auth=auth)
+    if config is not None and settings.workers == 0:
+        raise InvalidInput(
+            "config", "is for workers, and --workers 0 starts none: tuner worker --config takes it"
+        )
 
     import uvicorn
     from uvicorn.importer import import_from_string

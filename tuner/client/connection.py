@@ -9,8 +9,9 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
+from tuner.service import Page
 from tuner.settings import Settings
-from tuner.transport import Transport
+from tuner.transport import Transport, understood
 
 T = TypeVar("T")
 PAGE = 500
@@ -50,17 +51,19 @@ class Connection:
         return self._value(kind, self._transport.call(method, path, **request))
 
     def _value(self, kind: type[T], answer: httpx.Response) -> T:
-        found: T = _parser(kind).validate_json(answer.content)
+        with understood(self.url):
+            found: T = _parser(kind).validate_json(answer.content)
         return found
 
     def _pages(self, kind: type[T], path: str, query: Mapping[str, Any]) -> Iterator[T]:
         cursor: str | None = None
         while True:
-            page = self._transport.call(
+            answer = self._transport.call(
                 "GET", path, params={**query, "cursor": cursor, "limit": PAGE}
-            ).json()
-            yield from (_parser(kind).validate_python(item) for item in page["items"])
-            cursor = page.get("next_cursor")
+            )
+            page: Page[T] = self._value(Page[kind], answer)  # type: ignore[valid-type]  # at run time
+            yield from page.items
+            cursor = page.next_cursor
             if cursor is None:
                 return
 

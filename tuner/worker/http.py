@@ -16,7 +16,7 @@ from tuner.protocol import (
     ReportAnswer,
     WorkerHello,
 )
-from tuner.transport import Transport
+from tuner.transport import Transport, understood
 
 AnswerT = TypeVar("AnswerT", bound=Message)
 
@@ -63,4 +63,5 @@ class HttpGateway:
         response = self._transport.call(
             "POST", path, content=message.model_dump_json(), repeatable=True
         )
-        return answer.model_validate_json(response.content)
+        with understood(self._transport.url):
+            return answer.model_validate_json(response.content)

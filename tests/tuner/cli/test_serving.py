@@ -10,7 +10,7 @@ import pytest
 
 from tuner.cli.serving import serving
 from tuner.client import Client
-from tuner.errors import Unauthorized
+from tuner.errors import InvalidInput, Unauthorized
 from tuner.service import Context, tokens
 from tuner.settings import Settings
 from tuner.storage import migrate
@@ -35,6 +35,16 @@ def started(settings: Settings, capsys: pytest.CaptureFixture[str], *, auth: boo
             else:
                 assert list(client.studies()) == []
         return printed
+
+
+def test_a_file_for_workers_is_refused_where_there_are_none(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(InvalidInput, match="config: is for workers"),
+        serving(settings, auth=False, stop=threading.Event(), config=tmp_path / "worker.toml"),
+    ):
+        pass
 
 
 def test_the_first_start_alone_prints_a_token(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from tuner.cli.serving import serving
 from tuner.client import Client, load
-from tuner.errors import Conflict, InvalidInput, NotFound, Refusal, Unauthorized
+from tuner.errors import Conflict, InvalidInput, NotFound, Refusal, TunerError, Unauthorized
 from tuner.settings import Settings
 
 
@@ -235,6 +236,33 @@ def test_datasets_are_uploaded_and_named(client: Client, tmp_path: Path) -> None
     with pytest.raises(InvalidInput) as caught:
         client.upload(tmp_path / "x.xls")
     assert "format" in caught.value.field
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [("<html>welcome</html>", "Invalid JSON"), ('{"id": 1, "name": "older"}', "state")],
+)
+def test_a_server_of_another_kind_is_one_clear_error(body: str, named: str) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with Client(f"http://127.0.0.1:{server.server_port}") as client:
+                for call in (lambda: client.study(1), lambda: list(client.studies())):
+                    with pytest.raises(TunerError, match="another version, or no tuner") as raised:
+                        call()
+                    assert "\n" not in str(raised.value)
+                assert named in str(raised.value) or "items" in str(raised.value)
+        finally:
+            server.shutdown()
 
 
 def test_a_study_file_is_read(tmp_path: Path) -> None:
