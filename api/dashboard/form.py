@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -15,6 +15,8 @@ from api.routers import catalogue
 from api.security import Ctx
 from tuner import service
 from tuner.errors import Forbidden
+from tuner.service import datasets
+from tuner.service.datasets import DatasetView
 
 router = APIRouter()
 
@@ -40,6 +42,8 @@ class NewStudyPage(Shown):
 
     catalogue: Mapping[str, Any]
     """Tasks, optimizers, schedules, samplers and pruners, as the REST catalogue has them."""
+    datasets: Sequence[DatasetView] = ()
+    """Uploads, for parameters that name files."""
     start: Mapping[str, Any] = field(default_factory=dict)
     """The study file that the form starts from."""
 
@@ -69,6 +73,7 @@ def show_form(
             "samplers": [entry.model_dump() for entry in catalogue.list_samplers()],
             "pruners": [entry.model_dump() for entry in catalogue.list_pruners()],
         },
+        datasets=datasets.list_datasets(context),
         start=start,
     )
     return render(request, "new.html", page)

@@ -54,6 +54,10 @@ class TaskEntry(Entry):
 
     kind: str = Field(description="task, or script: a program of the worker's own config file")
     params: list[Setting] = Field(description="What the study file's ``task.params`` may hold.")
+    files: list[str] = Field(
+        examples=[["path"]],
+        description="Those of the params that name a file: a path, or `dataset:NAME`.",
+    )
     metrics: list[str] = Field(
         examples=[["val_loss", "val_accuracy"]],
         description="None: whatever the script reports.",
@@ -161,6 +165,7 @@ def _task(form: TaskForm) -> TaskEntry:
             )
             for parameter in form.params
         ],
+        files=list(form.files),
         metrics=list(form.metrics or ()),
         objective={"metric": metric, "direction": direction},
         settings=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from tests.api.dashboard.browsers import BOTH, inked, log_in, until, window
 from tests.api.loops import submitted, train
 from tuner import service
 from tuner.protocol import WorkerHello
+from tuner.service import datasets
 from tuner.spec import StudySpec
 from tuner.tasks import TaskForm
 
@@ -116,6 +118,26 @@ def test_a_script_and_an_own_loop_measure_what_they_like(browser: Browser, serve
     loop, study = service.list_studies(server.context).items
     assert study.task == "my_llm"
     assert loop.task is None
+
+
+def test_an_upload_is_offered_where_a_file_is_named(browser: Browser, server: Server) -> None:
+    table = b"width,kind\n" + b"".join(f"{i},{'ab'[i % 2]}\n".encode() for i in range(600))
+    datasets.add_dataset(server.context, "leaves", io.BytesIO(table), format="csv")
+    with window(browser) as page:
+        opened(page, server)
+        page.get_by_label("Task", exact=True).select_option("tabular")
+        path = page.locator('[data-setting="path"]')
+        offered = page.locator(f"#{path.get_attribute('list')} option")
+        expect(offered).to_have_count(1)
+        expect(offered).to_have_text("600 rows")
+        assert page.locator('[data-setting="target"]').get_attribute("list") is None
+        page.get_by_label("Name", exact=True).fill("leaves")
+        path.fill(str(offered.get_attribute("value")))
+        page.locator('[data-setting="target"]').fill("kind")
+        page.get_by_role("button", name="Submit the study").click()
+        expect(page.get_by_role("heading", name="leaves")).to_be_visible()
+    (study,) = service.list_studies(server.context).items
+    assert re.fullmatch(r"dataset:leaves@\w+\.csv", study.spec["task"]["params"]["path"])
 
 
 def test_conditions_are_chosen_not_written(browser: Browser, server: Server) -> None:

@@ -55,7 +55,9 @@ function plan(kind, key) {
 function chooseTask(objectives = []) {
   const task = taskNow();
   at("task-hint").textContent = task.summary;
-  settings(at("task-params"), task.params, nameOf(start.task) === task.name ? start.task?.params : {},
+  const params = task.params.map((entry) => (
+    task.files.includes(entry.name) ? { ...entry, list: "datasets" } : entry));
+  settings(at("task-params"), params, nameOf(start.task) === task.name ? start.task?.params : {},
     "task.params");
   at("objectives").replaceChildren();
   for (const one of objectives.length ? objectives : [task.objective]) addObjective(task, one);

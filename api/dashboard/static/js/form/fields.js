@@ -48,7 +48,8 @@ export function scalar(text) {
 export const scalars = (text) => text.split(",").map(scalar).filter((value) => value !== "");
 
 // One input for each thing that a task, a sampler or a pruner lets be set; what is left empty keeps
-// its default. `field` is where the study file has them, such as "sampler".
+// its default. `field` is where the study file has them, such as "sampler"; an entry's `list` is the
+// id of what is offered to choose from.
 export function settings(place, entries, given, field) {
   place.replaceChildren(...entries.map((entry) => {
     const value = given?.[entry.name];
@@ -59,6 +60,7 @@ export function settings(place, entries, given, field) {
       for (const choice of choices) control.append(new Option(choice));
     }
     if (value !== undefined && value !== null) control.value = written(value);
+    if (entry.list) control.setAttribute("list", entry.list);
     control.dataset.setting = entry.name;
     control.dataset.field = `${field}.${entry.name}`;
     return labelled(entry.name + (entry.required ? "" : " (optional)"), control,
