@@ -7,7 +7,7 @@ which values share memory from the storages they had while they were recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,12 @@ class Call:
         yield from refs(self.args)
         yield from refs(self.kwargs.values())
 
+    def read(self, instead: Mapping[int, int]) -> None:
+        """Reads other values in the place of those that are named."""
+        if any(index in instead for index in self.uses):
+            given = (self.args, self.kwargs)
+            self.args, self.kwargs = substituted(given, lambda i: Ref(instead.get(i, i)))
+
     @property
     def result(self) -> int:
         """The only value it gives."""
@@ -140,17 +146,6 @@ class Tape:
             if call.writes
             for index in mutated(call)
         }
-
-    def replace(self, old: int, new: int) -> None:
-        """Whoever read ``old`` reads ``new``."""
-
-        def chosen(index: int) -> Ref:
-            return Ref(new if index == old else index)
-
-        for call in self.calls:
-            if old in call.uses:
-                call.args, call.kwargs = substituted((call.args, call.kwargs), chosen)
-        self.outputs = [new if index == old else index for index in self.outputs]
 
 
 def mutated(call: Call) -> Iterator[int]:

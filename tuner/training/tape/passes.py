@@ -52,16 +52,19 @@ def tidy(tape: Tape) -> None:
 def drop_copies(tape: Tape) -> None:
     """Takes out calls whose result is what they were given."""
     makers: dict[int, Call] = {}
+    instead: dict[int, int] = {}
     written = tape.written
     kept = []
     for call in tape.calls:
+        call.read(instead)
         same = _same_as(call, tape, makers, written)
         if same is None:
             kept.append(call)
             makers.update(dict.fromkeys((r for r in call.results if r is not None), call))
         else:
-            tape.replace(call.result, same)
+            instead[call.result] = same
     tape.calls = kept
+    tape.outputs = [instead.get(index, index) for index in tape.outputs]
 
 
 def _same_as(call: Call, tape: Tape, makers: dict[int, Call], written: set[int]) -> int | None:
@@ -142,6 +145,7 @@ def turn_products(tape: Tape) -> None:
         readers[index] = readers.get(index, 0) + 1
     makers = {call.results[0]: call for call in tape.calls if not call.several}
     new: dict[int, list[Call]] = {}
+    storages = max((value.storage for value in tape.values), default=-1)
     for call in tape.calls:
         product = makers.get(call.source) if call.target in _TRANSPOSES else None
         if product is None or product.target not in _TURNABLE or readers[product.result] != 1:
@@ -157,8 +161,8 @@ def turn_products(tape: Tape) -> None:
         ]
         looks = tape.values[call.result]
         dense = torch.empty(looks.shape, device="meta").stride()
-        storage = 1 + max(value.storage for value in tape.values)
-        tape.values[call.result] = replace(looks, stride=dense, storage=storage)
+        storages += 1
+        tape.values[call.result] = replace(looks, stride=dense, storage=storages)
     tape.calls = [c for call in tape.calls for c in new.get(id(call), [call])]
 
 

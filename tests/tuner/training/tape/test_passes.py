@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from tuner.training.tape import calls
 from tuner.training.tape.calls import Tape
 from tuner.training.tape.passes import tidy
 from tuner.training.tape.recorder import record
@@ -29,6 +32,33 @@ def test_what_changes_nothing_is_taken_out() -> None:
         return [torch.mul(turned, 1) + 1]
 
     assert list(counts(tidied(function, (torch.randn(2, 3),)))) == [aten.add.Tensor]
+
+
+def test_a_deep_program_is_tidied_call_by_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at all calls for each that is taken out would take a deep model's minutes."""
+
+    def looks(depth: int) -> int:
+        def body(a: Tensor, b: Tensor) -> list[Tensor]:
+            for _ in range(depth):
+                a = torch.mul(a.view(2, 3), 1).transpose(0, 1).transpose(1, 0) @ b
+            return [a.view(2, 3)]
+
+        tape, _ = record(body, [torch.randn(2, 3), torch.randn(3, 3)])
+        count = 0
+        plain = calls.refs
+
+        def counted(arguments: Any) -> Iterator[int]:
+            nonlocal count
+            count += 1
+            return plain(arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(calls, "refs", counted)
+            tidy(tape)
+        assert len(tape.calls) == depth
+        return count
+
+    assert looks(80) < 5 * looks(20)
 
 
 def test_a_product_with_one_is_kept_where_its_copy_is_written_to() -> None:
