@@ -28,6 +28,7 @@ from tuner.cli import (
     worker,
     workers,
 )
+from tuner.cli.collecting import collecting_seldom
 from tuner.cli.output import complain
 from tuner.errors import InvalidInput, TunerError
 
@@ -86,11 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command = typer.main.get_command(app)
     try:
-        code = command.main(
-            args=list(sys.argv[1:] if arguments is None else arguments),
-            prog_name="tuner",
-            standalone_mode=False,
-        )
+        with collecting_seldom():
+            code = command.main(
+                args=list(sys.argv[1:] if arguments is None else arguments),
+                prog_name="tuner",
+                standalone_mode=False,
+            )
     except InvalidInput as error:
         complain(str(error))
         return 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.cli.children import GRACE_SECONDS, Children, worker_command
+from tuner.cli.collecting import collecting_seldom, sparing_what_is_loaded
 from tuner.cli.machine import cores, default_workers, gpus
 from tuner.cli.output import err
 from tuner.errors import Conflict, InvalidInput, Unavailable
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 5
 """How long open connections (dashboards that listen) may take to end at shutdown."""
-
-COLLECT_AFTER = (50_000, 20, 1_000)
-"""For ``gc.set_threshold``: new objects, then collections of those that survived one, then two."""
 
 
 @contextmanager
@@ -76,6 +73,7 @@ def serving(
     migrate.prepare(settings.database_url)
     with ExitStack() as stack:
         stack.enter_context(collecting_seldom())
+        stack.enter_context(sparing_what_is_loaded())
         context = Context.open(
             settings.database_url,
             settings=ServiceSettings(
@@ -152,23 +150,6 @@ def running(
     finally:
         server.should_exit = True
         thread.join()
-
-
-@contextmanager
-def collecting_seldom() -> Iterator[None]:
-    """Lets Python look for unreachable cycles among old objects seldom, while the block runs.
-
-    It stops all threads while it looks: with the searches of a hundred studies at hand, which hold
-    millions of objects and no cycles, for a second, every few seconds under load.
-    """
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 def check_exposure(settings: Settings, *, auth: bool) -> None:

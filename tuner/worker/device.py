@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import socket
@@ -19,6 +20,8 @@ FIRST_SLOTS = {"cpu": 8, "cuda": 64}
 MOST_SLOTS = {"cpu": 16, "cuda": 1024}
 """On a CPU more gain little speed, and cost a sampler that learns from finished trials much."""
 
+GARBAGE = (700, 10, 10)
+"""Python's own rhythm of looking for cycles, which commands slow down: some may hold tensors."""
 MEMORY_SHARE = 0.8
 """Of the free memory, what a population may plan on; the rest is for what nobody counts."""
 
@@ -56,6 +59,7 @@ def choose(name: str) -> torch.device:
 
 def prepare(device: torch.device, sharing: int = 1) -> None:
     """Sets up this process to do nothing but train on a device, which so many processes share."""
+    gc.set_threshold(*GARBAGE)
     if device.type == "cuda":
         # One that takes more runs out of memory itself, and not its neighbours.
         torch.cuda.set_per_process_memory_fraction(1 / sharing, device)
