@@ -28,9 +28,14 @@ def collecting_seldom() -> Iterator[None]:
 
 @contextmanager
 def sparing_what_is_loaded() -> Iterator[None]:
-    """Lets Python never look at the objects that there are now, while the block runs."""
+    """Lets Python never look at the objects that there are now, while the block runs.
+
+    Within another such block, or where a worker trains in this process, it looks at none later too.
+    """
+    outer = gc.get_freeze_count() > 0
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not outer:
+            gc.unfreeze()
