@@ -40,17 +40,20 @@ class Shampoo(Rule):
         u = (eps I + L)^(-1/4) g (eps I + R)^(-1/4)
         b = momentum b + u;   p = p - lr b
 
-    The roots are taken anew every ``refresh`` steps, the first included. A side longer than
-    ``max_side`` is left alone, and the other then takes the power -1/2. Vectors and scalars take
-    the diagonal form, ``u = g / sqrt(eps + sum g^2)``, which is Adagrad.
+    The roots are taken anew at each step at first, then ever more seldom, from ``refresh**2`` steps
+    on every ``refresh``: what L and R have not seen yet is multiplied by ``eps**(-1/2)``, so that
+    roots of the first few gradients, kept for ten steps, diverge at any useful rate. A side longer
+    than ``max_side`` is left alone, and the other then takes the power -1/2. Vectors and scalars
+    take the diagonal form, ``u = g / sqrt(eps + sum g^2)``, which is Adagrad.
 
     State: ``momentum_buffer``, shaped as the parameter; ``left``, ``left_root`` ``[..., rows,
     rows]`` and ``right``, ``right_root``, empty where that side is left alone; ``sum`` for vectors.
 
     Differs: the paper treats every axis of a tensor of order k with power -1/(2k), and so does
     pytorch-optimizer, also vectors (a full matrix); convolutions are matrices here, as in the
-    authors' later code. The paper's momentum is that of the gradient, pytorch-optimizer mixes the
-    gradient with the last step; ours is heavy-ball on the preconditioned step.
+    authors' later code. Both take roots at each step, or at fixed intervals. The paper's momentum
+    is that of the gradient, pytorch-optimizer mixes the gradient with the last step; ours is
+    heavy-ball on the preconditioned step.
 
     Args:
         decoupled: Whether decay shrinks the weights or is added to the gradient.
@@ -71,7 +74,7 @@ class Shampoo(Rule):
         "lr": log_lr(1e-2, 1e-4, 1.0),
         "momentum": replace(SGD.hyper["momentum"], default=0.9),
         "eps": setting(1e-6, open_low=True, doc="added to the second moments"),
-        "refresh": setting(10.0, low=1.0, doc="steps between roots"),
+        "refresh": setting(10.0, low=1.0, doc="steps between roots, at most"),
         "weight_decay": coupled_decay(),
     }
 
@@ -100,9 +103,14 @@ class Shampoo(Rule):
             "step_size": -h["lr"],
             "momentum": h["momentum"],
             "eps": h["eps"],
-            "refresh": (step % h["refresh"].round() == 0).to(torch.float64),
+            "refresh": (step % self._gap(h["refresh"].round(), step) == 0).to(torch.float64),
             "decay": 1 - h["lr"] * h["weight_decay"] if self.decoupled else h["weight_decay"],
         }
+
+    @staticmethod
+    def _gap(most: Tensor, step: Tensor) -> Tensor:
+        """Steps between roots by now; the sums change by about as much between any two."""
+        return torch.minimum((step / most).floor().clamp(min=1.0), most)
 
     @override
     def update(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tuner import optimizers
+from tuner import optimizers, tasks
 from tuner.errors import InvalidInput, UnknownName
 from tuner.optimizers.torch import RuleOptimizer
 
@@ -283,6 +283,28 @@ def test_every_optimizer_learns(name: str) -> None:
             optimizer.update_hessian([torch.ones_like(p) for p in net.parameters()])
 
     assert fit(net, optimizer, 150, estimate) < 0.8 * start
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_no_default_diverges_on_batches_of_real_data(name: str) -> None:
+    """Each batch's gradient is another one, which a whole data set's is not."""
+    task = tasks.get("digits")()
+    samples = task.data()
+    x, y = torch.as_tensor(samples.train.x), torch.as_tensor(samples.train.y)
+    torch.manual_seed(0)
+    net = task.model({"hidden": 64})
+    optimizer = optimizers.create(name, net.parameters())
+
+    def loss(chosen: slice | Tensor) -> Tensor:
+        return nn.functional.cross_entropy(net(x[chosen]), y[chosen])
+
+    start = float(loss(slice(None)).detach())
+    for batch in torch.randperm(len(x))[:1056].view(33, 32):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+    # Where curvature estimates are wanted and none came, next to nothing moves.
+    assert float(loss(slice(None)).detach()) < start
 
 
 def test_a_rule_from_outside_joins_by_its_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
