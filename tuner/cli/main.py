@@ -5,6 +5,8 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 130 interrupted.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -86,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     command = typer.main.get_command(app)
+    atexit.register(gc.freeze)  # else Python looks through all there is once more, for a second
     try:
         with collecting_seldom():
             code = command.main(
