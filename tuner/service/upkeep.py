@@ -15,7 +15,7 @@ from tuner.service.context import Context
 from tuner.service.receipts import KEPT
 from tuner.service.supply import prepare
 from tuner.service.turns import turn
-from tuner.storage import events, offers, receipts, studies, tallies, workers
+from tuner.storage import events, offers, receipts, statistics, studies, tallies, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.studies import OPEN_STATES
 
@@ -54,6 +54,8 @@ def tick(ctx: Context) -> None:
 def look_ahead(ctx: Context) -> None:
     """One round of thinking ahead: fits models and suggests what free workers will ask for.
 
+    The database's planner may think, too.
+
     It may take as long as it takes; a study that fails here does not keep the others waiting.
 
     Raises:
@@ -61,6 +63,7 @@ def look_ahead(ctx: Context) -> None:
     """
     _suggest(ctx)
     _refit(ctx)
+    statistics.refresh(ctx.db)
 
 
 def _bound_leases(ctx: Context) -> None:
