@@ -15,6 +15,7 @@ from storage_history import SPACE, STEPS, loss, optuna_storage
 
 from tuner import service
 from tuner.protocol import LeaseRequest, Measured, Report, SlotReport, WorkerHello
+from tuner.service.background import running
 from tuner.service.context import Context
 from tuner.storage import SqlStorage
 
@@ -176,7 +177,7 @@ def worker(ctx: Context, study_id: int) -> Iterator[Cycle]:
 def by_threads(
     url: str, client: Callable[[Context, int], Iterator[Cycle]], clients: int, seconds: float
 ) -> Figures:
-    """All clients together, as threads of one server."""
+    """All clients together, as threads of one server, which does its upkeep beside."""
     ctx = Context.open(url)
     start, ran = threading.Barrier(clients), []
 
@@ -188,10 +189,11 @@ def by_threads(
             raise
 
     threads = [threading.Thread(target=serve) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with running(*service.chores(ctx)):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     ctx.close()
     if len(ran) < clients:
         raise RuntimeError("a client failed; see above")
