@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## Starts server and workers, tunes a real model, show
 	$(BIN)/tuner demo $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Runs every test.
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 faults: $(VENV)/.installed-dev  ## Kills, freezes and cuts off every part many times; prints what was lost.
 	$(BIN)/python -m tests.faults $(ARGS)

@@ -15,7 +15,13 @@ from tuner.settings import Settings
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("home")
     settings = Settings.read(
-        home=home, database_url=f"sqlite:///{home}/tuner.sqlite", port=0, workers=0
+        home=home,
+        database_url=f"sqlite:///{home}/tuner.sqlite",
+        port=0,
+        workers=0,
+        # It ends no lease before it has listened for as long as one lives.
+        lease_seconds=8.0,
+        heartbeat_seconds=2.0,
     )
     with serving(settings, auth=False, stop=threading.Event()) as found:
         yield found

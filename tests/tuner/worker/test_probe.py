@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,7 @@ def test_a_worker_that_dies_with_it_loses_it_to_another(
     context: Context, clock: Clock, tmp_path: Path
 ) -> None:
     """The lease runs out by itself: nobody says that the first worker is gone."""
+    context.settings = replace(context.settings, lease_seconds=5.0, heartbeat_seconds=1.0)
     study = submit(context)
     stop = threading.Event()
 

@@ -18,7 +18,7 @@ from tests.installation import PATIENCE_SECONDS, Installation, installation, unt
 from tests.tuner.worker.ray.clusters import Cluster, running
 from tuner.cli import main
 
-TRIALS, STEPS, EVAL_EVERY = 12, 40, 10
+TRIALS, STEPS, EVAL_EVERY = 12, 40, 5
 """Seconds of training, so that all nodes are seen at it also where that is quick."""
 
 
