@@ -56,11 +56,12 @@ class Channel:
     def hear(self, seconds: float) -> list[Said]:
         """What was said by now, after waiting at most so long for anything to be said."""
         said: list[Said] = []
-        for key, _ in self._selector.select(seconds):
-            if key.fileobj is self._listener:
-                self._accept()
-            else:
-                said += self._read(key.fileobj)  # type: ignore[arg-type]  # only sockets are registered
+        ready = [key.fileobj for key, _ in self._selector.select(seconds)]
+        for connection in ready:
+            if connection is not self._listener:
+                said += self._read(connection)  # type: ignore[arg-type]  # only sockets are registered
+        if self._listener in ready:  # last: those that have ended by now make room
+            self._accept()
         return said
 
     def close(self) -> None:

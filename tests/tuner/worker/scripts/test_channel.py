@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.tuner.worker.scripts.processes import listening
-from tuner.worker.scripts.channel import LONGEST_LINE, MOST_CONNECTIONS, Said
+from tuner.worker.scripts.channel import LONGEST_LINE, MOST_CONNECTIONS, Channel, Said
 
 GOOD = b'{"step": 1, "metrics": {"a": 1}}\n'
 
@@ -93,3 +93,20 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
         with connected(tmp_path / "s") as later:
             later.sendall(GOOD)
             assert later.recv(1 << 16)
+
+
+def test_those_that_have_ended_make_room_for_who_came_before_it_was_heard(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "s")
+    others = []
+    for _ in range(MOST_CONNECTIONS):
+        others.append(connected(tmp_path / "s"))
+        channel.hear(10)
+    with connected(tmp_path / "s") as later:
+        for other in others:
+            other.close()
+        later.sendall(GOOD)
+        said = [one for _ in range(2) for one in channel.hear(10)]
+        assert [one.step for one in said] == [1]
+        said[0].answer(stop=False)
+        assert later.recv(1 << 16)
+    channel.close()
