@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from itertools import takewhile
 
 MOST_ON_CPU = 8
 """More processes than this starve the sampler of finished trials."""
 
 
 def gpus() -> int:
-    """The GPUs that NVIDIA's driver shows; asked of its tool, since torch takes seconds to load."""
+    """The GPUs that this process may use; asked of NVIDIA's tool, since torch is slow to load.
+
+    The tool shows all of them; ``CUDA_VISIBLE_DEVICES`` names those for CUDA, up to an invalid one.
+    """
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0
@@ -19,7 +23,12 @@ def gpus() -> int:
         told = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return 0
-    return sum(line.startswith("GPU ") for line in told.stdout.splitlines())
+    shown = sum(line.startswith("GPU ") for line in told.stdout.splitlines())
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return shown
+    valid = takewhile(lambda name: name.strip() not in ("", "-1"), named.split(","))
+    return min(shown, len(list(valid)))
 
 
 def default_workers() -> int:

@@ -54,7 +54,7 @@ def tick(ctx: Context) -> None:
 def look_ahead(ctx: Context) -> None:
     """One round of thinking ahead: fits models and suggests what free workers will ask for.
 
-    The database's planner may think, too.
+    PostgreSQL's planner looks at tables that have grown.
 
     It may take as long as it takes; a study that fails here does not keep the others waiting.
 

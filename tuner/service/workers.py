@@ -227,9 +227,8 @@ def _heard(ctx: Context, worker_id: int, status: dict[str, Any] | None = None) -
     """The worker, noted as alive unless that was done within a heartbeat."""
     now = ctx.now()
     known = ctx.heard.get(worker_id)
-    if known is not None and abs(now - known[1]) < timedelta(
-        seconds=ctx.settings.heartbeat_seconds
-    ):
+    lately = timedelta(seconds=ctx.settings.heartbeat_seconds)
+    if known is not None and abs(now - known[1]) < lately:
         return known[0]
     return _touched(ctx, worker_id, now, status)
 

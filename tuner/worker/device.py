@@ -63,7 +63,7 @@ def prepare(device: torch.device, sharing: int = 1) -> None:
     gc.set_threshold(*GARBAGE)
     if device.type == "cuda":
         # One that takes more runs out of memory itself, and not its neighbours.
-        torch.cuda.set_per_process_memory_fraction(1 / sharing, device)
+        torch.cuda.set_per_process_memory_fraction(1 / sharing, device.index)
         # TF32 for float32 products: ten bits of mantissa are enough for training.
         torch.set_float32_matmul_precision("high")
     else:

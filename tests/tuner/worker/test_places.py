@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
+import torch
 
 from tuner.errors import InvalidInput
+from tuner.worker.device import MEMORY_SHARE, memory_to_plan_on, prepare
 from tuner.worker.local import spread
 from tuner.worker.places import Place, places
 
@@ -32,3 +36,26 @@ def test_a_run_takes_all_gpus_or_the_one_that_it_is_told(monkeypatch: pytest.Mon
     assert spread("cpu", 2) == [Place("cpu", 2)] * 2
     with pytest.raises(InvalidInput, match="only 2 GPUs"):
         spread("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_process_that_shares_a_gpu_takes_its_part(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """By the index, which a device has only where one was named; torch takes no other."""
+    told: list[tuple[float, int | None]] = []
+
+    def note(fraction: float, index: int | None) -> None:
+        told.append((fraction, index))
+
+    device = torch.device(name)
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", note)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10, 1000))  # others have begun
+    precision, thresholds = torch.get_float32_matmul_precision(), gc.get_threshold()
+    try:
+        prepare(device, 2)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        gc.set_threshold(*thresholds)
+    assert told == [(0.5, device.index)]
+    assert memory_to_plan_on(device, 2) == int(MEMORY_SHARE * 500)
