@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from tuner.samplers.history import Floats
 from tuner.samplers.surrogate import Ints
-from tuner.spaces import Categorical, Float, Int, Space
+from tuner.spaces import Categorical, Constant, Float, Int, Scalar, Searched, Space
 
 
 def has_priors(space: Space) -> bool:
@@ -30,19 +31,17 @@ def at(space: Space, u: Floats, *, informed: bool) -> dict[str, Any]:
         u: ``[D]`` in [0, 1].
         informed: Whether priors are used. At 0.5 this is the centre of every prior.
     """
-    params: dict[str, Any] = {}
-    for name, q in zip(space.searched, u, strict=True):
-        if name not in space.active(params):
-            continue
-        parameter = space.parameter(name)
+    quantiles = dict(zip(space.searched, u.tolist(), strict=True))
+
+    def choose(name: str, parameter: Searched, params: Mapping[str, Any]) -> Scalar:
         prior = space.prior(name, params) if informed else None
         if prior is None or not isinstance(parameter, Float | Int):
-            params[name] = parameter.from_unit(float(q))
-            continue
-        inside = np.clip(np.array([q]), 1e-9, 1 - 1e-9)
+            return parameter.from_unit(quantiles[name])
+        inside = np.clip(np.array([quantiles[name]]), 1e-9, 1 - 1e-9)
         drawn = prior.draw(inside, float(parameter.low), float(parameter.high))
-        params[name] = parameter.nearest(float(drawn[0]))
-    return params
+        return parameter.nearest(float(drawn[0]))
+
+    return space.chosen(choose)
 
 
 def many(space: Space, u: Floats, informed: NDArray[np.bool_]) -> Floats:
@@ -72,10 +71,7 @@ def many(space: Space, u: Floats, informed: NDArray[np.bool_]) -> Floats:
 
 def snap(space: Space, unit: Floats) -> Floats:
     """The legal points nearest to rows of the unit cube, NaN where inactive."""
-    if space.conditional:
-        rows = [space.to_unit(space.from_unit(np.nan_to_num(row, nan=0.5))) for row in unit]
-        return np.array(rows).reshape(unit.shape)
-    out = np.clip(unit, 0.0, 1.0)
+    out = np.clip(np.nan_to_num(unit, nan=0.5), 0.0, 1.0)
     for j, name in enumerate(space.searched):
         p = space.parameter(name)
         size = p.size
@@ -87,7 +83,32 @@ def snap(space: Space, unit: Floats) -> Floats:
             out[:, j] = (np.log(whole) - low) / (high - low)
         else:
             out[:, j] = (np.minimum((out[:, j] * size).astype(int), size - 1) + 0.5) / size
+    if space.conditional:
+        out[~active(space, out)] = np.nan
     return out
+
+
+def active(space: Space, unit: Floats) -> NDArray[np.bool_]:
+    """``[n, D]`` whether each parameter's conditions hold, for legal points without NaN."""
+    columns = {name: unit[:, j].tolist() for j, name in enumerate(space.searched)}
+    masks: dict[str, NDArray[np.bool_]] = {}
+    met: dict[tuple[str, str], NDArray[np.bool_]] = {}
+    for name in space.order:
+        masks[name] = np.ones(len(unit), dtype=bool)
+        for parent, wanted in space.conditions[name]:
+            asked = (parent, repr(wanted.choices))  # True is not 1
+            if asked not in met:
+                above = space.parameters[parent]
+                values = (
+                    [above.value] * len(unit)
+                    if isinstance(above, Constant)
+                    else [above.from_unit(u) for u in columns[parent]]
+                )
+                met[asked] = np.array([value in wanted for value in values], dtype=bool)
+            masks[name] &= masks[parent] & met[asked]
+    return (
+        np.array([masks[name] for name in space.searched], dtype=bool).reshape(unit.shape[::-1]).T
+    )
 
 
 def sobol(dimensions: int, index: int, seed: int) -> Floats:

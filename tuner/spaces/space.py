@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,6 +50,10 @@ class Space:
     """The names of what is searched, parents before children: the axes of the unit cube."""
     conditional: bool = field(init=False, compare=False)
     """Whether any parameter has a condition."""
+    conditions: Mapping[str, tuple[tuple[str, Categorical], ...]] = field(
+        init=False, compare=False, repr=False
+    )
+    """By name, its parents, each with the values among which it has to be."""
 
     def __post_init__(self) -> None:
         order = _parents_first(self.parameters)
@@ -58,6 +62,11 @@ class Space:
         object.__setattr__(self, "searched", searched)
         conditional = any(p.when for p in self.parameters.values())
         object.__setattr__(self, "conditional", conditional)
+        conditions = {
+            name: tuple((parent, Categorical(wanted)) for parent, wanted in p.when.items())
+            for name, p in self.parameters.items()
+        }
+        object.__setattr__(self, "conditions", conditions)
 
     @classmethod
     def parse(cls, raw: object, prefix: str = "space") -> Space:
@@ -109,10 +118,7 @@ class Space:
         values: dict[str, Any] = {}
         for name in self.order:
             parameter = self.parameters[name]
-            if all(
-                parent in values and Categorical(wanted).index(values[parent]) >= 0
-                for parent, wanted in parameter.when.items()
-            ):
+            if self._holds(name, values):
                 out.append(name)
                 if isinstance(parameter, Constant):
                     values[name] = parameter.value
@@ -121,6 +127,34 @@ class Space:
                 elif parameter.default is not None:
                     values[name] = parameter.default
         return tuple(out)
+
+    def _holds(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Whether the conditions of ``name`` are met by the values of what is active."""
+        for parent, wanted in self.conditions[name]:
+            if parent not in values or wanted.index(values[parent]) < 0:
+                return False
+        return True
+
+    def chosen(
+        self, choose: Callable[[str, Searched, Mapping[str, Any]], Scalar]
+    ) -> dict[str, Any]:
+        """The params whose values are chosen one by one, parents first, where they are active.
+
+        Args:
+            choose: Gives the value of a parameter; it is told its name, what it is, and the params
+                chosen before.
+        """
+        values: dict[str, Any] = {}
+        params: dict[str, Any] = {}
+        for name in self.order:
+            if not self._holds(name, values):
+                continue
+            parameter = self.parameters[name]
+            if isinstance(parameter, Constant):
+                values[name] = parameter.value
+            else:
+                params[name] = values[name] = choose(name, parameter, params)
+        return params
 
     def fill(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The config of ``params``: active constants added, inactive values dropped, in order."""
@@ -246,11 +280,8 @@ class Space:
 
     def from_unit(self, u: NDArray[np.float64]) -> dict[str, Any]:
         """The params at ``u``; axes of inactive parameters are not read."""
-        params: dict[str, Any] = {}
-        for name, x in zip(self.searched, u, strict=True):
-            if name in self.active(params):
-                params[name] = self.parameter(name).from_unit(float(x))
-        return params
+        at = dict(zip(self.searched, u.tolist(), strict=True))
+        return self.chosen(lambda name, parameter, _: parameter.from_unit(at[name]))
 
     def prior(self, name: str, config: Mapping[str, Any]) -> Prior | None:
         """What is believed about ``name`` in ``config``: its own prior, else the optimizer's."""
@@ -263,8 +294,17 @@ class Space:
             return parameter.prior
         if not self.priors:
             return None
-        chosen = self.fill(config).get("optimizer")
+        chosen = self._optimizer(config)
         return self.priors.get(chosen, {}).get(name) if isinstance(chosen, str) else None
+
+    def _optimizer(self, config: Mapping[str, Any]) -> Any:
+        """That of a config, or of params; None where it has none."""
+        optimizer = self.parameters.get("optimizer")
+        if optimizer is None or optimizer.when:
+            return self.fill(config).get("optimizer")
+        if isinstance(optimizer, Constant):
+            return optimizer.value
+        return config.get("optimizer", optimizer.default)
 
     def with_priors(self, priors: Mapping[str, Mapping[str, Prior]]) -> Space:
         """This space, told where good values lie: ``{optimizer: {hyperparameter: prior}}``.

@@ -155,6 +155,22 @@ CONDITIONAL = Space.parse(
         "momentum": {"type": "float", "low": 0, "high": 1, "when": {"optimizer": "sgd"}},
     }
 ).with_priors({"adamw": {"lr": Prior(1e-3, 0.3, "log")}, "sgd": {"lr": Prior(0.1, 0.3, "log")}})
+NESTED = Space.parse(
+    {
+        "layers": {"type": "int", "low": 1, "high": 8, "log": True},
+        "width": {"type": "int", "low": 8, "high": 64, "step": 8, "when": {"layers": [2, 3, 5]}},
+        "gated": {
+            "type": "categorical",
+            "choices": [True, False, "no"],
+            "when": {"width": [8, 16]},
+        },
+        "gate": {"type": "float", "low": 0, "high": 1, "when": {"gated": True, "layers": [2, 5]}},
+        "one": {"type": "float", "low": 0, "high": 1, "when": {"gated": ["no", False]}},
+        "kind": "plain",
+        "plain": {"type": "float", "low": 0, "high": 1, "when": {"kind": "plain"}},
+    }
+)
+SPACES = [SPACE, CONDITIONAL, NESTED]
 
 
 def test_the_middle_is_the_centre_of_every_prior() -> None:
@@ -165,7 +181,7 @@ def test_the_middle_is_the_centre_of_every_prior() -> None:
     assert params["drop"] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("space", [SPACE, CONDITIONAL])
+@pytest.mark.parametrize("space", SPACES)
 def test_many_draws_are_the_single_ones(space: Space) -> None:
     rng = np.random.default_rng(0)
     d = len(space.searched)
@@ -192,14 +208,15 @@ def test_the_prior_follows_the_optimizer_drawn() -> None:
     assert np.median(lrs["sgd"]) == pytest.approx(-1, abs=0.15)
 
 
-@pytest.mark.parametrize("space", [SPACE, CONDITIONAL])
+@pytest.mark.parametrize("space", SPACES)
 def test_snapping_lands_on_legal_points_and_stays(space: Space) -> None:
-    u = np.random.default_rng(0).random((50, len(space.searched)))
+    u = np.random.default_rng(0).random((200, len(space.searched)))
     once = snap(space, u)
     np.testing.assert_allclose(snap(space, once), once, atol=1e-12)
-    for row in once:
+    for row, start in zip(once, u, strict=True):
         params = space.from_unit(np.nan_to_num(row, nan=0.5))
         np.testing.assert_allclose(space.to_unit(params), row, atol=1e-9)
+        np.testing.assert_allclose(space.to_unit(space.from_unit(start)), row, atol=1e-9)
 
 
 def test_encoding_sees_decay_rates_by_their_distance_from_one() -> None:
