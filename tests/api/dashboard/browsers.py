@@ -91,7 +91,7 @@ def window(
     page.on("console", heard)
     yield page
     context.close()
-    assert wrong == []
+    assert wrong == [], wrong
 
 
 def log_in(page: Page, server: Server) -> None:
