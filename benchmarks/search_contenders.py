@@ -199,11 +199,8 @@ def optuna_trial(
 
 def suggested(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     """A point of the space, condition after condition."""
-    params: dict[str, Any] = {}
-    for name, dist in space.distributions().items():
-        if name in space.active(params):
-            params[name] = trial._suggest(name, dist)
-    return params
+    distributions = space.distributions()
+    return space.chosen(lambda name, _parameter, _chosen: trial._suggest(name, distributions[name]))
 
 
 def tell_param(

@@ -7,8 +7,7 @@ import shutil
 import subprocess
 from itertools import takewhile
 
-MOST_ON_CPU = 8
-"""More processes than this starve the sampler of finished trials."""
+from tuner.worker.places import MOST_ON_CPU
 
 
 def gpus() -> int:

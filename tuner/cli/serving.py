@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.cli.children import GRACE_SECONDS, Children, worker_command
-from tuner.cli.collecting import collecting_seldom, sparing_what_is_loaded
+from tuner.cli.collecting import sparing_what_is_loaded
 from tuner.cli.machine import cores, default_workers, gpus
 from tuner.cli.output import err
 from tuner.errors import Conflict, InvalidInput, Unavailable
@@ -72,7 +72,6 @@ def serving(
 
     migrate.prepare(settings.database_url)
     with ExitStack() as stack:
-        stack.enter_context(collecting_seldom())
         stack.enter_context(sparing_what_is_loaded())
         context = Context.open(
             settings.database_url,

@@ -7,6 +7,7 @@ in a trial's ``system_attrs``, which become the note), and its answer depends on
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.samplers import COMPLETE, DIVERGED, PARTIAL, PENDING, VOID, History, Proposal, Sampler
-from tuner.spaces import Categorical, Float
+from tuner.spaces import Categorical, Float, Scalar, Searched
 
 ATTRS = "attrs"
 
@@ -60,18 +61,15 @@ class OptunaSampler(Sampler):
 
     def _ask(self, trial: Trial) -> dict[str, Any]:
         """One suggestion, parents before children, only what is active."""
-        params: dict[str, Any] = {}
-        for name in self.space.searched:
-            if name not in self.space.active(params):
-                continue
-            p = self.space.parameter(name)
+
+        def choose(name: str, p: Searched, _chosen: Mapping[str, Any]) -> Scalar:
             if isinstance(p, Categorical):
-                params[name] = trial.suggest_categorical(name, p.choices)
-            elif isinstance(p, Float):
-                params[name] = trial.suggest_float(name, p.low, p.high, step=p.step, log=p.log)
-            else:
-                params[name] = trial.suggest_int(name, p.low, p.high, step=p.step, log=p.log)
-        return params
+                return trial.suggest_categorical(name, p.choices)
+            if isinstance(p, Float):
+                return trial.suggest_float(name, p.low, p.high, step=p.step, log=p.log)
+            return trial.suggest_int(name, p.low, p.high, step=p.step, log=p.log)
+
+        return self.space.chosen(choose)
 
     def _trials(self, history: History) -> list[FrozenTrial]:
         status = history.standing

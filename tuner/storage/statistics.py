@@ -40,8 +40,7 @@ def refresh(database: Database) -> list[str]:
     with database.session() as session:
         outgrown = [str(name) for name in session.scalars(_OUTGROWN)]
     for name in outgrown:
+        # Where it is locked, another server's look will do, or a vacuum's.
         with database.brief() as direct:
-            direct.run(
-                f"ANALYZE (SKIP_LOCKED) {name}"
-            )  # another server's look will do, or a vacuum's
+            direct.run(f"ANALYZE (SKIP_LOCKED) {name}")
     return outgrown

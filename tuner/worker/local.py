@@ -42,14 +42,12 @@ from tuner.worker import device as devices
 from tuner.worker.crew import SAVE_SECONDS
 from tuner.worker.direct import DirectGateway
 from tuner.worker.loop import load_task, run_worker
-from tuner.worker.places import Place, places
+from tuner.worker.places import MOST_ON_CPU, Place, places
 from tuner.worker.scripts.config import Scripts
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
-MOST_PROCESSES = 8
-"""Workers on one machine's CPU; more of them starve the sampler of finished trials."""
 
 
 def spread(device: str, processes: int | None = None) -> list[Place]:
@@ -64,7 +62,7 @@ def spread(device: str, processes: int | None = None) -> list[Place]:
     """
     chosen = devices.choose(device)
     if chosen.type == "cpu":
-        return places(processes or max(1, min(MOST_PROCESSES, os.cpu_count() or 1)), 0)
+        return places(processes or max(1, min(MOST_ON_CPU, os.cpu_count() or 1)), 0)
     if device == "auto":
         gpus = torch.cuda.device_count()
         return places(processes or gpus, gpus)

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+MOST_ON_CPU = 8
+"""Processes on one machine's CPU; more of them starve the sampler of finished trials."""
+
 
 @dataclass(frozen=True)
 class Place:
