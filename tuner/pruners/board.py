@@ -52,7 +52,10 @@ class Track:
 
 
 class Board:
-    """All tracks of a study, and for each lane and step a ranking that grows with the reports.
+    """All tracks of a study, and a ranking for each lane and step that somebody has asked for.
+
+    From then on a ranking grows with the reports. A pruner that compares at rungs has rankings at
+    rungs only, and one that compares nothing has none.
 
     Args:
         by_best: Rank by the best value up to a step instead of the value there.
@@ -61,67 +64,73 @@ class Board:
     def __init__(self, *, by_best: bool = False) -> None:
         self.by_best = by_best
         self.tracks: dict[int, Track] = {}
-        self._columns: dict[tuple[int, int], list[Entry]] = {}
-        self._entries: dict[int, dict[int, float]] = {}  # trial -> step -> the value it ranks by
+        self._columns: dict[int, dict[int, list[Entry]]] = {}  # lane -> step -> ranking
 
     def add(self, track: Track) -> None:
         """Takes a track in, or replaces the one of the same number."""
         old = self.tracks.get(track.number)
         if old is not None:
-            self._clear(old)
+            self._leave(old)
         self.tracks[track.number] = track
         self._enter(track)
 
     def report(self, number: int, step: int, value: float) -> None:
         """One finite value at one step; a second report of the same step replaces the first."""
         track = self.tracks[number]
-        again = step <= track.step and bool(track.curve)
+        again = track.diverged or (step <= track.step and bool(track.curve))
         if again:
-            self._clear(track)
+            self._leave(track)
         track.curve[step] = value
         track.step = max(track.step, step)
         if again:
             self._enter(track)
-        else:
-            entries = self._entries[number]
-            if self.by_best and entries:
-                value = min(value, *entries.values())
-            self._insert(track, step, value)
+        elif track.lane in self._columns:
+            column = self._columns[track.lane].get(step)
+            if column is not None:
+                insort(column, (self._value(track, step), number))
 
     def lose(self, number: int) -> None:
         """The trial diverged: it ranks last at the step that it was to reach."""
         track = self.tracks[number]
         if not track.diverged:
+            self._leave(track)
             track.diverged = True
-            self._insert_lost(track)
+            self._enter(track)
 
     def ranking(self, step: int, lane: int = 0) -> list[Entry]:
         """Who reported at ``step``, best first. Not to be changed."""
-        return self._columns.get((lane, step), [])
+        columns = self._columns.setdefault(lane, {})
+        if step not in columns:
+            of_lane = (track for track in self.tracks.values() if track.lane == lane)
+            columns[step] = sorted(
+                (self._value(track, step), track.number)
+                for track in of_lane
+                if _stands(track, step)
+            )
+        return columns[step]
 
     def rank(self, number: int, step: int) -> int:
         """How many trials of the lane were better at ``step``."""
         track = self.tracks[number]
-        return bisect_left(self.ranking(step, track.lane), (self._entries[number][step], number))
+        return bisect_left(self.ranking(step, track.lane), (self._value(track, step), number))
+
+    def _value(self, track: Track, step: int) -> float:
+        """What the track ranks by at ``step``."""
+        if step not in track.curve:
+            return math.inf
+        return track.best(step) if self.by_best else track.curve[step]
 
     def _enter(self, track: Track) -> None:
-        self._entries[track.number] = {}
-        best = math.inf
-        for step in sorted(track.curve):
-            best = min(best, track.curve[step])
-            self._insert(track, step, best if self.by_best else track.curve[step])
-        if track.diverged:
-            self._insert_lost(track)
+        for step, column in self._columns.get(track.lane, {}).items():
+            if _stands(track, step):
+                insort(column, (self._value(track, step), track.number))
 
-    def _clear(self, track: Track) -> None:
-        for step, value in self._entries.pop(track.number).items():
-            column = self._columns[track.lane, step]
-            del column[bisect_left(column, (value, track.number))]
+    def _leave(self, track: Track) -> None:
+        for step, column in self._columns.get(track.lane, {}).items():
+            if _stands(track, step):
+                del column[bisect_left(column, (self._value(track, step), track.number))]
 
-    def _insert(self, track: Track, step: int, value: float) -> None:
-        self._entries[track.number][step] = value
-        insort(self._columns.setdefault((track.lane, step), []), (value, track.number))
 
-    def _insert_lost(self, track: Track) -> None:
-        if track.until not in track.curve:
-            self._insert(track, track.until, math.inf)
+def _stands(track: Track, step: int) -> bool:
+    """Whether a track has a place in the ranking at ``step``."""
+    return step in track.curve or (track.diverged and step == track.until)

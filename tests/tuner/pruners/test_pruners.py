@@ -89,6 +89,39 @@ def test_board_ranks_and_replaces() -> None:
     assert len(b.ranking(2)) == 2
 
 
+@given(seed=st.integers(0, 100_000), by_best=st.booleans())
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_rankings_are_the_same_whenever_they_are_first_asked_for(seed: int, by_best: bool) -> None:
+    rng = np.random.default_rng(seed)
+    asked, fresh = Board(by_best=by_best), Board(by_best=by_best)
+    for number in range(6):
+        for b in (asked, fresh):
+            b.add(Track(number, until=4, busy=True, lane=number % 2))
+    for _ in range(40):
+        number, step, value = int(rng.integers(6)), int(rng.integers(1, 5)), float(rng.integers(4))
+        deed = rng.choice(["report", "report", "report", "lose", "add"])
+        for b in (asked, fresh):
+            if deed == "report":
+                b.report(number, step, value)
+            elif deed == "lose":
+                b.lose(number)
+            else:
+                b.add(Track(number, {step: value}, step, until=4, lane=int(value) % 2))
+        asked.ranking(int(rng.integers(1, 5)), int(rng.integers(2)))
+    for step in range(1, 5):
+        for lane in range(2):
+            entries = {}
+            for number, track in asked.tracks.items():
+                if track.lane == lane and step in track.curve:
+                    earlier = [v for s, v in track.curve.items() if s <= step]
+                    entries[number] = min(earlier) if by_best else track.curve[step]
+                elif track.lane == lane and track.diverged and step == 4:
+                    entries[number] = math.inf
+            ranked = sorted((value, number) for number, value in entries.items())
+            assert asked.ranking(step, lane) == fresh.ranking(step, lane) == ranked
+            assert [asked.rank(number, step) for _, number in ranked] == list(range(len(ranked)))
+
+
 def test_median() -> None:
     b = board([1.0], [2.0], [3.0], [4.0], [5.0], [3.5])
     median = make("median", n_startup_trials=5)
