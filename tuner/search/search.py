@@ -245,13 +245,18 @@ class Search:
     # --- what to do -----------------------------------------------------------------------------
 
     @locked
+    def elapse(self, seconds: float) -> None:
+        """The study has been running for so many wall seconds; it never takes any back."""
+        self._elapsed = max(self._elapsed, seconds)
+
+    @locked
     def suggest(self, k: int, *, elapsed_seconds: float = 0.0) -> list[Suggestion]:
         """At most ``k`` trials to run now; none when there is nothing to do at present.
 
         Waiting trials come first (enqueued, retried, or lost by their worker), then paused trials
         that deserve another stretch, then new ones. What is suggested counts as busy from here on.
         """
-        self._elapsed = max(self._elapsed, elapsed_seconds)
+        self.elapse(elapsed_seconds)
         if self._target_met or self._late:
             return []
         out: list[Suggestion] = []

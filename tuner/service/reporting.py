@@ -93,7 +93,7 @@ def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: Point | None
     news = False
     for i, measured in enumerate(sorted(slot.measurements, key=lambda m: m.step)):
         news |= _take_point(turn, row, measured, f"{at}.measurements[{i}]")
-        if row.values is not None and not all(math.isfinite(float(v)) for v in row.values):
+        if row.values is not None and not all(map(math.isfinite, map(float, row.values))):
             break  # it diverged: nothing after that counts
     latest = max(worked, default=None)
     if latest is not None:
@@ -144,7 +144,7 @@ def _take_point(turn: Turn, row: TrialRow, measured: Measured, at: str) -> bool:
     if checked.spec.constraint is not None:
         violation = numbers[checked.spec.constraint.metric] - checked.spec.constraint.max
         row.constraint = violation if math.isfinite(violation) else None
-    finite = all(math.isfinite(v) for v in row.values)
+    finite = all(map(math.isfinite, row.values))
     turn.search.report(row.number, row.step, value if finite else math.nan, row.constraint)
     return True
 

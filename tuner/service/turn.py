@@ -119,7 +119,7 @@ class Turn:
 
     def exhausted(self) -> str | None:
         """Which budget is met, or None."""
-        self.search.suggest(0, elapsed_seconds=self.elapsed)
+        self.search.elapse(self.elapsed)
         return self.search.exhausted
 
     # --- the trials -----------------------------------------------------------------------------
