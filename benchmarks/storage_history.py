@@ -158,7 +158,7 @@ def fill_optuna(url: str, n: int, steps: int = STEPS) -> None:
         if n and connection.dialect.name == "postgresql":
             sequence = "SELECT setval('trials_trial_id_seq', :n)"
             connection.execute(text(sequence), {"n": n})
-    analyze(url)
+    analyze(url, n)
     storage.engine.dispose()
 
 
@@ -228,12 +228,15 @@ def fill_ours(url: str, n: int, sampler: str, steps: int = STEPS) -> None:
         if n and not ctx.db.embedded:
             session.execute(text("SELECT setval('trials_id_seq', :n)"), {"n": n})
     ctx.close()
-    analyze(url)
+    analyze(url, n)
 
 
-def analyze(url: str) -> None:
-    """Tells PostgreSQL's planner what there is, as its daemon would a minute later."""
-    if make_url(url).get_backend_name() == "postgresql":
+def analyze(url: str, n: int) -> None:
+    """Tells PostgreSQL's planner what there is, as its daemon would a minute later.
+
+    It looks at no table in which nothing has changed, so of an empty one the planner knows nothing.
+    """
+    if n and make_url(url).get_backend_name() == "postgresql":
         engine = create_engine(parse_url(url), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(text("ANALYZE"))

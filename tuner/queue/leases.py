@@ -16,9 +16,9 @@ from typing import Any, Literal, cast
 from sqlalchemy import ColumnElement, Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
-from tuner.storage.engine import dump_rows
+from tuner.storage.engine import dump_json
 from tuner.storage.models import Trial
-from tuner.storage.prepared import Executing, Prepared, given_rows
+from tuner.storage.prepared import Executing, Prepared, given_rows, looked_up
 from tuner.storage.trials import COLUMNS, TrialRow, select_rows
 
 _table = cast("Table", Trial.__table__)
@@ -29,7 +29,7 @@ LEASE_EXPIRED = "lease_expired"
 def _renew_all() -> Prepared:
     """Those that are held as named; returns their ids."""
     named = given_rows("held", [_table.c.id, _table.c.lease_token])
-    as_named = (_table.c.id == named.c.id) & (_table.c.lease_token == named.c.lease_token)
+    as_named = looked_up(_table.c.id, named.c.id) & (_table.c.lease_token == named.c.lease_token)
     mine = select(_table.c.id).select_from(_table.join(named, as_named))
     # Rows that a report has locked are passed over: the report renews them itself.
     free = mine.order_by(_table.c.id).with_for_update(skip_locked=True, of=_table)
@@ -109,7 +109,7 @@ def renew(connection: Executing, held: Mapping[int, str], expires_at: datetime) 
     values: dict[str, Any]
     if connection.dialect.name == "postgresql":
         named = [{"id": i, "lease_token": token} for i, token in held.items()]
-        values = {"held": dump_rows(named), "expires_at": expires_at}
+        values = {"held": dump_json(named), "expires_at": expires_at}
         good.update(trial_id for (trial_id,) in _RENEW_ALL.rows(connection, values))
     else:
         for trial_id, token in held.items():

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from tuner.errors import Conflict
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.service.context import Context
 from tuner.service.turn import ORIGIN, Turn
+from tuner.service.turns import take
 from tuner.storage import receipts
 from tuner.storage.prepared import Executing
+from tuner.storage.receipts import NewReceipt
+
+T = TypeVar("T")
 
 
 class AnsweredBefore(Exception):
@@ -20,7 +27,7 @@ class AnsweredBefore(Exception):
         self.token = token
 
 
-@dataclass(frozen=True)
+@dataclass
 class Claim:
     """One request for work.
 
@@ -39,6 +46,8 @@ class Claim:
     origin: str = ORIGIN
     actor: str | None = None
     token: str = field(default_factory=leases.new_token)
+    _kept: bool = field(default=False, init=False)
+    """Whether its receipt is stored, with what it was given first."""
 
     def refuse_repeated(self, connection: Executing) -> None:
         """Goes no further with a request that was answered before.
@@ -55,14 +64,34 @@ class Claim:
         return Lease(self.worker_id, self.token, ctx.lease_end(this.now, self.seconds))
 
     def keep(self, this: Turn) -> None:
-        """Notes that the request is given something in this turn.
+        """Notes that the request is given something in this turn, which :meth:`take` took."""
+        if self.key is not None and not self._kept:
+            this.receipt = NewReceipt(self.key, {"token": self.token})
+
+    def take(
+        self,
+        ctx: Context,
+        study_id: int,
+        act: Callable[[dict[int, Turn]], T],
+        *,
+        slow: bool = False,
+    ) -> T:
+        """Takes a study's turn, in which the request may be given something.
+
+        Args:
+            ctx: The service.
+            study_id: The study.
+            act: As for :func:`tuner.service.turns.take`; returns what is given, if anything.
+            slow: Whether it takes long.
 
         Raises:
-            AnsweredBefore: The same request was, at the same moment elsewhere.
+            AnsweredBefore: The same request was given something at the same moment elsewhere.
         """
-        if self.key is None:
-            return
-        made = {"token": self.token}
-        before = receipts.keep(this.session.connection(), self.key, made, this.now)
-        if before not in (None, made):
-            raise AnsweredBefore(before["token"])
+        try:
+            given = take(ctx, [study_id], act, slow=slow, actor=self.actor)
+        except Conflict:
+            with ctx.db.peek() as connection:
+                self.refuse_repeated(connection)
+            raise
+        self._kept = self._kept or bool(given)
+        return given

@@ -56,7 +56,7 @@ def offer(ctx: Context, study_id: int, claim: Claim) -> Probe | None:
         _note(this, probe)
         return _message(this.checked, study_id, lease.token)
 
-    return take(ctx, [study_id], take_it, actor=claim.actor)
+    return claim.take(ctx, study_id, take_it)
 
 
 def still_held(ctx: Context, token: str, worker_id: int) -> Probe | None:

@@ -159,7 +159,7 @@ def from_study(
     with _taken(ctx.searches.of(study_id), wait) as mine:
         if not mine:
             return None
-        claimed = take(ctx, [study_id], claimed_in, slow=True, actor=claim.actor)
+        claimed = claim.take(ctx, study_id, claimed_in, slow=True)
         # Copies, as the next turn may change the rows before these are handed out.
         return [(study, replace(row)) for study, row in claimed]
 

@@ -25,6 +25,7 @@ from tuner.storage.events import NewEvent
 from tuner.storage.measurements import Point
 from tuner.storage.models import FINISHED_STUDY_STATES
 from tuner.storage.prepared import Executing
+from tuner.storage.receipts import NewReceipt
 from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.trials import NewTrial, TrialRow
 
@@ -51,6 +52,8 @@ class Turn:
     """Whether the changed trials have only advanced under the same leases."""
     points: list[Point] = field(default_factory=list)
     events: list[NewEvent] = field(default_factory=list)
+    receipt: NewReceipt | None = None
+    """That a request is given something in this turn."""
     revised: bool = False
     """Whether the study's row has changed."""
     flushed: bool = False
@@ -372,12 +375,16 @@ class Turn:
         if self.deleted:
             events.store(connection, self.events, actor, self.now)
             return True
-        written = self._write(connection, self.events, actor)
+        written = self._write(connection, self.events, actor, self.receipt)
         self.study.revision = self.revision
         return written
 
     def _write(
-        self, connection: Executing, told: Sequence[NewEvent] = (), actor: str | None = None
+        self,
+        connection: Executing,
+        told: Sequence[NewEvent] = (),
+        actor: str | None = None,
+        receipt: NewReceipt | None = None,
     ) -> bool:
         written = writing.write(
             connection,
@@ -389,6 +396,7 @@ class Turn:
             going=self.going,
             points=self.points,
             told=told,
+            receipt=receipt,
             actor=actor,
             now=self.now,
         )

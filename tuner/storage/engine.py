@@ -13,13 +13,14 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import psycopg
+from pydantic_core import to_json
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -290,25 +291,20 @@ def _only_read(execute: Callable[[str], object], info: dict[Any, Any], reads: bo
 
 
 def dump_json(value: object) -> str:
-    """JSON that every database takes: numbers that are not finite become strings, like ``inf``."""
-    return _dumped(_PLAIN, value)
+    """JSON that every database takes, with times in ISO 8601.
 
-
-def dump_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of a table as JSON, with times in them."""
-    return _dumped(_TIMED, rows)
-
-
-def _dumped(encoder: json.JSONEncoder, value: object) -> str:
+    Numbers that are not finite become strings, like ``inf``.
+    """
     try:
-        return encoder.encode(value)
-    except ValueError:
-        return encoder.encode(_finite(value))
+        text = to_json(value, inf_nan_mode="constants").decode()
+    except ValueError:  # text that is not Unicode is escaped below
+        text = "NaN"
+    if "NaN" in text or "Infinity" in text:
+        return _ENCODER.encode(_finite(value))
+    return text
 
 
-# Made once: json.dumps makes one for each call that has options, at half of its cost.
-_PLAIN = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
-_TIMED = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
 
 
 def _finite(value: object) -> object:

@@ -21,9 +21,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from tuner.storage.engine import COMMITTED, dump_rows
+from tuner.storage.engine import COMMITTED, dump_json
 from tuner.storage.models import Event
-from tuner.storage.prepared import Executing, Prepared, given_rows
+from tuner.storage.prepared import Executing, GivenBy, Prepared, given_rows
 from tuner.storage.trials import TrialRow
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def store(
     """The same without a word in the log."""
     rows = as_rows(events, actor, now)
     if connection.dialect.name == "postgresql":
-        _ADD_GIVEN.run(connection, {"events": dump_rows(rows)})
+        _ADD_GIVEN.run(connection, {"events": dump_json(rows)})
     else:
         ADD.run_many(connection, rows)
 
@@ -172,13 +172,14 @@ def as_rows(events: Sequence[NewEvent], actor: str | None, now: datetime) -> lis
     ]
 
 
-def adding(after: FromClause | None = None) -> Insert:
+def adding(after: FromClause | None = None, given_by: GivenBy = given_rows) -> Insert:
     """Stores given events on PostgreSQL, with the lock that :func:`settled` waits for.
 
     Args:
         after: If given, as often as this has rows.
+        given_by: In which form they are given.
     """
-    given = given_rows("events", [*(_table.c[name] for name in _COLUMNS), column("place", Integer)])
+    given = given_by("events", [*(_table.c[name] for name in _COLUMNS), column("place", Integer)])
     held = select(func.pg_advisory_xact_lock_shared(ORDER_LOCK).label("held")).subquery("lock")
     source = given.join(held, true())
     if after is not None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    select,
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.sql import FromClause
@@ -32,6 +33,7 @@ from sqlalchemy.sql.expression import ClauseElement, ReturnsRows
 from sqlalchemy.types import TypeEngine
 
 from tuner.storage.direct import Direct
+from tuner.storage.engine import dump_json
 from tuner.storage.models import UtcDateTime
 
 Processor = Callable[[Any], Any]
@@ -160,18 +162,54 @@ class _Compiled:
 
 
 def _binding(kind: TypeEngine[Any], dialect: Dialect) -> Processor | None:
+    if isinstance(kind, JSON) and kind.none_as_null:
+        return _json_or_null  # SQLAlchemy's own asks twice what to do with None, for each value
     process = kind.dialect_impl(dialect).bind_processor(dialect)
     if process is not None and isinstance(kind, UtcDateTime):
         return functools.lru_cache(SAME_TIMES)(process)
     return process
 
 
+def _json_or_null(value: object) -> str | None:
+    return None if value is None else dump_json(value)
+
+
 def given_rows(name: str, columns: Iterable[ColumnElement[Any]]) -> FromClause:
-    """Rows that a statement on PostgreSQL gets as one parameter, which ``dump_rows`` writes."""
+    """Rows that a statement on PostgreSQL gets as one parameter, which ``dump_json`` writes."""
     text = sql_cast(bindparam(name, type_=Text), JSON)
     typed = [column(str(one.key), one.type) for one in columns]
     rows = func.json_to_recordset(text).table_valued(*typed)
     return rows.render_derived(name=f"g_{name}", with_types=True)
+
+
+def given_row(name: str, columns: Iterable[ColumnElement[Any]]) -> FromClause:
+    """One such row, with a parameter for each column, as :func:`named_row` names them.
+
+    The server takes a sixth of its time off for one that it need not read out of a text.
+    """
+    values = [
+        sql_cast(bindparam(f"{name}_{one.key}", type_=one.type), one.type).label(str(one.key))
+        for one in columns
+    ]
+    return select(*values).subquery(f"g_{name}")
+
+
+def named_row(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as parameters of a statement that is given it by :func:`given_row`."""
+    return {f"{name}_{key}": value for key, value in row.items()}
+
+
+GivenBy = Callable[[str, Iterable[ColumnElement[Any]]], FromClause]
+"""Either of the two."""
+
+
+def looked_up(key: ColumnElement[Any], given: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether a row has a given id, for PostgreSQL to find by its index.
+
+    Of given rows it supposes a hundred, and would sooner read the whole of a table that was small
+    when it last looked than find a hundred. Of ids between two bounds it supposes a few.
+    """
+    return (key == given) & given.between(literal_column("0"), literal_column(str(2**63 - 1)))
 
 
 def all_of(given: FromClause) -> ColumnElement[Any]:

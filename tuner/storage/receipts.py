@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, delete, select, update
+from sqlalchemy import FromClause, Insert, Table, bindparam, delete, insert, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Receipt
-from tuner.storage.prepared import Executing, Prepared
+from tuner.storage.prepared import Executing, Prepared, all_of, given_rows
 
 _table = cast("Table", Receipt.__table__)
 _COLUMNS = ("key", "made", "created_at")
@@ -23,6 +24,29 @@ _KEEP = {
         sqlite.insert(_table).on_conflict_do_nothing().returning(_table.c.key), _COLUMNS
     ),
 }
+
+
+ADD = Prepared(insert(_table), _COLUMNS)
+"""Keeps one on SQLite; refused where there is one of its name."""
+
+
+@dataclass(frozen=True)
+class NewReceipt:
+    """What a request has made, before it is stored."""
+
+    key: str
+    made: dict[str, Any]
+
+    def as_row(self, now: datetime) -> dict[str, Any]:
+        """As ``ADD`` and :func:`adding` take it."""
+        return {"key": self.key, "made": self.made, "created_at": now}
+
+
+def adding(after: FromClause) -> Insert:
+    """Keeps the given receipt on PostgreSQL, if ``after`` has a row; refused as ``ADD`` is."""
+    given = given_rows("receipt", [_table.c[name] for name in _COLUMNS])
+    rows = select(all_of(given)).select_from(given.join(after, true()))
+    return insert(_table).from_select(_COLUMNS, rows).returning(_table.c.key)
 
 
 def find(connection: Executing, key: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ is a journey to the server and back. SQLite works in this process, and takes a s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -16,12 +17,21 @@ from sqlalchemy import Table, bindparam, func, insert, select, true, update
 from sqlalchemy import cast as cast_to
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tuner.storage import events, studies
-from tuner.storage.engine import dump_rows
+from tuner.storage import events, receipts, studies
+from tuner.storage.engine import dump_json
 from tuner.storage.events import NewEvent
 from tuner.storage.measurements import Point
 from tuner.storage.models import Measurement, Study, Trial
-from tuner.storage.prepared import Executing, Prepared, all_of, given_rows
+from tuner.storage.prepared import (
+    Executing,
+    Prepared,
+    all_of,
+    given_row,
+    given_rows,
+    looked_up,
+    named_row,
+)
+from tuner.storage.receipts import NewReceipt
 from tuner.storage.studies import StudyRow
 from tuner.storage.trials import FIXED, GOING, MOVING, NewTrial, TrialRow
 
@@ -44,6 +54,7 @@ def write(
     going: bool = False,
     points: Sequence[Point] = (),
     told: Sequence[NewEvent] = (),
+    receipt: NewReceipt | None = None,
     actor: str | None = None,
     now: datetime,
 ) -> bool:
@@ -59,11 +70,15 @@ def write(
         going: Whether nothing has changed of any of them but ``trials.GOING``.
         points: New points.
         told: Events of all that.
+        receipt: What a request is given by all that.
         actor: On whose behalf.
         now: The present moment.
 
     Returns:
         False when somebody else has changed the study: then nothing is written.
+
+    Raises:
+        IntegrityError: A receipt of the same name is there; nothing is written.
     """
     for row in (*rows, *(row for row, _ in new)):
         row.revision = revision
@@ -76,11 +91,18 @@ def write(
         if new:
             _number_new(connection, [row for row, _ in new])
             batches["new"] = [_new_values(*one) for one in new]
+        if receipt is not None:
+            batches["receipt"] = [receipt.as_row(now)]
         batches["events"] = events.as_rows(told, actor, now)
-        texts = {name: dump_rows(batch) for name, batch in batches.items()}
-        return bool(_WRITE[columns, bool(new)].rows(connection, {**moved, **texts}))
+        single = all(len(batch) == 1 for batch in batches.values()) and len(batches) == 3
+        for name, batch in batches.items():
+            moved |= named_row(name, batch[0]) if single else {name: dump_json(batch)}
+        write_all = _write_all(columns, new=bool(new), kept=receipt is not None, single=single)
+        return bool(write_all.rows(connection, moved))
     if not _STUDY.rows(connection, moved):
         return False
+    if receipt is not None:
+        receipts.ADD.run(connection, receipt.as_row(now))
     for one in new:
         one[0].id = _ADD.rows(connection, _new_values(*one))[0][0]
     _TRIALS[columns].run_many(connection, trials)
@@ -130,14 +152,16 @@ _IDS = Prepared(
 )
 
 
-def _write_all(columns: Sequence[str], new: bool) -> Prepared:
+@functools.cache
+def _write_all(columns: tuple[str, ...], *, new: bool, kept: bool, single: bool) -> Prepared:
     """All at once, for a study that has still the known revision; returns its id."""
+    given = given_row if single else given_rows
     study = _write_study.cte("study")
-    moved = given_rows("trials", [_trials.c[name] for name in ("id", *columns)])
-    measured = given_rows("points", [_points.c[name] for name in _POINT])
+    moved = given("trials", [_trials.c[name] for name in ("id", *columns)])
+    measured = given("points", [_points.c[name] for name in _POINT])
     parts = [
         update(_trials)
-        .where(_trials.c.id == moved.c.id, _trials.c.study_id == study.c.id)
+        .where(looked_up(_trials.c.id, moved.c.id), _trials.c.study_id == study.c.id)
         .values({name: moved.c[name] for name in columns})
         .returning(_trials.c.id)
         .cte("moved"),
@@ -146,14 +170,13 @@ def _write_all(columns: Sequence[str], new: bool) -> Prepared:
         .on_conflict_do_nothing()
         .returning(_points.c.step)
         .cte("measured"),
-        events.adding(study).cte("told"),
+        events.adding(study, given).cte("told"),
     ]
     if new:
         added = given_rows("new", [_trials.c[name] for name in _NEW])
         rows = select(all_of(added)).select_from(added.join(study, true()))
         stored = insert(_trials).from_select(_NEW, rows)
         parts.append(stored.returning(_trials.c.id).cte("added"))
+    if kept:
+        parts.append(receipts.adding(study).cte("kept"))
     return Prepared(select(study.c.id).add_cte(*parts))
-
-
-_WRITE = {(c, new): _write_all(c, new) for c in (MOVING, GOING) for new in (False, True)}

@@ -15,6 +15,8 @@ from tuner.errors import Conflict, InvalidInput
 from tuner.protocol import LeaseRequest, WorkerHello
 from tuner.service import Context
 from tuner.service.receipts import KEPT
+from tuner.storage import receipts
+from tuner.storage.prepared import Executing
 
 CONFIG = {"lr": 0.002, "batch_size": 32}
 
@@ -118,6 +120,36 @@ def test_a_request_for_work_said_again_gives_the_same(ctx: Context) -> None:
     # It arrives once more when all of it is over: nobody is given anything.
     assert service.lease(ctx, trainer.id, request).leased == []
     assert [s.state for s in service.list_studies(ctx).items] == ["completed"] * 2
+
+
+def test_a_request_answered_meanwhile_by_another_server_gives_the_same(
+    ctx: Context, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(ctx, budget={"trials": 9, "epochs": 2})
+    trainer = Trainer(ctx, slots=4)
+    request = LeaseRequest(k=2)
+    looked: list[list[int]] = []
+    look = receipts.find
+
+    def find(connection: Executing, key: str) -> dict[str, Any] | None:
+        made = look(connection, key)
+        if not looked:  # the other one is quicker than this one's next step
+            looked.append([])
+            answer = service.lease(other, trainer.id, request)
+            looked[0] = [trial.trial_id for trial in answer.leased]
+        return made
+
+    other = Context.open(database_url, now=ctx.now)
+    try:
+        monkeypatch.setattr(receipts, "find", find)
+        given = service.lease(ctx, trainer.id, request)
+    finally:
+        other.close()
+    assert [trial.trial_id for trial in given.leased] == looked[0]
+    assert service.show_study(ctx, 1).counts.total == 2
+    trainer.take(given.leased)
+    trainer.work()
+    assert service.show_study(ctx, 1).counts.complete == 9
 
 
 def test_a_report_said_again_gives_the_same_refills(ctx: Context) -> None:

@@ -208,6 +208,22 @@ def test_numbers_that_are_not_finite_can_be_stored(database: Database) -> None:
 
 def test_json_is_standard() -> None:
     assert json.loads(dump_json({"a": (1, float("inf"))})) == {"a": [1, "inf"]}
+    for plain in (
+        "NaN",
+        "-Infinity",
+        "\ud800",
+        "\0",
+        "ü漢\U0001f600",
+        'a "b" \\ c',
+        2**70,
+        -0.0,
+        5e-324,
+    ):
+        assert repr(json.loads(dump_json([plain, {"k": plain}]))) == repr([plain, {"k": plain}])
+    assert dump_json([datetime(2026, 1, 2, 3, 4, 5, 6, UTC)]) in (
+        '["2026-01-02T03:04:05.000006Z"]',
+        '["2026-01-02T03:04:05.000006+00:00"]',
+    )
     with pytest.raises(TypeError):
         dump_json({"a": object()})
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from tuner.errors import InvalidInput
-from tuner.storage import events, measurements, studies, trials, writing
+from tuner.errors import Conflict, InvalidInput
+from tuner.storage import events, measurements, receipts, studies, trials, writing
 from tuner.storage.engine import Database
 from tuner.storage.events import NewEvent
 from tuner.storage.measurements import Point
+from tuner.storage.receipts import NewReceipt
 from tuner.storage.studies import StudyRow
 from tuner.storage.trials import NewTrial, TrialRow
 
@@ -218,6 +219,58 @@ def test_nothing_is_written_once_somebody_else_has_changed_the_study(database: D
         assert measurements.of_trial(session, row.id) == []
         assert events.newest(session, study.id) == 0
     assert stored(database, [row]) == [row]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_what_a_request_was_given_is_written_once(database: Database, count: int) -> None:
+    study = new_study(database)
+    (row,) = new_trials(database, study, 1)
+    receipt = NewReceipt("key", {"token": TEXT})
+    first = {"rows": [replace(row, step=1)], "receipt": receipt}
+    with database.brief() as connection:
+        assert writing.write(connection, study, known=0, revision=1, now=NOW, **first)
+    new = [
+        NewTrial(number=i, params={}, distributions={}, seed=0, origin="sampled", until=1)
+        for i in range(1, count + 1)
+    ]
+    late = {
+        "rows": [replace(row, step=2)],
+        "new": [(one.row(study.id, NOW), one) for one in new],
+        "told": [NewEvent("k", study.id)],
+        "receipt": replace(receipt, made={"token": "other"}),
+    }
+    with pytest.raises(Conflict), database.brief() as connection:
+        writing.write(connection, study, known=1, revision=2, now=NOW, **late)
+    with database.session() as session:
+        assert receipts.find(session.connection(), "key") == {"token": TEXT}
+        assert trials.of_study(session, study.id) == [replace(row, step=1, revision=1)]
+        assert studies.get(session, study.id).revision == 1
+        assert events.newest(session, study.id) == 0
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])
+@pytest.mark.parametrize("columns", [trials.MOVING, trials.GOING])
+@pytest.mark.parametrize("single", [True, False])
+def test_trials_are_looked_up_however_small_the_planner_takes_their_table_for(
+    database: Database, columns: tuple[str, ...], single: bool
+) -> None:
+    study = new_study(database)
+    new_trials(database, study, 300)
+    with database.brief() as direct:
+        direct.run("ANALYZE trials")
+    statement = writing._write_all(columns, new=False, kept=False, single=single)
+    compiled = statement._for(database.engine.dialect)
+    text = compiled.text
+    for i, name in enumerate(compiled.names, 1):
+        text = text.replace(f"%({name})s", f"${i}")
+    unknown = ", ".join(["NULL"] * len(compiled.names))
+    with database.session() as session:
+        execute = session.connection().exec_driver_sql
+        execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        execute(f"PREPARE reporting AS {text}")
+        plan = execute(f"EXPLAIN EXECUTE reporting ({unknown})").scalars().all()
+    assert any("Index Scan using pk_trials" in line for line in plan), plan
+    assert not any("Seq Scan on trials" in line for line in plan), plan
 
 
 def test_events_are_numbered_in_their_order(database: Database) -> None:
