@@ -30,7 +30,6 @@ class Batch:
     flat: Tensor | None = None
     flat_grad: Tensor | None = None
     views: tuple[Tensor, ...] = ()
-    grad_views: tuple[Tensor, ...] = ()
 
     @functools.cached_property
     def types(self) -> tuple[object, ...]:
@@ -42,8 +41,8 @@ class Batch:
         """Parameters and gradients, each as the one tensor that the rule sees."""
         grads = [cast(Tensor, p.grad) for p in self.params]
         if self.flat is not None and self.flat_grad is not None:
-            torch._foreach_copy_(self.views, self.params)
-            torch._foreach_copy_(self.grad_views, grads)
+            for flat, tensors in ((self.flat, self.params), (self.flat_grad, grads)):
+                torch.cat([t if t.ndim == 1 else t.reshape(-1) for t in tensors], out=flat)
             return self.flat, self.flat_grad
         p, g = self.params[0], grads[0]
         return (p.view(-1), g.contiguous().view(-1)) if len(self.dims) == 1 else (p, g)
@@ -83,8 +82,7 @@ def join(rule: Rule, params: list[Tensor], entries: list[dict[str, Any]]) -> Bat
     total = sum(p.numel() for p in params)
     flat = torch.empty(total, dtype=first.dtype, device=first.device)
     grad = torch.empty_like(flat)
-    views, grad_views = _shaped(flat, params), _shaped(grad, params)
-    return Batch(params, entries, state, step, (-1,), flat, grad, views, grad_views)
+    return Batch(params, entries, state, step, (-1,), flat, grad, _shaped(flat, params))
 
 
 def in_place(p: Tensor) -> tuple[Tensor, Dims]:

@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 UNCOMPILED = "no compiled frames"
 """What torch says where it has been told to compile nothing."""
-GROUP = 8
-"""Tensors of one model that a kernel takes at once; a smaller number is filled up."""
+GROUP = 20
+"""Tensors of one model that a kernel takes at once; a smaller number is filled up. With 8 each step
+of 20 million parameters took 4 % longer, and compiling once 8 s instead of 11."""
 
 Item = tuple[Tensor, Tensor, Tensors]
 """Parameters, gradient and state."""
@@ -73,7 +74,8 @@ def run_compiled(
     try:
         if kernel is not None:
             kernel(*tensors)
-            increment_version(written)
+            if not group:
+                increment_version(written)
             return True
         formula = _formula(rule, len(items), tuple(items[0][2]), tuple(c), dims)
         with warnings.catch_warnings():
@@ -92,7 +94,8 @@ def run_compiled(
         log.warning("cannot compile %s on %s, running eager: %s", rule.name, device, reason)
         # But for this one: the kernel ran as it is, and then it is said that it was not compiled.
         return UNCOMPILED in reason
-    increment_version(written)  # for autograd, which cannot see through ``.data``
+    if not group:  # autograd, which must be told, cannot see through ``.data``
+        increment_version(written)
     _kernels[key] = kernel
     return True
 
@@ -158,6 +161,7 @@ def _guarded(formula: Any, name: str) -> _Kernel:
 def _unguarded(formula: _Kernel, tensors: Sequence[Tensor], coefficients: int) -> _Kernel:
     """A kernel over flat contiguous tensors of all lengths from 2 on; none of them is looked at."""
     from torch._dynamo import config  # noqa: PLC0415 - slow to import, seldom needed
+    from torch._inductor import config as inductor  # noqa: PLC0415
     from torch._inductor import standalone_compile  # noqa: PLC0415
     from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415
 
@@ -174,7 +178,9 @@ def _unguarded(formula: _Kernel, tensors: Sequence[Tensor], coefficients: int) -
         return ()
 
     graph = make_fx(traced, tracing_mode="symbolic")(*inputs)
-    compiled: Any = standalone_compile(graph, inputs, dynamic_shapes="from_graph")
+    own: Any = inductor
+    with own.patch(size_asserts=False):
+        compiled: Any = standalone_compile(graph, inputs, dynamic_shapes="from_graph")
     kernel: _Kernel = compiled
     return kernel
 
