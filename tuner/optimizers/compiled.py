@@ -1,8 +1,8 @@
 """A rule as one compiled pass: inductor's C++ on a CPU, Triton on a GPU, eager where neither works.
 
-One kernel serves all sizes, so a process compiles a handful of them. A call costs some 20
-microseconds (0.1 ms when the caches are cold), hence kernels over several tensors. Those of one
-model are called past Dynamo, whose look at each tensor cost a tenth of a large model's step.
+One kernel serves all sizes, so a process compiles a handful of them. A call costs some 10
+microseconds (0.1 ms when the caches are cold), hence kernels over several tensors. What is
+contiguous on a CPU is called past Dynamo, whose look at each tensor cost as much again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def run_compiled(
     # A size of 1 is a constant to the compiler, so one slot is a kernel of its own.
     single = first.shape[:-1] == (1,)
     types = (first.device, first.dtype, *(s.dtype for s in items[0][2].values()))
-    key = (_key_of(rule), group, single, first.ndim, types, mask is None)
+    plain = group or _plain(*items[0])
+    shared = next(iter(c.values())).ndim == 0
+    key = (_key_of(rule), group, plain, single, first.ndim, shared, types, mask is None)
     if (device,) in _broken or key in _broken:
         return False
     if group and len(items) < GROUP:
@@ -67,21 +69,21 @@ def run_compiled(
     written = [t for p, _, state in items for t in (p, *state.values())]
     named = [t for p, g, state in items for t in (p, g, *state.values())]
     tensors = [*named, *c.values(), *(() if mask is None else (mask,))]
-    if not group:
+    if not plain:
         # Of a view the compiler would also trace, and guard, what it is a view of; no ``.data`` is.
         tensors = [t.data for t in tensors]
     kernel = _kernels.get(key)
     try:
         if kernel is not None:
             kernel(*tensors)
-            if not group:
+            if not plain:
                 increment_version(written)
             return True
         formula = _formula(rule, len(items), tuple(items[0][2]), tuple(c), dims)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
-            if group:
-                kernel = _unguarded(formula, tensors, len(c))
+            if plain:
+                kernel = _unguarded(formula, _examples(tensors, len(named), group=group))
                 kernel(*tensors)
             else:
                 kernel = _guarded(formula, rule.name)
@@ -94,7 +96,7 @@ def run_compiled(
         log.warning("cannot compile %s on %s, running eager: %s", rule.name, device, reason)
         # But for this one: the kernel ran as it is, and then it is said that it was not compiled.
         return UNCOMPILED in reason
-    if not group:  # autograd, which must be told, cannot see through ``.data``
+    if not plain:  # autograd, which must be told, cannot see through ``.data``
         increment_version(written)
     _kernels[key] = kernel
     return True
@@ -103,6 +105,16 @@ def run_compiled(
 @functools.cache
 def _key_of(rule: Rule) -> tuple[object, ...]:
     return rule.key
+
+
+def _plain(p: Tensor, g: Tensor, state: Tensors) -> bool:
+    """Whether a kernel need not look at these tensors, as they lie one number after another.
+
+    On a GPU it has to: whether indices fit 32 bits, and where the tensors begin.
+    """
+    tensors = (p, g, *state.values())
+    long = p.shape[-1] > 1  # a size of 1 is a constant to the compiler
+    return long and p.device.type == "cpu" and all(t.is_contiguous() for t in tensors)
 
 
 def _filler(rule: Rule, key: tuple[object, ...], like: Tensor) -> list[Item]:
@@ -158,8 +170,13 @@ def _guarded(formula: Any, name: str) -> _Kernel:
     return compiled
 
 
-def _unguarded(formula: _Kernel, tensors: Sequence[Tensor], coefficients: int) -> _Kernel:
-    """A kernel over flat contiguous tensors of all lengths from 2 on; none of them is looked at."""
+def _unguarded(formula: _Kernel, inputs: list[Tensor]) -> _Kernel:
+    """A kernel over contiguous tensors of all sizes but 1, of which none is looked at.
+
+    Args:
+        formula: What it computes.
+        inputs: Examples; sizes that differ among them may differ later, those alike must remain so.
+    """
     from torch._dynamo import config  # noqa: PLC0415 - slow to import, seldom needed
     from torch._inductor import config as inductor  # noqa: PLC0415
     from torch._inductor import standalone_compile  # noqa: PLC0415
@@ -167,11 +184,6 @@ def _unguarded(formula: _Kernel, tensors: Sequence[Tensor], coefficients: int) -
 
     if config.disable:
         raise RuntimeError("torch has been told to compile nothing")
-    last = len(tensors) - coefficients
-    width = last // GROUP
-    # Of lengths of their own, as two that are alike when it is traced would have to remain so.
-    examples = [t.new_zeros(16 + i // width) for i, t in enumerate(tensors[:last])]
-    inputs: list[Any] = [*examples, *(c.clone() for c in tensors[last:])]
 
     def traced(*arguments: Tensor) -> tuple[()]:
         formula(*arguments)
@@ -180,9 +192,26 @@ def _unguarded(formula: _Kernel, tensors: Sequence[Tensor], coefficients: int) -
     graph = make_fx(traced, tracing_mode="symbolic")(*inputs)
     own: Any = inductor
     with own.patch(size_asserts=False):
-        compiled: Any = standalone_compile(graph, inputs, dynamic_shapes="from_graph")
+        compiled: Any = standalone_compile(graph, list[Any](inputs), dynamic_shapes="from_graph")
     kernel: _Kernel = compiled
     return kernel
+
+
+def _examples(tensors: Sequence[Tensor], count: int, *, group: bool) -> list[Tensor]:
+    """Small tensors of the kinds of these, of which ``count`` are items and the rest coefficients.
+
+    The items of a group have lengths of their own; those of one item are alike where they are.
+    """
+    if group:
+        width = count // GROUP
+        items = [t.new_zeros(16 + i // width) for i, t in enumerate(tensors[:count])]
+        return [*items, *(t.clone() for t in tensors[count:])]
+    slots, length = 5, 24
+    sizes = [[slots] * (t.ndim - 1) + [length] * (t.ndim > 0) for t in tensors]
+    return [
+        t.new_zeros([1 if n == 1 else size for n, size in zip(t.shape, chosen, strict=True)])
+        for t, chosen in zip(tensors, sizes, strict=True)
+    ]
 
 
 def _tensor_guards(guards: Sequence[Any]) -> list[bool]:

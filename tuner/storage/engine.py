@@ -297,8 +297,8 @@ def dump_json(value: object) -> str:
     """
     try:
         text = to_json(value, inf_nan_mode="constants").decode()
-    except ValueError:  # text that is not Unicode is escaped below
-        text = "NaN"
+    except ValueError:
+        text = "NaN"  # a text that is not Unicode, which the other encoder escapes
     if "NaN" in text or "Infinity" in text:
         return _ENCODER.encode(_finite(value))
     return text

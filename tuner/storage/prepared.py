@@ -185,7 +185,7 @@ def given_rows(name: str, columns: Iterable[ColumnElement[Any]]) -> FromClause:
 def given_row(name: str, columns: Iterable[ColumnElement[Any]]) -> FromClause:
     """One such row, with a parameter for each column, as :func:`named_row` names them.
 
-    The server takes a sixth of its time off for one that it need not read out of a text.
+    The server needs a sixth less time for it than for one that it has to read out of a text.
     """
     values = [
         sql_cast(bindparam(f"{name}_{one.key}", type_=one.type), one.type).label(str(one.key))

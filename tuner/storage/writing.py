@@ -70,7 +70,7 @@ def write(
         going: Whether nothing has changed of any of them but ``trials.GOING``.
         points: New points.
         told: Events of all that.
-        receipt: What a request is given by all that.
+        receipt: That of the request which is given something by it.
         actor: On whose behalf.
         now: The present moment.
 
