@@ -116,6 +116,33 @@ def test_one_compiled_kernel_serves_all_sizes(monkeypatch: pytest.MonkeyPatch) -
     assert not compiled._broken
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["contiguous", "cut"])
+def test_a_compiled_kernel_keeps_masked_slots_whatever_the_size(
+    monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """Also numbers of a slot, and columns of a wider buffer, which do not lie one after another."""
+    rule = optimizers.get("schedule_free_adamw")
+    monkeypatch.setattr(compiled, "_kernels", {})
+    for slots, width in ((3, 4_000), (7, 1_001)):
+        p, g, state, c = population("schedule_free_adamw", (slots, width + cut))
+        columns = slice(0, width)
+        p, g = p[:, columns], g[:, columns]
+        state = {name: s[:, columns] for name, s in state.items()}
+        want_p, want = p.clone(), {name: s.clone() for name, s in state.items()}
+        mask = torch.arange(slots) % 3 != 1
+        for _ in range(2):
+            apply_(rule, p, g, state, c, (-1,), mask=mask, compiled=True)
+            apply_(rule, want_p, g, want, c, (-1,), mask=mask)
+        torch.testing.assert_close(p, want_p, rtol=1e-5, atol=1e-6)
+        assert torch.equal(p[~mask], want_p[~mask])
+        for name, s in state.items():
+            torch.testing.assert_close(s, want[name], rtol=1e-5, atol=1e-6)
+            assert torch.equal(s[~mask], want[name][~mask])
+    ((_, _, plain, *_),) = compiled._kernels
+    assert plain != cut
+    assert not compiled._broken
+
+
 def test_without_a_compiler_it_runs_eager_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
