@@ -130,7 +130,8 @@ class Programs:
             views, own = self.architecture.views(params), dict(zip(order, values, strict=True))
             with image_functions(batched=form.fused, last=form.channels_last):
                 if form.fused:
-                    found = vmap(self.one.metrics, in_dims=(0, 0, None, None))(views, own, x, y)
+                    with _no_fast_path():
+                        found = vmap(self.one.metrics, in_dims=(0, 0, None, None))(views, own, x, y)
                     return [found[name] for name in names]
                 found = self.one.metrics(_only(views), _only(own), x, y)
                 return [found[name][None] for name in names]
@@ -284,6 +285,20 @@ def _only(tensors: Tensors) -> Tensors:
 
 def _layouts(tensors: Sequence[Tensor]) -> Iterator[tuple[Any, ...]]:
     return ((t.shape, t.stride(), t.dtype) for t in tensors)
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Has torch's own encoder layers call their operations one by one, also without gradients.
+
+    They would call one kernel for a whole layer, which ``vmap`` runs slot after slot.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

@@ -1,0 +1,122 @@
+"""One path for all devices: whatever a population does on one, its numbers are those of a plain
+loop on the CPU. Where there is no GPU the same tests run on the CPU alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.devices import CPU, each_device
+from tests.tuner.tasks import zoo
+from tests.tuner.training.test_population import (
+    CONFIGS,
+    EPOCHS,
+    VMAPPABLE,
+    assert_same,
+    params,
+    plain_loop,
+)
+from tuner.tasks import Task
+from tuner.training import program, source
+from tuner.training.population import Population
+
+
+def population(task: Task, device: torch.device, slots: int = 4, **options: Any) -> Population:
+    return Population(task, CONFIGS[0], slots, device=device, **{"dtype": torch.float64, **options})
+
+
+def load_all(pop: Population) -> None:
+    for slot, config in enumerate(CONFIGS):
+        pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+
+
+def on_cpu(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.cpu() for name, tensor in found.items()}
+
+
+@each_device
+@pytest.mark.parametrize("hot", [1, 1_000], ids=["recorded", "eager"])
+@pytest.mark.parametrize("kind", VMAPPABLE, ids=lambda kind: kind.__name__)
+def test_a_slot_is_a_plain_loop_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, kind: type[Task], hot: int
+) -> None:
+    """The engine's own choice; on a GPU what is recorded is a CUDA graph."""
+    monkeypatch.setattr(program, "HOT", hot)
+    task = kind()
+    pop = population(task, device)
+    load_all(pop)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot, config in enumerate(CONFIGS):
+        assert_same(on_cpu(params(pop, slot)), plain_loop(task, config, slot), 1e-9)
+
+
+@each_device
+def test_a_recurrent_model_and_one_with_buffers(device: torch.device) -> None:
+    for kind in (zoo.LstmTask, zoo.BatchNormTask):
+        task = kind()
+        pop = population(task, device, 1)
+        pop.load(0, CONFIGS[0], seed=1, epochs=EPOCHS, data_seed=5)
+        pop.train(EPOCHS * zoo.TRAIN)
+        assert_same(on_cpu(params(pop, 0)), plain_loop(task, CONFIGS[0], 1), 1e-9)
+
+
+@each_device
+def test_data_that_does_not_fit_the_device_is_sent_to_it(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    monkeypatch.setattr(source, "DEVICE_SHARE", 0.0)
+    task = zoo.CnnTask()
+    pop = population(task, device)
+    assert pop.data.train.resident == (device.type == "cpu")
+    load_all(pop)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot, config in enumerate(CONFIGS):
+        assert_same(on_cpu(params(pop, slot)), plain_loop(task, config, slot), 1e-9)
+
+
+@each_device
+def test_paused_on_one_device_it_goes_on_on_the_cpu(device: torch.device) -> None:
+    task = zoo.MlpTask()
+    first = population(task, device)
+    load_all(first)
+    first.train(zoo.TRAIN + 14)
+    second = population(task, CPU, 2)
+    for slot in (3, 1):
+        second.load_state_dict(first.state_dict(slot), slot // 3)
+    second.train((EPOCHS - 1) * zoo.TRAIN - 14)
+    for slot in (3, 1):
+        expected = plain_loop(task, CONFIGS[slot], slot)
+        assert_same(params(second, slot // 3), expected, 1e-9)
+
+
+@each_device
+def test_evaluation_is_that_on_the_cpu(device: torch.device) -> None:
+    task = zoo.TransformerTask()
+    found = []
+    for where in (device, CPU):
+        pop = population(task, where)
+        load_all(pop)
+        pop.train(zoo.TRAIN)
+        found.append([pop.evaluate()[slot] for slot in range(len(CONFIGS))])
+    for there, here in zip(*found, strict=True):
+        assert there.keys() == here.keys()
+        for name in here:
+            assert there[name] == pytest.approx(here[name], rel=1e-8)
+
+
+@each_device
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_half_precision_learns_as_single_precision_does(device: torch.device, engine: Any) -> None:
+    losses = []
+    for autocast in (None, torch.bfloat16):
+        pop = population(
+            zoo.MlpTask(), device, dtype=torch.float32, autocast=autocast, engine=engine
+        )
+        load_all(pop)
+        pop.train(EPOCHS * zoo.TRAIN)
+        losses.append([pop.evaluate()[slot]["val_loss"] for slot in range(len(CONFIGS))])
+    for half, single in zip(*reversed(losses), strict=True):
+        assert half == pytest.approx(single, rel=0.1)
