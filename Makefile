@@ -12,7 +12,7 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # A population is one tensor program: a second thread pool a process only fights the first.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test faults lint format screenshots constraints clean
+.PHONY: help demo test gpu faults lint format screenshots constraints clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the targets.
@@ -23,6 +23,11 @@ demo: $(VENV)/.installed  ## Starts server and workers, tunes a real model, show
 
 test: $(VENV)/.installed-dev  ## Runs every test.
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+gpu: $(VENV)/.installed-dev  ## Runs the tests that need a GPU, then optimizers and populations against the clock.
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/python benchmarks/optimizers.py --device cuda
+	$(BIN)/python benchmarks/population.py --device cuda --quick
 
 faults: $(VENV)/.installed-dev  ## Kills, freezes and cuts off every part many times; prints what was lost.
 	$(BIN)/python -m tests.faults $(ARGS)
