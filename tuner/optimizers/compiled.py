@@ -1,8 +1,8 @@
 """A rule as one compiled pass: inductor's C++ on a CPU, Triton on a GPU, eager where neither works.
 
 One kernel serves all sizes, so a process compiles a handful of them. A call costs some 10
-microseconds (0.1 ms when the caches are cold), hence kernels over several tensors. What is
-contiguous on a CPU is called past Dynamo, whose look at each tensor cost as much again.
+microseconds (0.1 ms when the caches are cold), hence kernels over several tensors. Those, and
+what is contiguous on a CPU, are called past Dynamo, whose look at each tensor cost as much again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ def run_compiled(
         return False
     if group and len(items) < GROUP:
         items = [*items, *_filler(rule, key, first)[len(items) :]]
-    written = [t for p, _, state in items for t in (p, *state.values())]
     named = [t for p, g, state in items for t in (p, g, *state.values())]
     tensors = [*named, *c.values(), *(() if mask is None else (mask,))]
     if not plain:
@@ -76,19 +75,17 @@ def run_compiled(
     try:
         if kernel is not None:
             kernel(*tensors)
-            if not plain:
-                increment_version(written)
-            return True
-        formula = _formula(rule, len(items), tuple(items[0][2]), tuple(c), dims)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
-            if plain:
-                kernel = _unguarded(formula, _examples(tensors, len(named), group=group))
-                kernel(*tensors)
-            else:
-                kernel = _guarded(formula, rule.name)
-                with _sizes_apart():
+        else:
+            formula = _formula(rule, len(items), tuple(items[0][2]), tuple(c), dims)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
+                if plain:
+                    kernel = _unguarded(formula, _examples(tensors, len(named), group=group))
                     kernel(*tensors)
+                else:
+                    kernel = _guarded(formula, rule.name)
+                    with _sizes_apart():
+                        kernel(*tensors)
     except Exception as error:  # any backend's own kind; it is raised before anything is written
         # What has worked before fails for its shape; the device's compiler is not to blame.
         _broken.add(key if key in _kernels else (device,))
@@ -96,9 +93,9 @@ def run_compiled(
         log.warning("cannot compile %s on %s, running eager: %s", rule.name, device, reason)
         # But for this one: the kernel ran as it is, and then it is said that it was not compiled.
         return UNCOMPILED in reason
-    if not plain:  # autograd, which must be told, cannot see through ``.data``
-        increment_version(written)
     _kernels[key] = kernel
+    if not plain:  # autograd, which must be told, cannot see through ``.data``
+        increment_version([t for p, _, state in items for t in (p, *state.values())])
     return True
 
 
@@ -170,12 +167,13 @@ def _guarded(formula: Any, name: str) -> _Kernel:
     return compiled
 
 
-def _unguarded(formula: _Kernel, inputs: list[Tensor]) -> _Kernel:
+def _unguarded(formula: _Kernel, inputs: list[Any]) -> _Kernel:
     """A kernel over contiguous tensors of all sizes but 1, of which none is looked at.
 
     Args:
         formula: What it computes.
-        inputs: Examples; sizes that differ among them may differ later, those alike must remain so.
+        inputs: Example tensors; sizes that differ among them may differ later, those alike must
+            remain so.
     """
     from torch._dynamo import config  # noqa: PLC0415 - slow to import, seldom needed
     from torch._inductor import config as inductor  # noqa: PLC0415
@@ -192,7 +190,7 @@ def _unguarded(formula: _Kernel, inputs: list[Tensor]) -> _Kernel:
     graph = make_fx(traced, tracing_mode="symbolic")(*inputs)
     own: Any = inductor
     with own.patch(size_asserts=False):
-        compiled: Any = standalone_compile(graph, list[Any](inputs), dynamic_shapes="from_graph")
+        compiled: Any = standalone_compile(graph, inputs, dynamic_shapes="from_graph")
     kernel: _Kernel = compiled
     return kernel
 

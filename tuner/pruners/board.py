@@ -84,10 +84,8 @@ class Board:
         track.step = max(track.step, step)
         if again:
             self._enter(track)
-        elif track.lane in self._columns:
-            column = self._columns[track.lane].get(step)
-            if column is not None:
-                insort(column, (self._value(track, step), number))
+        elif (column := self._columns.get(track.lane, {}).get(step)) is not None:
+            insort(column, (self._value(track, step), number))
 
     def lose(self, number: int) -> None:
         """The trial diverged: it ranks last at the step that it was to reach."""

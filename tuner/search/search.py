@@ -250,13 +250,12 @@ class Search:
         self._elapsed = max(self._elapsed, seconds)
 
     @locked
-    def suggest(self, k: int, *, elapsed_seconds: float = 0.0) -> list[Suggestion]:
+    def suggest(self, k: int) -> list[Suggestion]:
         """At most ``k`` trials to run now; none when there is nothing to do at present.
 
         Waiting trials come first (enqueued, retried, or lost by their worker), then paused trials
         that deserve another stretch, then new ones. What is suggested counts as busy from here on.
         """
-        self.elapse(elapsed_seconds)
         if self._target_met or self._late:
             return []
         out: list[Suggestion] = []

@@ -16,7 +16,7 @@ from tuner.service import probes
 from tuner.service.claims import AnsweredBefore, Claim
 from tuner.service.context import Context
 from tuner.service.receipts import name
-from tuner.service.reporting import DIVERGED, take_in
+from tuner.service.reporting import DIVERGED, all_finite, take_in
 from tuner.service.supply import from_study, still_held
 from tuner.service.turn import Turn
 from tuner.service.turns import take_one, turn
@@ -230,7 +230,7 @@ def _end(
     values = row.values if given is None else given
     if state == "complete" and values is None:
         raise InvalidInput("values", "is missing: nothing was reported before")
-    finite = _finite(values or ())
+    finite = all_finite(values or ())
     row.values = list(values) if values is not None and finite and state != "fail" else None
     if state == "complete" and not finite:
         state, reason = "fail", DIVERGED
@@ -244,7 +244,7 @@ def _agree(row: TrialRow, state: str, given: list[float] | None) -> None:
     Raises:
         Conflict: It did not.
     """
-    if state == "complete" and given is not None and not _finite(given):
+    if state == "complete" and given is not None and not all_finite(given):
         state, given = "fail", None
     same = given is None or row.values is None or given == [float(v) for v in row.values]
     if state != row.state or not same:
@@ -254,7 +254,3 @@ def _agree(row: TrialRow, state: str, given: list[float] | None) -> None:
             state=row.state,
             values=row.values,
         )
-
-
-def _finite(values: Sequence[float]) -> bool:
-    return all(math.isfinite(float(v)) for v in values)

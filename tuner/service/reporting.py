@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from tuner.errors import InvalidInput
 from tuner.protocol import Checkpoint, Measured, SlotReport, SlotVerdict
@@ -93,7 +93,7 @@ def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: Point | None
     news = False
     for i, measured in enumerate(sorted(slot.measurements, key=lambda m: m.step)):
         news |= _take_point(turn, row, measured, f"{at}.measurements[{i}]")
-        if row.values is not None and not all(map(math.isfinite, map(float, row.values))):
+        if row.values is not None and not all_finite(row.values):
             break  # it diverged: nothing after that counts
     latest = max(worked, default=None)
     if latest is not None:
@@ -144,9 +144,14 @@ def _take_point(turn: Turn, row: TrialRow, measured: Measured, at: str) -> bool:
     if checked.spec.constraint is not None:
         violation = numbers[checked.spec.constraint.metric] - checked.spec.constraint.max
         row.constraint = violation if math.isfinite(violation) else None
-    finite = all(map(math.isfinite, row.values))
-    turn.search.report(row.number, row.step, value if finite else math.nan, row.constraint)
+    reported = value if all_finite(row.values) else math.nan
+    turn.search.report(row.number, row.step, reported, row.constraint)
     return True
+
+
+def all_finite(values: Iterable[Any]) -> bool:
+    """Whether these are numbers; stored ones that are not finite are texts, like ``nan``."""
+    return all(map(math.isfinite, map(float, values)))
 
 
 def _judge(turn: Turn, row: TrialRow, slot: SlotReport, news: bool) -> SlotVerdict:

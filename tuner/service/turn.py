@@ -116,7 +116,8 @@ class Turn:
 
     def suggest(self, k: int) -> list[Suggestion]:
         """Up to ``k`` suggestions of the search, which are to be written down in this turn."""
-        found = self.search.suggest(k, elapsed_seconds=self.elapsed)
+        self.search.elapse(self.elapsed)
+        found = self.search.suggest(k)
         self.asked = self.asked or bool(found)
         return found
 

@@ -1,8 +1,8 @@
 """What PostgreSQL's planner believes of tables that grow fast.
 
 It takes a table that was all but empty when it last looked for a small one, and keeps what it
-planned for that. By itself it looks once a minute, when a new service may have thousands of trials:
-a report then read through all trials of its study each time.
+planned for that. By itself it looks once a minute, when a new service may have thousands of
+trials. What looks trials up by :func:`~tuner.storage.prepared.looked_up` does not depend on it.
 """
 
 from __future__ import annotations

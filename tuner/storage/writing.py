@@ -88,13 +88,13 @@ def write(
     measured = [_point_values(point) for point in points]
     if connection.dialect.name == "postgresql":
         batches = {"trials": trials, "points": measured}
+        single = not new and receipt is None and len(trials) == len(measured) == len(told) == 1
         if new:
             _number_new(connection, [row for row, _ in new])
             batches["new"] = [_new_values(*one) for one in new]
         if receipt is not None:
             batches["receipt"] = [receipt.as_row(now)]
-        batches["events"] = events.as_rows(told, actor, now)
-        single = all(len(batch) == 1 for batch in batches.values()) and len(batches) == 3
+        batches["events"] = events.as_rows(told, actor, now)  # new trials have ids by now
         for name, batch in batches.items():
             moved |= named_row(name, batch[0]) if single else {name: dump_json(batch)}
         write_all = _write_all(columns, new=bool(new), kept=receipt is not None, single=single)

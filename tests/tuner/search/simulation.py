@@ -86,7 +86,8 @@ class Simulation:
     def lease(self, k: int, elapsed_seconds: float = 0.0) -> list[Suggestion]:
         if self.refits and self.search.stale:
             self.search.refit()
-        out = self.search.suggest(k, elapsed_seconds=elapsed_seconds)
+        self.search.elapse(elapsed_seconds)
+        out = self.search.suggest(k)
         for s in out:
             self.started.append(s)
             number = len(self.records) if s.number is None else s.number

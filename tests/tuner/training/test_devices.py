@@ -37,6 +37,13 @@ def on_cpu(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 
+def trained_as_plain_loops(task: Task, pop: Population) -> None:
+    load_all(pop)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot, config in enumerate(CONFIGS):
+        assert_same(on_cpu(params(pop, slot)), plain_loop(task, config, slot), 1e-9)
+
+
 @each_device
 @pytest.mark.parametrize("hot", [1, 1_000], ids=["recorded", "eager"])
 @pytest.mark.parametrize("kind", VMAPPABLE, ids=lambda kind: kind.__name__)
@@ -46,11 +53,7 @@ def test_a_slot_is_a_plain_loop_on_the_cpu(
     """The engine's own choice; on a GPU what is recorded is a CUDA graph."""
     monkeypatch.setattr(program, "HOT", hot)
     task = kind()
-    pop = population(task, device)
-    load_all(pop)
-    pop.train(EPOCHS * zoo.TRAIN)
-    for slot, config in enumerate(CONFIGS):
-        assert_same(on_cpu(params(pop, slot)), plain_loop(task, config, slot), 1e-9)
+    trained_as_plain_loops(task, population(task, device))
 
 
 @each_device
@@ -71,10 +74,7 @@ def test_data_that_does_not_fit_the_device_is_sent_to_it(
     task = zoo.CnnTask()
     pop = population(task, device)
     assert pop.data.train.resident == (device.type == "cpu")
-    load_all(pop)
-    pop.train(EPOCHS * zoo.TRAIN)
-    for slot, config in enumerate(CONFIGS):
-        assert_same(on_cpu(params(pop, slot)), plain_loop(task, config, slot), 1e-9)
+    trained_as_plain_loops(task, pop)
 
 
 @each_device
