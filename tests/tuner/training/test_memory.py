@@ -75,7 +75,7 @@ def test_the_count_agrees_with_what_a_process_takes() -> None:
     line = measure(digits, config, device=CPU, data=data).peaks
     model = digits.model(config)
     x, y = data.train.take(torch.arange(1024))
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
         loss = digits.loss(model(x), y, {"label_smoothing": torch.tensor(0.0)}).sum()
     kept = sum(
         event.self_cpu_memory_usage for event in profile.key_averages()
