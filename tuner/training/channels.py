@@ -1,9 +1,10 @@
-"""Convolutions and poolings of many slots: their channels side by side, as one image.
+"""Convolutions, poolings and norms of many slots: their channels side by side, as one image.
 
 ``vmap`` by itself stacks the images of all slots in a pooling, which copies them, and a convolution
 of few channels leaves vector units idle. With the slots' channels side by side a population of
 narrow networks is one wide network with groups. Channels last, which is how this pays most, a
-LeNet's convolutions and poolings take a third of the time on a CPU.
+LeNet's convolutions and poolings take a third of the time on a CPU. Norms ask how their images
+lie, which ``vmap`` answers for no layout but the plain one: they see the wide image too.
 """
 
 from __future__ import annotations
@@ -33,17 +34,26 @@ POOLINGS = (
     "adaptive_max_pool3d",
 )
 """Functions of images ``[m, channels, ...]`` that treat every channel alike."""
+BY_STATISTICS = ("batch_norm", "instance_norm")
+"""Norms of every channel by itself, which may keep running statistics."""
+NORMS = (*BY_STATISTICS, "group_norm")
 CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 """By name, their axes of space."""
 
 
 class _ByChannel(torch.autograd.Function):
-    """A function of images that treats every channel alike."""
+    """A function of images that treats every channel, or every group of channels, alike.
+
+    It is given the images, how many slots' channels lie side by side, and numbers of each channel,
+    the first ``written`` of which it may write.
+    """
 
     @staticmethod
-    def forward(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(
+        x: Tensor, function: Callable[..., Tensor], written: int, *own: Tensor | None
+    ) -> Tensor:
         # Only of images that no slot has a part in, so there is no gradient.
-        return function(x)
+        return function(x, 1, *own)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -51,11 +61,23 @@ class _ByChannel(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Any, x: Tensor, function: Callable[[Tensor], Tensor]
+        info: Any,
+        in_dims: Any,
+        x: Tensor,
+        function: Callable[..., Tensor],
+        written: int,
+        *own: Tensor | None,
     ) -> tuple[Tensor, int]:
-        x = x.movedim(in_dims[0], 1)
-        out = function(x.flatten(1, 2))
-        return torch.unflatten(out, 1, x.shape[1:3]), 1
+        slots = info.batch_size
+        wide = [
+            None if tensor is None else _stacked(tensor, axis, slots)
+            for tensor, axis in zip(own, in_dims[3:], strict=True)
+        ]
+        # A view, or an error: what is written into a copy would be lost.
+        wide[:written] = [None if t is None else t.view(-1) for t in wide[:written]]
+        wide[written:] = [None if t is None else t.flatten() for t in wide[written:]]
+        out = function(_side_by_side(x, in_dims[0], slots), slots, *wide)
+        return torch.unflatten(out, 1, (slots, -1)), 1
 
 
 class _Convolution(torch.autograd.Function):
@@ -93,11 +115,7 @@ class _Convolution(torch.autograd.Function):
         if of_x is None and groups == 1:
             wide = x  # every slot looks at the same image
         else:
-            wide = (
-                x.unsqueeze(1).expand(-1, slots, *x.shape[1:])
-                if of_x is None
-                else x.movedim(of_x, 1)
-            ).flatten(1, 2)
+            wide = _side_by_side(x, of_x, slots)
             groups *= slots
         out = function(wide, weight.flatten(0, 1), bias, groups=groups)
         return torch.unflatten(out, 1, (slots, -1)), 1
@@ -113,6 +131,13 @@ def _stacked(tensor: Tensor, axis: int | None, slots: int) -> Tensor:
     return tensor.expand(slots, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
 
 
+def _side_by_side(x: Tensor, axis: int | None, slots: int) -> Tensor:
+    """``[m, slots * channels, ...]``, whether or not the slots' images differ."""
+    if axis is None:
+        return x.unsqueeze(1).expand(-1, slots, *x.shape[1:]).flatten(1, 2)
+    return x.movedim(axis, 1).flatten(1, 2)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """Images ``[m, channels, height, width]`` with the channels next to each other in memory."""
     if x.ndim != 4:
@@ -126,13 +151,13 @@ def channels_last(x: Tensor) -> Tensor:
 
 @contextmanager
 def image_functions(*, batched: bool, last: bool) -> Iterator[None]:
-    """Within it, convolutions and poolings are ours.
+    """Within it, convolutions are ours, and for several slots at once poolings and norms too.
 
     Args:
         batched: Whether ``vmap`` runs several slots at once.
         last: Whether images of two axes are to lie channels last.
     """
-    theirs = {name: getattr(F, name) for name in (*POOLINGS, *CONVOLUTIONS)}
+    theirs = {name: getattr(F, name) for name in (*POOLINGS, *CONVOLUTIONS, *NORMS)}
 
     def convolution(name: str) -> Callable[..., Tensor]:
         plain, axes = theirs[name], CONVOLUTIONS[name]
@@ -164,12 +189,48 @@ def image_functions(*, batched: bool, last: bool) -> Iterator[None]:
         def run(input: Tensor, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("return_indices") or input.ndim != axes + 2:
                 return plain(input, *args, **kwargs)
-            return _applied(_ByChannel, input, lambda x: plain(x, *args, **kwargs))
+            return _applied(_ByChannel, input, lambda x, _: plain(x, *args, **kwargs), 0)
 
         return run
+
+    def by_statistics(name: str) -> Callable[..., Tensor]:
+        plain = theirs[name]
+
+        def run(
+            input: Tensor,
+            running_mean: Tensor | None = None,
+            running_var: Tensor | None = None,
+            weight: Tensor | None = None,
+            bias: Tensor | None = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Tensor:
+            def function(x: Tensor, _: int, *own: Tensor | None) -> Tensor:
+                out: Tensor = plain(x, *own, *args, **kwargs)
+                return out
+
+            own = (running_mean, running_var, weight, bias)
+            return _applied(_ByChannel, input, function, 2, *own)
+
+        return run
+
+    def group_norm(
+        input: Tensor,
+        num_groups: int,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        def function(x: Tensor, slots: int, *own: Tensor | None) -> Tensor:
+            out: Tensor = theirs["group_norm"](x, slots * num_groups, *own, eps)
+            return out
+
+        return _applied(_ByChannel, input, function, 0, weight, bias)
 
     ours = {name: convolution(name) for name in CONVOLUTIONS}
     if batched:
         ours |= {name: pooling(name) for name in POOLINGS}
+        ours |= {name: by_statistics(name) for name in BY_STATISTICS}
+        ours["group_norm"] = group_norm
     with replaced(ours if batched or last else {}):
         yield

@@ -204,6 +204,17 @@ class Engine:
         self.timings.clear()
         log.warning("out of memory with %d slots at once; going on with %d", block, self.max_block)
 
+    def refuse(self, form: Form, reason: str) -> None:
+        """The model cannot run fused in this form, though the check on the CPU found nothing."""
+        if form.channels_last:
+            self.verdict = replace(self.verdict, images=False)
+        else:
+            self.verdict = replace(self.verdict, fused=False, reason=reason)
+        self._decided.clear()
+        self.timings.clear()
+        layout = ", channels last" if form.channels_last else ""
+        log.warning("not fused%s from now on: %s", layout, reason)
+
     def wanted_slots(self) -> int | None:
         """How many trials at once pay on this device; None while that is not known.
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tuner.errors import NotVmappable
 from tuner.tasks import Config, Task
 from tuner.training.architecture import (
     Architecture,
@@ -324,21 +325,14 @@ class Population:
         if not count:
             return {}
         start = time.perf_counter()
-        params = self._evaluated_params()
-        fused = self.engine.verdict.fused and self.engine.choice != "looped"
-        backend, last = self.engine.evaluation
-        total = len(self.data.valid)
-        chunk = max(64, EVALUATION_SAMPLES // (count if fused else 1))
-        chunk = min(chunk, self.trainer.max_micro_batch or chunk)
-        sums: dict[str, Tensor] = {}
-        for at in range(0, total, chunk):
-            x, y = self.data.valid.take(torch.arange(at, min(at + chunk, total)))
-            buffers = {name: value[:count] for name, value in self.rows.buffers.items()}
-            part = self.programs.evaluate(params, buffers, x, y, Form(fused, backend, last))
-            for name, value in part.items():
-                wide = value.to(torch.float64)
-                sums[name] = sums[name] + wide if name in sums else wide
-        table = {name: (value / total).tolist() for name, value in sums.items()}
+        table: dict[str, list[float]] = {}
+        while not table:
+            fused = self.engine.verdict.fused and self.engine.choice != "looped"
+            form = Form(fused, *self.engine.evaluation)
+            try:
+                table = self._means(form)
+            except NotVmappable as error:
+                self.engine.refuse(form, error.message)
         share = (time.perf_counter() - start) / count
         for row, slot in enumerate(self._order):
             trial = self._slots[slot]
@@ -349,6 +343,22 @@ class Population:
                 monitor = str(trial.plan.plateau.chosen["monitor"])
                 trial.plateau = trial.plan.observe(trial.plateau, metrics.get(monitor, math.nan))
         return {slot: dict(self.evaluations[slot]) for slot in self.active}
+
+    def _means(self, form: Form) -> dict[str, list[float]]:
+        """Means over the validation set by name, one for each row."""
+        count, total = len(self._order), len(self.data.valid)
+        params = self._evaluated_params()
+        chunk = max(64, EVALUATION_SAMPLES // (count if form.fused else 1))
+        chunk = min(chunk, self.trainer.max_micro_batch or chunk)
+        sums: dict[str, Tensor] = {}
+        for at in range(0, total, chunk):
+            x, y = self.data.valid.take(torch.arange(at, min(at + chunk, total)))
+            buffers = {name: value[:count] for name, value in self.rows.buffers.items()}
+            part = self.programs.evaluate(params, buffers, x, y, form)
+            for name, value in part.items():
+                wide = value.to(torch.float64)
+                sums[name] = sums[name] + wide if name in sums else wide
+        return {name: (value / total).tolist() for name, value in sums.items()}
 
     def measurements(self) -> dict[int, dict[str, float | None]]:
         """What to report of each slot since the last call: losses, metrics, rate, noise scale."""

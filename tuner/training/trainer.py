@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tuner.errors import OutOfMemory
+from tuner.errors import NotVmappable, OutOfMemory
 from tuner.training.batch import Batch, Gradients
 from tuner.training.engine import Engine, Mode
 from tuner.training.program import Programs
@@ -160,12 +160,14 @@ class Trainer:
                     return [first, self._blocks(rows, batch.samples(slice(middle, None)), mode)]
                 whole = partial(self._blocks, rows, batch, mode)
                 return [self.engine.timed(count, samples, mode, whole)]
+            except NotVmappable as error:
+                self.engine.refuse(mode.form, error.message)
             except torch.OutOfMemoryError as error:
                 if mode.block <= 1:
                     raise OutOfMemory(
                         f"one slot with a micro-batch of {samples} does not fit {self.rows.device}"
                     ) from error
-            self.engine.shrink(mode.block)
+                self.engine.shrink(mode.block)
 
     def _blocks(self, rows: slice, batch: Batch, mode: Mode) -> Gradients:
         """Gradients of the rows, a block after another."""

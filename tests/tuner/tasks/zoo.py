@@ -1,8 +1,8 @@
 """Small tasks over the kinds of model that people train, for tests of tasks and of the engine.
 
 What each has that others lack: ``MlpTask`` nothing; ``CnnTask`` convolutions and pooling;
-``BatchNormTask`` buffers that training writes, and samples that meet each other; ``LstmTask`` a
-recurrent kernel that ``vmap`` has no rule for; ``TransformerTask`` embeddings, integer inputs and
+``BatchNormTask`` buffers that training writes, and samples that meet each other; ``NormsTask``
+norms that ask how images lie; ``LstmTask`` a recurrent kernel that ``vmap`` has no rule for; ``TransformerTask`` embeddings, integer inputs and
 torch's own attention and encoder layer; ``TiedTask`` one parameter under two names; ``DropoutTask``
 randomness; ``MappingTask`` a mapping for an output, as Hugging Face's models give.
 """
@@ -144,6 +144,23 @@ class BatchNormTask(_Classifier):
         )
 
 
+class NormsTask(CnnTask):
+    name = "zoo_norms"
+
+    def model(self, config: Config) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False),
+            nn.GroupNorm(2, 4),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 8, 3, bias=False),
+            nn.InstanceNorm2d(8, affine=True),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(32, CLASSES),
+        )
+
+
 class _Lstm(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -261,6 +278,7 @@ TASKS: tuple[type[Task], ...] = (
     RegressionTask,
     CnnTask,
     BatchNormTask,
+    NormsTask,
     LstmTask,
     TransformerTask,
     TiedTask,

@@ -97,6 +97,59 @@ def test_other_convolutions(layer: nn.Module, shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("x_dim", [None, 0])
+def test_norms(x_dim: int | None, training: bool, last: bool) -> None:
+    """Of images as they come, and of what a convolution leaves channels last."""
+
+    class Norms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.BatchNorm2d(4),
+                nn.Conv2d(4, 6, 3),
+                nn.GroupNorm(3, 6),
+                nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
+                nn.BatchNorm2d(6, affine=False),
+                nn.Flatten(),
+                nn.Linear(6 * 16, 5),
+                nn.BatchNorm1d(5, track_running_stats=False),
+            )
+            self.train(training)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layers(x)
+            return out
+
+    model = Norms().double()
+    params = stacked(Norms)
+    buffers = {
+        name: torch.stack([value + k for k in range(SLOTS)])
+        for name, value in model.named_buffers()
+    }
+    x = torch.randn((5, 4, 6, 6) if x_dim is None else (SLOTS, 5, 4, 6, 6), dtype=torch.float64)
+
+    def one(params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
+        own = {name: value.clone() for name, value in buffers.items()}
+        return functional_call(model, {**params, **own}, (x,)), own
+
+    with image_functions(batched=True, last=last):
+        found, new = vmap(one, (0, 0, x_dim))(params, buffers, x)
+    weights = torch.arange(found.numel(), dtype=found.dtype).reshape(found.shape)
+    gradients = torch.autograd.grad((found * weights).sum(), list(params.values()))
+    for k in range(SLOTS):
+        own = {name: p[k].detach().requires_grad_() for name, p in params.items()}
+        before = {name: value[k] for name, value in buffers.items()}
+        expected, after = one(own, before, x if x_dim is None else x[k])
+        torch.testing.assert_close(found[k], expected, rtol=1e-10, atol=1e-10)
+        each = torch.autograd.grad((expected * weights[k]).sum(), list(own.values()))
+        for a, b in zip(gradients, each, strict=True):
+            torch.testing.assert_close(a[k], b, rtol=1e-9, atol=1e-9)
+        for name, value in after.items():
+            torch.testing.assert_close(new[name][k], value, rtol=1e-12, atol=1e-12)
+
+
 def test_pooled_images_that_no_slot_has_a_part_in() -> None:
     """The data itself is pooled, and a kernel that is no parameter is convolved with."""
     kernel = torch.ones(1, 1, 2, 2, dtype=torch.float64)
@@ -134,7 +187,7 @@ def test_indices_and_single_images_go_to_pytorch() -> None:
 
 
 def test_functions_are_put_back() -> None:
-    before = (F.conv2d, F.max_pool2d)
+    before = (F.conv2d, F.max_pool2d, F.batch_norm)
     with image_functions(batched=True, last=True):
         assert F.conv2d is not before[0]
-    assert (F.conv2d, F.max_pool2d) == before
+    assert (F.conv2d, F.max_pool2d, F.batch_norm) == before

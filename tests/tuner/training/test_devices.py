@@ -57,6 +57,27 @@ def test_a_slot_is_a_plain_loop_on_the_cpu(
 
 
 @each_device
+@pytest.mark.parametrize("kind", [zoo.CnnTask, zoo.BatchNormTask, zoo.NormsTask])
+def test_images_lie_either_way_in_single_precision(device: torch.device, kind: type[Task]) -> None:
+    """Whose kernels are not those of double precision, in which the self-check compares."""
+    task = kind()
+    config = {**CONFIGS[1], "batch_size": 10}
+    pop = population(task, device, dtype=torch.float32)
+    for slot in range(4):
+        pop.load(slot, {**config, "lr": 0.02 * (slot + 1)}, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    tried = "".join(pop.engine.explanation)
+    assert "fused x4" in tried
+    assert "channels last" in tried
+    assert pop.engine.verdict.fused
+    assert pop.engine.verdict.images
+    for slot in range(4):
+        expected = plain_loop(task, {**config, "lr": 0.02 * (slot + 1)}, slot)
+        found = {name: tensor.double() for name, tensor in on_cpu(params(pop, slot)).items()}
+        assert_same(found, expected, 2e-3)
+
+
+@each_device
 def test_a_recurrent_model_and_one_with_buffers(device: torch.device) -> None:
     for kind in (zoo.LstmTask, zoo.BatchNormTask):
         task = kind()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.tuner.tasks import zoo
-from tuner.errors import OutOfMemory
+from tuner.errors import NotVmappable, OutOfMemory
 from tuner.training import program
 from tuner.training.engine import TIMED_CALLS, WARM_CALLS, Engine, Mode, Verdict
 from tuner.training.population import Population
@@ -77,6 +77,57 @@ def test_out_of_memory_halves_the_block_and_training_goes_on(
     assert blocks[1] == 2
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_form_that_the_device_refuses_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """The self-check runs on the CPU in double precision; other kernels may refuse later."""
+    real = program.Programs._run
+    refused: list[program.Form] = []
+
+    def picky(self: program.Programs, *args: Any) -> Any:
+        form = args[3]
+        if form.fused and form.channels_last >= last:
+            refused.append(form)
+            raise RuntimeError("not inside of vmap")
+        return real(self, *args)
+
+    def run() -> tuple[Population, list[torch.Tensor]]:
+        pop = Population(zoo.CnnTask(), CONFIG, 4, dtype=torch.float64, check=False)
+        for slot in range(4):
+            pop.load(slot, {**CONFIG, "lr": 0.01 * (slot + 1)}, slot, epochs=4)
+        pop.train(4 * zoo.TRAIN)
+        return pop, [pop.state_dict(k)["tensors"]["param.0.weight"] for k in range(4)]
+
+    _, expected = run()
+    monkeypatch.setattr(program.Programs, "_run", picky)
+    pop, found = run()
+    assert len(refused) == 1
+    assert pop.engine.verdict.fused == last
+    assert last or "not inside of vmap" in pop.engine.explanation
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=0)
+
+
+def test_evaluation_that_the_device_refuses_is_looped(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = program.Programs.evaluate
+
+    def picky(self: program.Programs, *args: Any) -> Any:
+        if args[4].fused:
+            raise NotVmappable("not inside of vmap")
+        return real(self, *args)
+
+    pop = Population(zoo.MlpTask(), CONFIG, 2)
+    for slot in range(2):
+        pop.load(slot, CONFIG, slot, epochs=2)
+    expected = pop.evaluate()
+    monkeypatch.setattr(program.Programs, "evaluate", picky)
+    found = pop.evaluate()
+    assert not pop.engine.verdict.fused
+    for slot in range(2):
+        assert found[slot] == pytest.approx(expected[slot], rel=1e-6)
 
 
 def test_a_slot_that_fits_nowhere_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ ZOO = [
     zoo.MlpTask,
     zoo.CnnTask,
     zoo.BatchNormTask,
+    zoo.NormsTask,
     zoo.LstmTask,
     zoo.TransformerTask,
     zoo.TiedTask,
