@@ -2,9 +2,10 @@
 
 What each has that others lack: ``MlpTask`` nothing; ``CnnTask`` convolutions and pooling;
 ``BatchNormTask`` buffers that training writes, and samples that meet each other; ``NormsTask``
-norms that ask how images lie; ``LstmTask`` a recurrent kernel that ``vmap`` has no rule for; ``TransformerTask`` embeddings, integer inputs and
-torch's own attention and encoder layer; ``TiedTask`` one parameter under two names; ``DropoutTask``
-randomness; ``MappingTask`` a mapping for an output, as Hugging Face's models give.
+norms that ask how images lie; ``LstmTask`` a recurrent kernel that ``vmap`` has no rule for;
+``TransformerTask`` embeddings, integer inputs and torch's own attention and encoder layer;
+``TiedTask`` one parameter under two names; ``DropoutTask`` randomness; ``MappingTask`` a mapping
+for an output, as Hugging Face's models give.
 """
 
 from __future__ import annotations
