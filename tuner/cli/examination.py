@@ -11,7 +11,7 @@ import torch
 
 from tuner.errors import TunerError
 from tuner.training import Population, TrainingData, memory
-from tuner.training.architecture import build, mixing_modules
+from tuner.training.architecture import build, loss_names, loss_numbers, mixing_modules
 from tuner.training.source import open_source
 
 if TYPE_CHECKING:
@@ -161,10 +161,11 @@ def _wrong(
 ) -> Iterator[str]:
     """What would make trials fail or lie, in sentences."""
     x, y = data.train.take(torch.arange(min(SAMPLES, len(data.train))))
-    numbers = {**config, "label_smoothing": torch.tensor(0.0)}
+    numbers = {name: torch.tensor(value) for name, value in loss_numbers(config).items()}
+    given = {**loss_names(config), **numbers, "label_smoothing": torch.tensor(0.0)}
     model.eval()
     output = model(x)
-    loss, measured = task.loss(output, y, numbers), task.metrics(output, y)
+    loss, measured = task.loss(output, y, given), task.metrics(output, y)
     if loss.shape != (len(x),):
         yield (
             f"loss() gives the shape {list(loss.shape)} for {len(x)} samples: return one "
@@ -172,7 +173,7 @@ def _wrong(
         )
     elif not bool(torch.isfinite(loss).all()):
         yield "loss() is not finite on the first samples of a fresh model"
-    elif not torch.allclose(task.loss(model(x[:1]), y[:1], numbers), loss[:1], rtol=CLOSE):
+    elif not torch.allclose(task.loss(model(x[:1]), y[:1], given), loss[:1], rtol=CLOSE):
         yield (
             "the loss of a sample depends on the others of its batch: trials of different batch "
             "sizes could not be compared, nor micro-batches added up"

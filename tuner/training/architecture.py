@@ -104,19 +104,10 @@ def mixing_modules(model: nn.Module) -> tuple[str, ...]:
 
 
 def structure_key(model: nn.Module, task: Task, config: Config) -> str:
-    """A digest of all that trials must share to be stacked: structure, and names in the config."""
+    """A digest of all that trials must share to be stacked: structure, names, and which numbers."""
     text = re.sub(r"Dropout\(p=.*?\)", "Dropout", repr(model))
-    fixed = {
-        name: value
-        for name, value in config.items()
-        if name.startswith("model.")
-        or (
-            name not in TRAINING_NAMES
-            and not name.startswith("schedule.")
-            and (isinstance(value, bool) or not isinstance(value, int | float))
-        )
-    }
-    parts = (task.name, text, sorted(map(repr, fixed.items())))
+    names = sorted(map(repr, loss_names(config).items()))
+    parts = (task.name, text, names, sorted(loss_numbers(config)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -142,6 +133,14 @@ def loss_numbers(config: Config) -> dict[str, float]:
 
 
 def loss_names(config: Config) -> dict[str, Any]:
-    """The rest of a config, shared by the whole population: what a loss may branch on."""
-    numbers = loss_numbers(config)
-    return {name: value for name, value in config.items() if name not in numbers}
+    """What a whole population has in common in its config: what a loss may branch on."""
+    return {
+        name: value
+        for name, value in config.items()
+        if name.startswith("model.")
+        or (
+            name not in TRAINING_NAMES
+            and not name.startswith("schedule.")
+            and (isinstance(value, bool) or not isinstance(value, int | float))
+        )
+    }

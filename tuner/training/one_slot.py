@@ -63,31 +63,32 @@ class OneSlot:
         with slot_functions(seed, offset):
             output = self._forward(params, buffers, x)
             losses = self.task.loss(output, y, {**self.names, **numbers})
-        if losses.shape != y.shape[:1]:
-            raise ValueError(
-                f"{type(self.task).__name__}.loss must return one loss a sample, "
-                f"shape {tuple(y.shape[:1])}, not {tuple(losses.shape)}"
-            )
+        self._check("loss()", losses, y)
         total = losses.sum()
         return total * scale, total.detach(), buffers
 
-    def metrics(self, params: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> Tensors:
+    def metrics(
+        self, params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, numbers: Tensors
+    ) -> Tensors:
         """Sums over samples ``[m, ...]`` of the loss without smoothing, and of each metric."""
         self.architecture.template.eval()
         try:
             zero = torch.zeros((), dtype=torch.int32, device=x.device)
-            clean = {"label_smoothing": torch.zeros((), device=x.device)}
+            clean = {**numbers, "label_smoothing": torch.zeros((), device=x.device)}
             with slot_functions(zero, zero):
                 output = self._forward(params, buffers, x)
                 losses = self.task.loss(output, y, {**self.names, **clean})
+            self._check("loss()", losses, y)
             sums = {"loss": losses.sum()}
             metrics = self.task.metrics(output, y)
             if metrics.keys() != set(self.task.extra_metrics):
-                raise ValueError(
-                    f"{type(self.task).__name__}.metrics gives {sorted(metrics)}, "
-                    f"but extra_metrics says {sorted(self.task.extra_metrics)}"
+                raise InvalidInput(
+                    f"task {self.task.name}",
+                    f"metrics() gives {sorted(metrics)}, and extra_metrics says "
+                    f"{sorted(self.task.extra_metrics)}",
                 )
             for name, value in metrics.items():
+                self._check(f"metric {name}", value, y)
                 sums[name] = value.to(losses.dtype).sum()
             return sums
         finally:
@@ -147,6 +148,15 @@ class OneSlot:
 
         # Reverse over reverse: more operations have it than forward mode.
         return {name: signs[name] * hv for name, hv in grad(slope)(params).items()}
+
+    def _check(self, what: str, values: Tensor, y: Tensor) -> None:
+        """A mean, which only looks like a value a sample, would be added up and divided again."""
+        if values.shape != y.shape[:1]:
+            raise InvalidInput(
+                f"task {self.task.name}",
+                f"{what} must give one number a sample, shape {list(y.shape[:1])}, "
+                f"not {list(values.shape)}",
+            )
 
     def _forward(self, params: Tensors, buffers: Tensors, x: Tensor) -> Any:
         with self._precision(x):

@@ -30,6 +30,7 @@ from tuner.training.check import self_check
 from tuner.training.engine import Choice, Engine
 from tuner.training.one_slot import OneSlot
 from tuner.training.program import Form, Programs
+from tuner.training.row_numbers import RowNumbers
 from tuner.training.rows import Rows
 from tuner.training.slot import Slot
 from tuner.training.source import TrainingData
@@ -348,13 +349,16 @@ class Population:
         """Means over the validation set by name, one for each row."""
         count, total = len(self._order), len(self.data.valid)
         params = self._evaluated_params()
+        trials = [self._slots[slot] for slot in self._order]
+        numbers = RowNumbers(trials, self.device, self.dtype).numbers
+        numbers.pop("label_smoothing")  # validation is without it
         chunk = max(64, EVALUATION_SAMPLES // (count if form.fused else 1))
         chunk = min(chunk, self.trainer.max_micro_batch or chunk)
         sums: dict[str, Tensor] = {}
         for at in range(0, total, chunk):
             x, y = self.data.valid.take(torch.arange(at, min(at + chunk, total)))
             buffers = {name: value[:count] for name, value in self.rows.buffers.items()}
-            part = self.programs.evaluate(params, buffers, x, y, form)
+            part = self.programs.evaluate(params, buffers, x, y, numbers, form)
             for name, value in part.items():
                 wide = value.to(torch.float64)
                 sums[name] = sums[name] + wide if name in sums else wide

@@ -108,7 +108,13 @@ class Programs:
         )
 
     def evaluate(
-        self, params: Tensor, buffers: Tensors, x: Tensor, y: Tensor, form: Form
+        self,
+        params: Tensor,
+        buffers: Tensors,
+        x: Tensor,
+        y: Tensor,
+        numbers: Tensors,
+        form: Form,
     ) -> Tensors:
         """Sums over samples ``[m, ...]`` of ``loss`` and each metric, ``[R]`` each."""
         names = ("loss", *self.task.extra_metrics)
@@ -119,26 +125,29 @@ class Programs:
                     {name: value[k : k + 1] for name, value in buffers.items()},
                     x,
                     y,
+                    {name: value[k : k + 1] for name, value in numbers.items()},
                     form,
                 )
                 for k in range(len(params))
             ]
             return {name: torch.cat([row[name] for row in rows]) for name in names}
-        order = tuple(buffers)
+        order, settings = tuple(buffers), tuple(numbers)
 
         def body(params: Tensor, x: Tensor, y: Tensor, *values: Tensor) -> list[Tensor]:
-            views, own = self.architecture.views(params), dict(zip(order, values, strict=True))
+            views, own = self.architecture.views(params), dict(zip(order, values, strict=False))
+            given = dict(zip(settings, values[len(order) :], strict=True))
             with image_functions(batched=form.fused, last=form.channels_last):
                 if form.fused:
                     with _no_fast_path():
-                        found = vmap(self.one.metrics, in_dims=(0, 0, None, None))(views, own, x, y)
+                        one = vmap(self.one.metrics, in_dims=(0, 0, None, None, 0))
+                        found = one(views, own, x, y, given)
                     return [found[name] for name in names]
-                found = self.one.metrics(_only(views), _only(own), x, y)
+                found = self.one.metrics(_only(views), _only(own), x, y, _only(given))
                 return [found[name][None] for name in names]
 
-        leaves = (params, x, y, *buffers.values())
+        leaves = (params, x, y, *buffers.values(), *numbers.values())
         with torch.no_grad(), _refusals(form.fused):
-            key = ("evaluate", form, params.dtype, *_layouts(leaves))
+            key = ("evaluate", form, settings, params.dtype, *_layouts(leaves))
             run = self._runner(key, body, leaves, form.backend, (), HOT)
             return dict(zip(names, run(leaves, None), strict=True))
 

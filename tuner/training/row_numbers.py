@@ -16,14 +16,13 @@ class RowNumbers:
 
     def __init__(self, trials: Sequence[Slot], device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
-        names = sorted({name for trial in trials for name in trial.numbers})
         self.numbers = {
             name: torch.tensor(
-                [trial.numbers.get(name, 0.0) for trial in trials],
+                [trial.numbers[name] for trial in trials],
                 device=device,
                 dtype=working_dtype(dtype),
             )
-            for name in names
+            for name in sorted(trials[0].numbers)
         }
         self.seeds = torch.tensor(
             [(trial.seed * 2654435761 + 97) % (1 << 31) for trial in trials],

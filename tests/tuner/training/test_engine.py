@@ -115,7 +115,7 @@ def test_evaluation_that_the_device_refuses_is_looped(monkeypatch: pytest.Monkey
     real = program.Programs.evaluate
 
     def picky(self: program.Programs, *args: Any) -> Any:
-        if args[4].fused:
+        if args[5].fused:
             raise NotVmappable("not inside of vmap")
         return real(self, *args)
 
