@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tuner import tasks
-from tuner.errors import NotFound, OutOfMemory, TunerError, Unavailable
+from tuner.errors import NotFound, OutOfMemory, Unavailable
 from tuner.protocol import Checkpoint, Leased, Measured, Probe, SlotReport
 from tuner.tasks import Config, Task
 from tuner.training import Population, TrainingData, memory
@@ -108,6 +108,8 @@ class Crew:
         self._tasks: dict[str, tuple[Task, TrainingData]] = {}
         self._piece = 4096
         self.samples_per_second = 0.0
+        self.lost = ""
+        """Why the device does nothing any more in this process; empty while it works."""
 
     # Trials in and out.
 
@@ -120,9 +122,9 @@ class Crew:
             return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="returned")
         except OutOfMemory as error:
             return failed(leased, _reason("oom", error))
-        except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-            # A task's own code may raise anything of the kind; the trial, not the worker, fails.
+        except Exception as error:  # a task's own code may raise any: the trial, not we, fails
             log.exception("trial %s cannot start", leased.trial_id)
+            self._look(error)
             return failed(leased, _reason("error", error))
         return None
 
@@ -269,10 +271,13 @@ class Crew:
                     self._evaluate(self.populations[key], mine)
             except OutOfMemory as error:
                 self._fail(mine, "oom", error)
-            except (TunerError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+            except Exception as error:  # as in take()
                 study, ids = mine[0].leased.study_id, [held.leased.trial_id for held in mine]
                 log.exception("a round failed", extra={"study": study, "trials": ids})
+                self._look(error)
                 self._fail(mine, "error", error)
+                if self.lost:
+                    break
         spent = time.perf_counter() - start
         if spent > 0:
             self.samples_per_second = (self._samples() - before) / spent
@@ -364,6 +369,11 @@ class Crew:
         held.known = False
         # Whoever takes the trial over before this one is known begins with the one before.
         held.replaced += [before for before in previous if before != uri]
+
+    def _look(self, error: Exception) -> None:
+        """Notes an error after which CUDA refuses everything, for as long as the process lives."""
+        if isinstance(error, torch.AcceleratorError):
+            self.lost = first_line(error)
 
     def _fail(self, mine: list[Slotted], kind: str, error: Exception) -> None:
         for held in mine:

@@ -182,7 +182,7 @@ def _child(
     torch.set_num_threads(threads)
     try:
         run_worker(PipeGateway(end, stop), name=name, stop=stop, **options)
-    except Unavailable as error:
+    except TunerError as error:
         log.warning("%s ends: %s", name, error)
 
 

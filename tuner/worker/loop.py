@@ -103,6 +103,7 @@ def run_worker(
     Raises:
         InvalidInput: There is no such device or task, or no checkpoint can be written.
         Unavailable: The service could not be reached to register.
+        TunerError: The device works no more in this process; another may go on with it.
     """
     stop = stop or threading.Event()
     for path in tasks:
@@ -171,8 +172,9 @@ class _Worker:
         beats.start()
         idle = IDLE_SECONDS[0]
         said = time.monotonic()
+        crew = self.team.populations
         try:
-            while not self.stop.is_set():
+            while not self.stop.is_set() and not crew.lost:
                 self._forget_dropped()
                 if self._probe is not None:
                     self._measure(self._probe)
@@ -204,6 +206,8 @@ class _Worker:
             self.gateway.leave(self.id)
         except Unavailable as error:
             log.warning("left without saying goodbye: %s", error)
+        if crew.lost:
+            raise TunerError(f"{self.device} works no more in this process: {crew.lost}")
 
     # Talking to the service.
 
@@ -315,7 +319,8 @@ class _Worker:
 
     def _hand_back(self) -> None:
         """Saves every slot and returns its lease, so that another worker goes on at once."""
-        self.team.save()
+        if not self.team.populations.lost:
+            self.team.save()
         held = self.team.held.values()
         slots = [*self._failures, *(h.report(returned=True) for h in held)]
         while slots or self._measured is not None or self.team.printed():

@@ -13,9 +13,9 @@ from tuner import optimizers
 from tuner.errors import InvalidInput
 from tuner.optimizers import create
 from tuner.schedules.plan import Plan
-from tuner.tasks import Task
+from tuner.tasks import Setting, Task
 from tuner.training import program
-from tuner.training.architecture import build
+from tuner.training.architecture import build, structure_key
 from tuner.training.population import Population
 from tuner.training.randomness import slot_functions
 from tuner.training.source import permutation
@@ -331,6 +331,73 @@ def test_evaluation_is_the_mean_over_the_validation_set() -> None:
     assert report["epoch"] == 1.0
     assert report["lr"] == pytest.approx(5e-2)
     assert report["train_loss"] is not None
+
+
+class WeightedTask(zoo.MlpTask):
+    """Its loss has a hyperparameter of its own."""
+
+    settings = {**zoo.MlpTask.settings, "loss.weight": Setting(1.0, "of each sample")}  # noqa: RUF012
+
+    def loss(self, output: Any, target: torch.Tensor, config: Any) -> torch.Tensor:
+        weight = self.setting(config, "loss.weight")
+        return weight * super().loss(output, target, config)
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_a_loss_has_its_own_trials_numbers_in_validation_too(engine: Any) -> None:
+    pop = population(WeightedTask(), 3, engine=engine)
+    for slot, weight in enumerate((0.5, 1.0, 4.0)):
+        config = {**CONFIGS[0], "loss.weight": weight, "label_smoothing": 0.1 * slot}
+        pop.load(slot, config, seed=0, epochs=EPOCHS)
+    found = pop.evaluate()
+    assert found[0]["val_loss"] == pytest.approx(found[1]["val_loss"] / 2)
+    assert found[2]["val_loss"] == pytest.approx(found[1]["val_loss"] * 4)
+
+
+def test_trials_whose_losses_read_other_numbers_are_of_other_populations() -> None:
+    task = WeightedTask()
+    keys = set()
+    for config in ({}, {"loss.weight": 2.0}, {"loss.weight": 3.0}, {"lr": 0.1}, {"beta1": 0.8}):
+        keys.add(structure_key(build(task, config, 0, torch.float32), task, config))
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("name", ["lr", "batch_size", "weight_decay", "schedule", "optimizer"])
+def test_a_loss_sees_nothing_that_its_neighbours_have_otherwise(name: str) -> None:
+    class Peeking(zoo.MlpTask):
+        def loss(self, output: Any, target: torch.Tensor, config: Any) -> torch.Tensor:
+            loss: torch.Tensor = config[name] * super().loss(output, target, config)
+            return loss
+
+    config = {**CONFIGS[0], "weight_decay": 0.1}
+    pop = Population(Peeking(), config, 2, engine="looped", check=False)
+    pop.load(0, config, seed=0, epochs=EPOCHS)
+    with pytest.raises(KeyError, match=name):
+        pop.train(zoo.TRAIN)
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_what_is_no_number_a_sample_is_refused(engine: Any) -> None:
+    class Mean(zoo.MlpTask):
+        part = "metric"
+
+        def loss(self, output: Any, target: torch.Tensor, config: Any) -> torch.Tensor:
+            loss = super().loss(output, target, config)
+            return loss.mean() if self.part == "loss" else loss
+
+        def metrics(self, output: Any, target: torch.Tensor) -> dict[str, torch.Tensor]:
+            found = super().metrics(output, target)
+            return {name: value.mean() for name, value in found.items()}
+
+    task = Mean()
+    pop = Population(task, CONFIGS[0], 2, engine=engine, check=False)
+    for slot in range(2):
+        pop.load(slot, CONFIGS[0], seed=slot, epochs=EPOCHS)
+    with pytest.raises(InvalidInput, match="metric accuracy must give one number a sample"):
+        pop.evaluate()
+    task.part = "loss"
+    with pytest.raises(InvalidInput, match=r"loss\(\) must give one number a sample"):
+        pop.train(zoo.TRAIN)
 
 
 @pytest.mark.parametrize("name", [n for n, r in optimizers.registry.items() if not r.needs])

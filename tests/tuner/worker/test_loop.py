@@ -16,7 +16,7 @@ import torch
 
 from tests.tuner.tasks import zoo
 from tuner import logs, service, tasks
-from tuner.errors import InvalidInput, Unavailable
+from tuner.errors import InvalidInput, TunerError, Unavailable
 from tuner.protocol import (
     Heartbeat,
     HeartbeatAnswer,
@@ -32,6 +32,8 @@ from tuner.protocol import (
 from tuner.service import Context
 from tuner.spec import StudySpec
 from tuner.storage import migrate
+from tuner.tasks import Config
+from tuner.training import Population
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.memory import measure
 from tuner.worker.crew import Crew
@@ -373,6 +375,68 @@ def test_divergence_and_a_broken_model_fail_alone(context: Context, tmp_path: Pa
     assert by_rate[1e25].reason == "diverged"
     assert by_rate[0.05].state == "complete"
     assert math.isfinite(by_rate[0.05].value)
+
+
+@pytest.mark.parametrize("broken", [AssertionError("width"), IndexError(), ZeroDivisionError()])
+def test_whatever_a_task_raises_fails_the_trial_and_not_the_worker(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Exception
+) -> None:
+    class Narrow(zoo.MlpTask):
+        name = "narrow"
+
+        def model(self, config: Config) -> Any:
+            if config["model.hidden"] == 6:
+                raise broken
+            return super().model(config)
+
+        def loss(self, output: Any, target: Any, config: Config) -> Any:
+            if config["model.hidden"] == 4:
+                raise broken
+            return super().loss(output, target, config)
+
+    monkeypatch.setattr(tasks.registry, "_entries", {"narrow": Narrow})
+    study = service.submit(
+        context,
+        spec(
+            task={"name": "narrow"},
+            space={"model.hidden": {"type": "categorical", "choices": [8, 6, 4]}},
+            sampler={"name": "grid"},
+            pruner={"name": "none"},
+            budget={"trials": 3, "epochs": 2},
+        ),
+    )
+    work_until(context, study.id, home=tmp_path)
+    found = {t.params["model.hidden"]: t for t in trials(context, study.id)}
+    assert found[8].state == "complete"
+    for width in (6, 4):
+        assert found[width].state == "fail"
+        assert str(found[width].reason).startswith(type(broken).__name__)
+
+
+def test_a_worker_whose_gpu_refuses_everything_ends_and_another_goes_on(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an assertion on a GPU all that CUDA is asked fails, in that process only."""
+    study = service.submit(
+        context, spec(budget={"trials": 4, "epochs": 2}, pruner={"name": "none"})
+    )
+    real = Population.train
+    asked: list[int] = []
+
+    def train(self: Population, samples: Any) -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise torch.AcceleratorError("device-side assert triggered")
+        real(self, samples)
+
+    monkeypatch.setattr(Population, "train", train)
+    with pytest.raises(TunerError, match="works no more in this process: device-side assert"):
+        run_worker(DirectGateway(context), name="lost", device="cpu", home=tmp_path, slots=2)
+    states = [t.state for t in trials(context, study.id)]
+    assert states.count("fail") == 2
+    assert "running" not in states, "what it had not broken is handed back"
+    work_until(context, study.id, home=tmp_path)
+    assert service.show_study(context, study.id).state == "completed"
 
 
 def test_a_task_given_by_path_is_registered_and_trained(
