@@ -68,6 +68,8 @@ def take_in(
         turn.note("trial.measured", trials=measured, points=len(turn.points))
     if held:
         turn.settle()
+    if any(slot.outcome == "returned" for slot, _, _ in held):
+        turn.rest()
     return out
 
 

@@ -201,6 +201,7 @@ def _claim(this: Turn, k: int, lease: Lease, origin: str) -> list[TrialRow]:
     rows.sort(key=lambda row: row.number)
     if rows:
         this.state("running")
+        this.go_on()
         this.events.append(NewEvent("trial.leased", study.id, worker_id=lease.worker_id, of=rows))
     elif allowed > 0:
         this.settle()

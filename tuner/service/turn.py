@@ -234,6 +234,25 @@ class Turn:
         self.revised = True
         self.note("study.state", state=state, reason=reason)
 
+    def rest(self, since: datetime | None = None) -> None:
+        """Stops the clock while nobody holds a trial, whose holders were stopped or fell silent.
+
+        Args:
+            since: The last moment at which one may have been at work; now unless given.
+        """
+        study = self.study
+        if study.state != "running" or study.active_since is None:
+            return
+        if not any(row.lease_token is not None for row in self.open_rows()):
+            study.active_seconds, study.active_since = elapsed(study, since or self.now), None
+            self.revised = True
+
+    def go_on(self) -> None:
+        """Lets the clock go on as somebody is given a trial; see :meth:`rest`."""
+        if self.study.state == "running" and self.study.active_since is None:
+            self.study.active_since = self.now
+            self.revised = True
+
     def end_probe(
         self,
         state: str,
@@ -411,6 +430,6 @@ class Turn:
 
 
 def elapsed(study: StudyRow, now: datetime) -> float:
-    """Wall seconds that a study has been running."""
+    """Wall seconds that a study has been running, but for those in which it :meth:`Turn.rest`-ed."""
     running = 0.0 if study.active_since is None else (now - study.active_since).total_seconds()
     return study.active_seconds + max(running, 0.0)  # a clock that was set back takes none away

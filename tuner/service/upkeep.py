@@ -90,13 +90,16 @@ def _reclaim(ctx: Context) -> None:
         with _guarded(study_id), turn(ctx, study_id) as this:
             this.join()
             late_ids = leases.run_out(this.session, ids, this.now)
-            for row in this.rows(late_ids).values():
+            lost = this.rows(late_ids).values()
+            until = max((row.lease_expires_at or this.now for row in lost), default=this.now)
+            for row in lost:
                 outcome = leases.give_up(row, max_attempts=ctx.settings.max_attempts, now=this.now)
                 if outcome == "fail":
                     row.values = None
                     this.end(row, "fail", leases.LEASE_EXPIRED)
                 else:
                     this.moved(row, cause=leases.LEASE_EXPIRED)
+            this.rest(until)
             this.settle()
     with ctx.db.session() as session:
         silent = queue_probes.expired(session, ctx.now())

@@ -140,7 +140,9 @@ class StudyView(View):
     started_at: datetime | None
     finished_at: datetime | None
     device_seconds: float
-    active_seconds: float = Field(description="Wall seconds in which it was running.")
+    active_seconds: float = Field(
+        description="Wall seconds in which it was running and not left alone."
+    )
     progress: float = Field(ge=0.0, le=1.0)
     eta_seconds: float | None
     throughput: float | None = Field(description="Training samples a second, now.")

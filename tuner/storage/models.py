@@ -118,6 +118,7 @@ class Study(Base):
     active_seconds: Mapped[float] = mapped_column(default=0.0)
     """Wall seconds in state running, up to ``active_since``; a budget of seconds counts these."""
     active_since: Mapped[datetime | None]
+    """None also while it rests: those who held its trials handed them back, or fell silent."""
     reason: Mapped[str | None] = mapped_column(Text)
     lr_range: Mapped[dict[str, Any] | None]
     """The range of lr that its probe ended with, ``{"low", "high"}``: it takes the place of that of

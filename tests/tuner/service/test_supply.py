@@ -107,6 +107,31 @@ def test_wall_seconds_end_the_study(ctx: Context, clock: Clock) -> None:
     assert done.counts.running == 0
 
 
+def test_seconds_in_which_nobody_holds_a_trial_are_not_counted(ctx: Context, clock: Clock) -> None:
+    """A study that was interrupted, or whose workers died, has its time when it goes on."""
+    study = submit(ctx, budget={"seconds": 100.0, "epochs": 4})
+    trainer = Trainer(ctx, slots=2)
+    trainer.lease()
+    clock.advance(10)
+    report = trainer.next_report()
+    slots = [slot.model_copy(update={"outcome": "returned"}) for slot in report.slots]
+    service.report(ctx, trainer.id, report.model_copy(update={"slots": slots, "refill": -2}))
+    clock.advance(500)
+    service.tick(ctx)
+    assert service.show_study(ctx, study.id).active_seconds == pytest.approx(10)
+    other = Trainer(ctx, slots=2)
+    assert len(other.lease()) == 2
+    clock.advance(20)
+    assert service.show_study(ctx, study.id).active_seconds == pytest.approx(30)
+    for _ in range(50):  # its lease runs out on the way
+        clock.advance(10)
+        service.tick(ctx)
+    shown = service.show_study(ctx, study.id)
+    assert shown.state == "running"
+    assert shown.active_seconds == pytest.approx(10 + ctx.settings.lease_seconds)
+    assert len(Trainer(ctx, slots=2).lease()) == 2
+
+
 def test_wall_seconds_end_a_study_that_nobody_works_on(ctx: Context, clock: Clock) -> None:
     study = submit(ctx, budget={"seconds": 100, "epochs": 1000})
     trainer = Trainer(ctx, slots=1)
