@@ -25,9 +25,9 @@ test: $(VENV)/.installed-dev  ## Runs every test.
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 gpu: $(VENV)/.installed-dev  ## Runs the tests that need a GPU, then optimizers and populations against the clock.
-	$(BIN)/python -m pytest -m gpu $(ARGS)
-	$(BIN)/python benchmarks/optimizers.py --device cuda
-	$(BIN)/python benchmarks/population.py --device cuda --quick
+	$(BIN)/python -m pytest -m gpu tests/tuner/optimizers tests/tuner/training $(ARGS)
+	$(BIN)/python benchmarks/optimizers.py --device cuda --quick
+	$(BIN)/python benchmarks/population.py --device cuda --quick --slots 16,64,256
 
 faults: $(VENV)/.installed-dev  ## Kills, freezes and cuts off every part many times; prints what was lost.
 	$(BIN)/python -m tests.faults $(ARGS)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -187,9 +188,9 @@ def population(
 
 def contender(kind: str, case: str, device: str) -> Callable[[], int]:
     task_type, batch = CASES[case]
+    devices.prepare(torch.device(device))  # as a worker does, for all alike
     if kind.startswith("plain"):
         return plain(task_type(), batch, device, fused="fused" in kind, compiled="compiled" in kind)
-    devices.prepare(torch.device(device))  # as a worker does
     _, slots, *compiled = kind.split()
     epoch = population(task_type(), batch, device, slots=int(slots[1:]), engine="auto")
     if compiled:
@@ -211,13 +212,19 @@ def work(pipe: Any, kind: str, case: str, device: str, threads: int) -> None:
             done += epoch()
         pipe.send(done / (time.perf_counter() - start))
     owner = getattr(epoch, "population", None)
-    pipe.send(owner.engine.explanation if owner else "")
+    memory = torch.cuda.max_memory_reserved() if device != "cpu" else peak_of_process()
+    pipe.send((owner.engine.explanation if owner else "", memory))
+
+
+def peak_of_process() -> int:
+    """Bytes of memory that this process had at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measure(
     kinds: list[tuple[str, int]], case: str, device: str, rounds: int, seconds: float
-) -> dict[tuple[str, int], tuple[float, str]]:
-    """Median trial-samples per second of each contender, and its engine's explanation."""
+) -> dict[tuple[str, int], tuple[float, str, int]]:
+    """Median trial-samples per second of each contender, its engine's explanation, and memory."""
     start = multiprocessing.get_context("spawn")
     rates: dict[tuple[str, int], list[float]] = {kind: [] for kind in kinds}
     teams = {}
@@ -239,12 +246,12 @@ def measure(
             rates[key].append(sum(pipe.recv() for _, pipe in team))
     found = {}
     for key, team in teams.items():
-        explanation = ""
+        explanation, memory = "", 0
         for child, pipe in team:
             pipe.send(None)
-            explanation = pipe.recv()
+            explanation, memory = pipe.recv()
             child.join()
-        found[key] = (statistics.median(rates[key]), explanation)
+        found[key] = (statistics.median(rates[key]), explanation, memory)
     return found
 
 
@@ -268,16 +275,17 @@ def main() -> None:
         if arguments.compiled:
             kinds.append(("plain compiled fused", cores))
         for k in slots:
-            kinds += [(f"ours K{k}", cores), (f"ours K{k} compiled-steps", cores)]
+            # A GPU is seldom lent for long: there only what a study comes to.
+            kinds += [(f"ours K{k}{form}", cores) for form in ("", " compiled-steps")[not cpu :]]
         kinds = list(dict.fromkeys(kinds))
         found = measure(kinds, case, arguments.device, rounds, seconds)
         reference = found[base][0]
         print(f"\n**{case}** ({arguments.device}, torch {torch.__version__})\n")
-        print("| contender | processes | trial-samples/s | ratio | engine |")
-        print("|---|---|---|---|---|")
-        for (kind, processes), (rate, why) in found.items():
-            chosen = why.split(" (")[0]
-            print(f"| {kind} | {processes} | {rate:,.0f} | {rate / reference:.2f} | {chosen} |")
+        print("| contender | processes | trial-samples/s | ratio | GB each | engine |")
+        print("|---|---|---|---|---|---|")
+        for (kind, processes), (rate, why, memory) in found.items():
+            cells = [kind, f"{processes}", f"{rate:,.0f}", f"{rate / reference:.2f}"]
+            print(f"| {' | '.join([*cells, f'{memory / 1e9:.2f}', why.split(' (')[0]])} |")
 
 
 if __name__ == "__main__":

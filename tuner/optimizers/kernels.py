@@ -77,13 +77,14 @@ def apply_all_(rule: Rule, items: Sequence[Item], c: Tensors, *, compiled: bool 
         c: Coefficients, 0-d.
         compiled: As in :func:`apply_`.
     """
-    # A size of 1 is a constant to the compiler, and one of 0 has nothing to do.
-    left = [item for item in items if item[0].numel() > 1]
-    tiny = [item for item in items if item[0].numel() <= 1]
+    # A size of 1 is a constant to the compiler, one of 0 has nothing to do, and on a GPU a group's
+    # kernel counts with 32 bits.
+    left = [item for item in items if 1 < item[0].numel() < 1 << 31]
+    others = [item for item in items if not 1 < item[0].numel() < 1 << 31]
     if compiled and rule.granularity == "element":
         while len(left) > 1 and run_compiled(rule, left[:GROUP], c, (-1,), None):
             left = left[GROUP:]
-    for p, g, state in (*left, *tiny):
+    for p, g, state in (*left, *others):
         apply_(rule, p, g, state, c, (-1,), compiled=compiled)
 
 

@@ -430,6 +430,6 @@ class Turn:
 
 
 def elapsed(study: StudyRow, now: datetime) -> float:
-    """Wall seconds that a study has been running, but for those in which it :meth:`Turn.rest`-ed."""
+    """Wall seconds that a study has been running, those left out in which it rested."""
     running = 0.0 if study.active_since is None else (now - study.active_since).total_seconds()
     return study.active_seconds + max(running, 0.0)  # a clock that was set back takes none away

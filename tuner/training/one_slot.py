@@ -6,12 +6,12 @@ Nothing here knows of other slots; :mod:`tuner.training.program` runs it for man
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from tuner.errors import InvalidInput
@@ -45,6 +45,8 @@ class OneSlot:
         self.architecture = architecture
         self.names = dict(names)
         self.autocast = autocast
+        modules = architecture.template.modules()
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
 
     def loss(
         self,
@@ -159,13 +161,28 @@ class OneSlot:
             )
 
     def _forward(self, params: Tensors, buffers: Tensors, x: Tensor) -> Any:
-        with self._precision(x):
+        with self._precision(x), without_cudnn(self._recurrent and x.is_cuda):
             return functional_call(self.architecture.template, {**params, **buffers}, (x,))
 
     def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(x.device.type, self.autocast)
+
+
+@contextmanager
+def without_cudnn(wanted: bool) -> Iterator[None]:
+    """Within it, cuDNN is not used.
+
+    Its recurrent kernels copy all weights together at each call, as ours are views of a row, and
+    draw from a generator of their own, so that they cannot be recorded.
+    """
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = before and not wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def drawn_targets(output: Any, target: Tensor, u: Tensor) -> Tensor:

@@ -186,6 +186,11 @@ class Programs:
             flat.append(torch.cat([found[span.name].reshape(-1) for span in spans]))
         return torch.stack(flat)
 
+    def forget(self) -> None:
+        """Lets go of every record, with the memory that CUDA graphs hold."""
+        self._runners.clear()
+        self._calls.clear()
+
     def _run(
         self,
         params: Tensor,

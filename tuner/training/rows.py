@@ -12,6 +12,9 @@ from tuner.errors import OutOfMemory
 from tuner.optimizers import Rule
 from tuner.training.architecture import Architecture
 
+ALIGNED = {"cuda": 16}
+"""Bytes at a multiple of which rows begin, by type of device: of others a GPU's kernels make copies
+first. A CPU does not mind, and its kernels want rows without gaps."""
 FLAT = ""
 """The unit of state that spans the whole flat row."""
 
@@ -49,10 +52,11 @@ class Rows:
         self.device = device
         self.dtype = dtype
         try:
-            self.params = torch.zeros(capacity, architecture.size, device=device, dtype=dtype)
-            self.gradient = torch.zeros_like(self.params)
+            flat = torch.Size([architecture.size])
+            self.params = self._zeros(flat, dtype)
+            self.gradient = self._zeros(flat, dtype)
             """Gradient of the last micro-batch; no part of a trial's state."""
-            self.pending = torch.zeros_like(self.params)
+            self.pending = self._zeros(flat, dtype)
             """Gradient of the unfinished batch, summed over its micro-batches."""
             self.buffers = {
                 name: torch.zeros(capacity, *shape, device=device, dtype=kind)
@@ -62,6 +66,15 @@ class Rows:
             raise OutOfMemory(f"{capacity} slots of {architecture.size} parameters") from error
         self.pools: dict[tuple[object, ...], Tensor] = {}
         self._places: dict[object, list[StatePlace]] = {}
+
+    def _zeros(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """``[capacity, *shape]``; flat rows begin where the device likes numbers to begin."""
+        if len(shape) != 1:
+            return torch.zeros(self.capacity, *shape, device=self.device, dtype=dtype)
+        each = max(1, ALIGNED.get(self.device.type, 1) // dtype.itemsize)
+        width = -(-shape[0] // each) * each
+        whole = torch.zeros(self.capacity, width, device=self.device, dtype=dtype)
+        return whole[:, : shape[0]]
 
     def units(self, rule: Rule) -> Iterator[tuple[str, tuple[int, ...]]]:
         """What one call of the rule's ``update`` covers, by name, with its negative axes."""
@@ -92,9 +105,7 @@ class Rows:
                 taken[kind] = taken.get(kind, 0) + 1
                 pool = (*kind, taken[kind])
                 if pool not in self.pools:
-                    self.pools[pool] = torch.zeros(
-                        self.capacity, *tensor.shape[1:], device=self.device, dtype=tensor.dtype
-                    )
+                    self.pools[pool] = self._zeros(tensor.shape[1:], tensor.dtype)
                 places.append(StatePlace(unit, name, pool))
         self._places[rule.key] = places
         return places

@@ -168,6 +168,7 @@ class Trainer:
                         f"one slot with a micro-batch of {samples} does not fit {self.rows.device}"
                     ) from error
                 self.engine.shrink(mode.block)
+                self.programs.forget()
 
     def _blocks(self, rows: slice, batch: Batch, mode: Mode) -> Gradients:
         """Gradients of the rows, a block after another."""

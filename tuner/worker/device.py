@@ -62,6 +62,8 @@ def prepare(device: torch.device, sharing: int = 1) -> None:
     gc.freeze()  # what was loaded lasts; to look through it costs a tenth of a second each time
     gc.set_threshold(*GARBAGE)
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # what names no device means this one
         # One that takes more runs out of memory itself, and not its neighbours.
         torch.cuda.set_per_process_memory_fraction(1 / sharing, device.index)
         # TF32 for float32 products: ten bits of mantissa are enough for training.

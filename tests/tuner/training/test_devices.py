@@ -19,8 +19,9 @@ from tests.tuner.training.test_population import (
     params,
     plain_loop,
 )
+from tuner.optimizers import kernels
 from tuner.tasks import Task
-from tuner.training import program, source
+from tuner.training import program, rows, source
 from tuner.training.population import Population
 
 
@@ -85,6 +86,23 @@ def test_a_recurrent_model_and_one_with_buffers(device: torch.device) -> None:
         pop.load(0, CONFIGS[0], seed=1, epochs=EPOCHS, data_seed=5)
         pop.train(EPOCHS * zoo.TRAIN)
         assert_same(on_cpu(params(pop, 0)), plain_loop(task, CONFIGS[0], 1), 1e-9)
+
+
+@each_device
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("kind", [zoo.MlpTask, zoo.CnnTask], ids=lambda kind: kind.__name__)
+def test_rows_may_have_gaps_between_them(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, kind: type[Task], compiled: bool
+) -> None:
+    """As they have on a GPU, whose kernels read from aligned places only."""
+    monkeypatch.setattr(rows, "ALIGNED", {device.type: 256})
+    monkeypatch.setattr(kernels, "COMPILED_FROM", 1)
+    task = kind()
+    pop = population(task, device)
+    assert not pop.rows.params.is_contiguous()
+    assert pop.rows.params.stride(0) % 32 == 0
+    pop.trainer.compiled_steps = compiled
+    trained_as_plain_loops(task, pop)
 
 
 @each_device

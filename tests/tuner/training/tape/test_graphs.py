@@ -1,0 +1,95 @@
+"""Where a graph reads and writes: a replay here runs the program on the graph's own places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tuner.tasks import zoo
+from tests.tuner.training.test_population import CONFIGS, EPOCHS, assert_same, params, plain_loop
+from tuner.tasks import Task
+from tuner.training import program
+from tuner.training.population import Population
+from tuner.training.tape import Program, record, tidy
+from tuner.training.tape.graphs import _Graphed
+from tuner.training.tape.plan import Spans
+
+
+class Replayed(_Graphed):
+    """Captures nothing: each replay runs the program."""
+
+    def _capture(self, arguments: list[Tensor], into: Tensor | None) -> tuple[Any, list[Tensor]]:
+        results = [result.clone() for result in self._program(arguments, into)]
+
+        def replay() -> None:
+            for place, found in zip(results, self._program(arguments, into), strict=True):
+                place.copy_(found)
+
+        return SimpleNamespace(replay=replay), results
+
+
+def replayed(
+    function: Callable[..., list[Tensor]], arguments: Sequence[Tensor], spans: Spans = ()
+) -> Replayed:
+    tape, _ = record(function, arguments)
+    tidy(tape)
+    return Replayed(Program(tape, spans))
+
+
+@pytest.mark.parametrize("engine", ["auto", "looped"])
+@pytest.mark.parametrize("kind", [zoo.MlpTask, zoo.CnnTask, zoo.DropoutTask])
+def test_a_population_of_graphs_is_plain_loops(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Task], engine: Any
+) -> None:
+    """Arguments that are those of the last call are not copied; changed ones are."""
+    monkeypatch.setattr(program, "HOT", 1)
+    monkeypatch.setattr(program, "_MAKERS", {**program._MAKERS, "recorded": replayed})
+    task = kind()
+    pop = Population(task, CONFIGS[0], 4, dtype=torch.float64, engine=engine)
+    for slot, config in enumerate(CONFIGS):
+        pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot, config in enumerate(CONFIGS):
+        assert_same(params(pop, slot), plain_loop(task, config, slot), 1e-12)
+
+
+def test_rows_that_run_alone_share_a_graph() -> None:
+    """A graph for each of a thousand rows would take as long to make as their training."""
+    weights = torch.randn(5, 3)
+    run = replayed(lambda p, x: [p * x, (p * x).sum(1)], [weights[:1], torch.ones(3)])
+    for x in (torch.ones(3), torch.arange(3.0)):
+        for row in range(5):
+            product, total = run([weights[row : row + 1], x])
+            torch.testing.assert_close(product, weights[row : row + 1] * x)
+            torch.testing.assert_close(total, (weights[row : row + 1] * x).sum(1))
+    assert len(run._graphs) == 1
+
+
+def test_an_argument_that_was_written_to_is_copied_again() -> None:
+    weights, x = torch.randn(2, 3), torch.ones(3)
+    run = replayed(lambda p, x: [p * x], [weights, x])
+    run([weights, x])
+    x.mul_(2.0)
+    torch.testing.assert_close(run([weights, x])[0], 2.0 * weights)
+    with torch.inference_mode():
+        unversioned = torch.full((3,), 3.0)
+        torch.testing.assert_close(run([weights, unversioned])[0].clone(), 3.0 * weights)
+        unversioned.mul_(2.0)
+        torch.testing.assert_close(run([weights, unversioned])[0].clone(), 6.0 * weights)
+
+
+def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(Replayed):
+        def _capture(self, *_: Any) -> Any:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    weights = torch.randn(2, 3)
+    run = Refusing(replayed(lambda p: [2 * p], [weights])._program)
+    for _ in range(2):
+        torch.testing.assert_close(run([weights])[0], 2 * weights)
+    assert caplog.text.count("no CUDA graph: operation not permitted") == 1
