@@ -96,6 +96,11 @@ def flattened(rule: Rule, name: str, value: Tensor) -> Tensor:
     return value.view(-1) if name in _wide(rule) else value
 
 
+def unflattened(rule: Rule, name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of :func:`flattened`, for a parameter of that shape."""
+    return value.view(shape) if name in _wide(rule) else value
+
+
 def gather_below(device: torch.device) -> int:
     """Elements below which a tensor is gathered: what its launch costs is then more than a copy."""
     return 65_536 if device.type == "cpu" else 1_048_576

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from tuner.errors import InvalidInput
-from tuner.optimizers.batches import Batch, flattened, gather_below, in_place, join
+from tuner.optimizers.batches import (
+    Batch,
+    flattened,
+    gather_below,
+    in_place,
+    join,
+    unflattened,
+)
 from tuner.optimizers.coefficients import CoefficientRows, working_dtype
 from tuner.optimizers.compiled import Item
 from tuner.optimizers.kernels import apply_, apply_all_
@@ -221,15 +228,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         """The state of ``p``, made at first use; its tensors are shaped as ``p`` where they can."""
         entry: dict[str, Any] = self.state[p]
         if "step" not in entry:
-            view, dims = (
-                in_place(p) if self.rule.granularity == "tensor" else (p.reshape(-1), (-1,))
-            )
-            fresh = self.rule.init(view.detach().to(working_dtype(p.dtype)), dims)
-            entry["step"] = 0
-            for name, s in fresh.items():
-                flat = self.rule.granularity != "tensor" and s.shape == view.shape
-                entry[name] = s.view(p.shape) if flat else s
+            entry |= {"step": 0, **self._fresh(p)}
         return entry
+
+    def _fresh(self, p: Tensor) -> dict[str, Tensor]:
+        """The state of ``p`` before its first step."""
+        start = p.detach().to(working_dtype(p.dtype))
+        if self.rule.granularity == "tensor":
+            return self.rule.init(*in_place(start))
+        flat = self.rule.init(start.reshape(-1), (-1,))
+        return {name: unflattened(self.rule, name, s, p.shape) for name, s in flat.items()}
 
     def _batches(self, index: int, group: Mapping[str, Any]) -> list[Batch]:
         """The group's parameters with gradients, batched; made anew when that set changes."""

@@ -282,6 +282,31 @@ def test_an_empty_parameter_does_no_harm(name: str) -> None:
 
 
 @every
+@pytest.mark.parametrize(
+    "shapes", [((),), ((1, 1),), ((), ()), ((), (3, 2)), ((0,), ()), ((1, 1), (4,), ())], ids=str
+)
+def test_a_number_is_a_parameter_too(name: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """0-d or of one element: it steps as a vector of one would, and resumes."""
+    params = fresh(shapes=shapes)
+    vectors = [nn.Parameter(p.detach().reshape(-1).clone()) if p.numel() < 2 else p for p in params]
+    vectors = [nn.Parameter(p.detach().clone()) for p in vectors]
+    optimizer, plain = optimizers.create(name, params), optimizers.create(name, vectors)
+    matrices = (1, 1) in shapes and optimizer.rule.granularity == "tensor"
+    for steps in (range(4), range(4, 8)):
+        run(name, params, optimizer, steps)
+        run(name, vectors, plain, steps)
+        optimizer.eval()
+        optimizer.train()
+        other = optimizers.create(name, params)
+        other.load_state_dict(optimizer.state_dict())
+        optimizer = other
+    for p, q in zip(params, vectors, strict=True):
+        assert p.numel() == 0 or not torch.equal(p, fresh(shapes=[p.shape])[0])
+        if not matrices:  # which have other steps for a matrix, of one element or not
+            torch.testing.assert_close(p.detach().reshape(q.shape), q.detach())
+
+
+@every
 def test_illegal_hyperparameters_are_refused_by_name(name: str) -> None:
     rule = optimizers.get(name)
     for key, hyper in rule.hyper.items():
