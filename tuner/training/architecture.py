@@ -62,7 +62,7 @@ class Architecture:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters by name as views of ``[K, P]`` (or ``[P]``): ``[K, *shape]`` each."""
         lead = flat.shape[:-1]
-        return {s.name: flat[..., s.start : s.stop].view(*lead, *s.shape) for s in self.spans}
+        return {s.name: flat[..., s.start : s.stop].view((*lead, *s.shape)) for s in self.spans}
 
 
 def build(task: Task, config: Config, seed: int, dtype: torch.dtype) -> nn.Module:

@@ -170,7 +170,7 @@ class Programs:
             found = vmap(one, in_dims=(0, 0, data, data, 0, 0, 0))(
                 views(params), buffers, batch.x, batch.y, batch.numbers, batch.seed, batch.offset
             )
-            return torch.cat([found[span.name].flatten(1) for span in spans], 1)
+            return torch.cat([found[span.name].unsqueeze(-1).flatten(1) for span in spans], 1)
         flat = []
         for k in range(len(params)):
             row = batch.rows(slice(k, k + 1))
@@ -288,7 +288,8 @@ class _Eager:
     def __call__(self, arguments: Sequence[Tensor], into: Tensor | None) -> list[Tensor]:
         results = self.function(*arguments)
         if into is not None:
-            torch.cat([g.flatten(1) for g in results[: self.placed]], 1, out=into)
+            rows = [g.unsqueeze(-1).flatten(1) for g in results[: self.placed]]
+            torch.cat(rows, 1, out=into)
         return results[self.placed :]
 
 

@@ -60,7 +60,7 @@ class _Compiled:
         if into is not None:
             placed = zip(self._spans, results[: len(self._spans)], strict=True)
             for (columns, _), result in placed:
-                into[:, columns].copy_(result.flatten(1))
+                into[:, columns].copy_(result.unsqueeze(-1).flatten(1))
         return list(results[len(self._spans) :])
 
 
