@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, cast, overload
+from typing import Any, ClassVar, Final, cast, overload
 
 import torch
 from torch import Tensor
@@ -32,6 +33,19 @@ from tuner.optimizers.rule import Rule
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
+NOTES = frozenset(
+    {
+        *("params", "param_names", "maximize"),
+        *("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"),
+        *("name", "lr_scale"),
+    }
+)
+"""What a group may hold besides settings: torch's own, what its schedulers write there, and what
+those of Lightning and timm read."""
+
+_OWN: Final[Any] = object()
+"""The rule's own default; None might be a setting that somebody forgot to read."""
+
 
 class RuleOptimizer(torch.optim.Optimizer):
     """A rule as an ordinary optimizer; ``tuner.optimizers.AdamW`` and its like derive from it.
@@ -43,19 +57,28 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     Args:
         params: Parameters, groups (dicts with settings of their own), or named parameters.
+        lr: The learning rate; the rule's own default unless given.
         maximize: Whether to climb instead of descend. May differ between groups.
         compiled: Whether element-wise rules run as one compiled pass, where a compiler works.
         **settings: Hyperparameters by their names in ``rule.hyper``, and options of the rule.
 
     Raises:
-        InvalidInput: A setting is unknown or illegal, or a parameter is complex.
+        InvalidInput: A setting is unknown, no number or illegal, or a parameter is complex.
     """
 
     rule_class: ClassVar[type[Rule]]
 
     def __init__(
-        self, params: Params, *, maximize: bool = False, compiled: bool = False, **settings: Any
+        self,
+        params: Params,
+        lr: float | Tensor = _OWN,
+        *,
+        maximize: bool = False,
+        compiled: bool = False,
+        **settings: Any,
     ) -> None:
+        if lr is not _OWN:
+            settings["lr"] = lr
         accepted = inspect.signature(self.rule_class).parameters
         self.rule = self.rule_class(**{k: v for k, v in settings.items() if k in accepted})
         hyper = {k: v for k, v in settings.items() if k not in accepted}
@@ -68,7 +91,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters with settings of their own, checked as those of the constructor."""
-        self._check({k: v for k, v in param_group.items() if k in self.rule.hyper})
+        if isinstance(param_group, dict):  # torch refuses what is none
+            self._check({k: v for k, v in param_group.items() if k not in NOTES})
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if p.is_complex():
@@ -214,7 +238,21 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._tables: dict[tuple[int, torch.dtype, torch.device], CoefficientRows] = {}
 
     def _check(self, hyper: Mapping[str, Any]) -> None:
-        self.rule.check({name: float(value) for name, value in hyper.items()})
+        """Refuses what is no setting of the rule, no number, or outside its range, by name."""
+        for name, value in hyper.items():
+            if name not in self.rule.hyper:
+                raise InvalidInput(name, self._unknown(name))
+            self.rule.hyper[name].check(name, _number(name, value))
+
+    def _unknown(self, name: str) -> str:
+        """What to say of a setting that the rule lacks."""
+        rule = self.rule
+        if name in inspect.signature(self.rule_class).parameters:
+            return f"{rule.name} takes it for the whole optimizer, not for one group"
+        betas = [known for known in rule.hyper if re.fullmatch(r"beta\d", known)]
+        if name == "betas" and betas:
+            return f"{rule.name} has no such setting; use {', '.join(betas)}"
+        return f"{rule.name} has no such setting; it has {', '.join(rule.hyper)}"
 
     def _coefficients(
         self, index: int, group: Mapping[str, Any], step: int, p: Tensor
@@ -267,6 +305,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         ]
         self._layouts[index] = (key, batches)
         return batches
+
+
+def _number(name: str, value: Any) -> float:
+    """A setting as a number: a tensor of one element is one, text is not, though it reads so."""
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    raise InvalidInput(name, f"{value!r} is not a number")
 
 
 @functools.cache

@@ -248,6 +248,58 @@ def test_state_can_be_cleared() -> None:
     same(net, fresh, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"betas": (0.9, 0.99)}, "betas: adamw has no such setting; use beta1, beta2"),
+        ({"learning_rate": 0.1}, "learning_rate: adamw has no such setting; it has lr, beta1"),
+        ({"foreach": True}, "foreach: adamw has no such setting"),
+        ({"lr": None}, "lr: None is not a number"),
+        ({"lr": "1e-3"}, "lr: '1e-3' is not a number"),
+        ({"lr": b"1"}, "lr: b'1' is not a number"),
+        ({"lr": torch.ones(2)}, r"lr: tensor\(\[1., 1.\]\) is not a number"),
+        ({"beta1": "a"}, "beta1: 'a' is not a number"),
+        ({"weight_decay": (1,)}, r"weight_decay: \(1,\) is not a number"),
+        ({"eps": 10**400}, "eps: 1000.* is not a number"),
+        ({"beta2": 1.0}, r"beta2: 1.0 is outside \[0.0, 1.0\)"),
+    ],
+)
+def test_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    params = [nn.Parameter(torch.ones(2))]
+    with pytest.raises(InvalidInput, match=message) as caught:
+        optimizers.AdamW(params, **settings)
+    assert caught.value.field == next(iter(settings))
+    with pytest.raises(InvalidInput, match=message):
+        optimizers.AdamW([{"params": params, **settings}])
+    other = optimizers.AdamW(params)
+    with pytest.raises(InvalidInput, match=message):
+        other.add_param_group({"params": [nn.Parameter(torch.ones(2))], **settings})
+    assert len(other.param_groups) == 1
+
+
+def test_a_group_may_hold_what_schedulers_keep_there_but_no_option() -> None:
+    params = [nn.Parameter(torch.ones(2))]
+    noted = {"name": "head", "lr_scale": 0.5, "initial_lr": 0.1, "swa_lr": 0.1, "maximize": True}
+    optimizer = optimizers.AdamW([{"params": params, **noted}], lr=0.1)
+    assert noted.items() <= optimizer.param_groups[0].items()
+    assert optimizers.AdamW(optimizer.param_groups).param_groups == optimizer.param_groups
+    with pytest.raises(InvalidInput, match="amsgrad: adamw takes it for the whole optimizer"):
+        optimizers.AdamW([{"params": params, "amsgrad": True}])
+    with pytest.raises(TypeError, match="dict"):
+        optimizer.add_param_group(params)
+
+
+def test_the_rate_may_be_positional_or_a_tensor() -> None:
+    nets = [model(), model(), model()]
+    rates = [torch.tensor(0.02, dtype=torch.float64), 0.02]
+    for net, lr in zip(nets, rates, strict=False):
+        fit(net, optimizers.AdamW(net.parameters(), lr))
+    fit(nets[2], torch.optim.AdamW(nets[2].parameters(), 0.02))
+    same(nets[0], nets[1], 0.0)
+    same(nets[0], nets[2])
+    assert optimizers.AdamW(nets[0].parameters()).param_groups[0]["lr"] == 1e-3
+
+
 def test_sparse_and_complex_are_refused() -> None:
     table = nn.Embedding(5, 2, sparse=True)
     table(torch.tensor([1])).sum().backward()
