@@ -14,6 +14,17 @@ from dataclasses import dataclass
 from tuner.optimizers import registry
 from tuner.optimizers.rule import Hyper, Rule
 
+_ORDINARY = """\
+## In an ordinary training loop
+
+`tuner.optimizers.AdamW(model.parameters(), lr=1e-3)` is a `torch.optim.Optimizer`, with groups,
+closures and the schedulers of torch. Settings have the names below, `beta1` and `beta2` in place of
+`betas`; what is no setting is refused, in a group too.
+
+`load_state_dict` takes its own checkpoints, and those of the same optimizer in `torch.optim`: Adam,
+AdamW, NAdam, SGD, RMSprop and Adagrad, whose `betas` become `beta1` and `beta2`, whose `alpha`
+becomes `beta2`. Anything else is refused by the name of the setting or state that does not fit."""
+
 _SEEN = {"element": "coordinates", "tensor": "tensors", "model": "the model"}
 
 
@@ -88,6 +99,7 @@ def page() -> str:
         "correction, `EMA(x, b)` the moving average with decay `b`, `wd` is `weight_decay`. State "
         "is in bytes a parameter at four bytes a number, counted on a 256 x 256 matrix.",
         _overview(entries),
+        _ORDINARY,
         *(_section(entry) for entry in entries),
     ]
     return "\n\n".join(parts) + "\n"

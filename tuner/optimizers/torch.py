@@ -26,22 +26,13 @@ from tuner.optimizers.batches import (
     join,
     unflattened,
 )
+from tuner.optimizers.checkpoints import NOTES, settings_of, state_of
 from tuner.optimizers.coefficients import CoefficientRows, working_dtype
 from tuner.optimizers.compiled import Item
 from tuner.optimizers.kernels import apply_, apply_all_
 from tuner.optimizers.rule import Rule
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-NOTES = frozenset(
-    {
-        *("params", "param_names", "maximize"),
-        *("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"),
-        *("name", "lr_scale"),
-    }
-)
-"""What a group may hold besides settings: torch's own, what its schedulers write there, and what
-those of Lightning and timm read."""
 
 _OWN: Final[Any] = object()
 """The rule's own default; None might be a setting that somebody forgot to read."""
@@ -209,7 +200,14 @@ class RuleOptimizer(torch.optim.Optimizer):
                 p.copy_(self.state[p].pop("train_params"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a state dict, as copies; float32 state of 16-bit parameters stays float32."""
+        """Takes over a state dict, as copies; float32 state of 16-bit parameters stays float32.
+
+        One of the same optimizer in ``torch.optim`` is taken over too, where it means the same.
+
+        Raises:
+            InvalidInput: It is another optimizer's; names the setting or state that does not fit.
+        """
+        state_dict = self._fitting(state_dict)
         super().load_state_dict(state_dict)
         self._reset()
         saved_ids = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
@@ -222,6 +220,20 @@ class RuleOptimizer(torch.optim.Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
         self.training = not any("train_params" in entry for entry in self.state.values())
+
+    def _fitting(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The same in this rule's names; groups of other sizes as they are, for torch to refuse."""
+        groups, states = [], dict(state_dict["state"])
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            fitting = settings_of(self.rule, saved, self._check)
+            groups.append(fitting)
+            momentum = float(fitting.get("momentum", group.get("momentum", 0.0)))
+            for key, p in zip(saved["params"], group["params"], strict=False):
+                if key in states:
+                    fresh = functools.partial(self._fresh, p)
+                    states[key] = state_of(self.rule, states[key], momentum, fresh)
+        groups += state_dict["param_groups"][len(groups) :]
+        return {**state_dict, "state": states, "param_groups": groups}
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"rule": self.rule, "compiled": self.compiled, "training": self.training}
