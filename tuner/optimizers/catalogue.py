@@ -25,6 +25,47 @@ closures and the schedulers of torch. Settings have the names below, `beta1` and
 AdamW, NAdam, SGD, RMSprop and Adagrad, whose `betas` become `beta1` and `beta2`, whose `alpha`
 becomes `beta2`. Anything else is refused by the name of the setting or state that does not fit."""
 
+_LOOPS = {
+    "gnb": """\
+A population estimates it by itself; in a training loop of your own, give it the gradients of the
+mean loss under labels drawn from the model, through `update_hessian`. Without any, each coordinate
+moves by `lr`, however small its gradient, and a warning says so.
+
+```python
+from tuner.optimizers import SophiaG
+
+optimizer = SophiaG(model.parameters(), lr=1e-4)
+for step, (x, y) in enumerate(loader):
+    if step % 10 == 0:
+        logits = model(x)
+        drawn = torch.distributions.Categorical(logits=logits.detach()).sample()
+        optimizer.zero_grad()
+        F.cross_entropy(logits, drawn).backward()
+        optimizer.update_hessian(batch_size=len(x))
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+```""",
+    "hutchinson": """\
+A population estimates it by itself; in a training loop of your own, give it to `update_hessian`.
+Without any, each coordinate moves by `lr`, however small its gradient, and a warning says so.
+
+```python
+from tuner.optimizers import SophiaH
+from tuner.optimizers.curvature import hutchinson
+
+optimizer = SophiaH(model.parameters(), lr=1e-4)
+for step, (x, y) in enumerate(loader):
+    if step % 10 == 0:
+        loss = F.cross_entropy(model(x), y)
+        optimizer.update_hessian(hutchinson(loss, list(model.parameters())))
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+```""",
+}
+"""How a training loop gives a rule the curvature it needs."""
+
 _SEEN = {"element": "coordinates", "tensor": "tensors", "model": "the model"}
 
 
@@ -191,6 +232,8 @@ def _section(entry: OptimizerEntry) -> str:
         _table(entry.hyper),
         "State: " + ", ".join(f"`{name}`" for name in entry.state) + ".",
     ]
+    if entry.needs:
+        parts.append(_LOOPS[entry.needs])
     if entry.options:
         parts.append(
             "Options: " + ", ".join(f"`{o.name}={o.default}`" for o in entry.options) + "."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar, Final, cast, overload
@@ -58,6 +59,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     """
 
     rule_class: ClassVar[type[Rule]]
+    _unestimated: int | None = 0
+    """Steps without any curvature estimate; None once one came, or the warning went out."""
 
     def __init__(
         self,
@@ -110,7 +113,22 @@ class RuleOptimizer(torch.optim.Optimizer):
                 loss = closure()
         for index, group in enumerate(self.param_groups):
             self._step_group(index, group)
+        if self.rule.needs:
+            self._count_unestimated()
         return loss
+
+    def _count_unestimated(self) -> None:
+        if self._unestimated is None:
+            return
+        self._unestimated += 1
+        if self._unestimated > self.rule.hessian_every:
+            self._unestimated = None
+            warnings.warn(
+                f"{self.rule.name} has made {self.rule.hessian_every + 1} steps and seen no "
+                "curvature: each coordinate moves by lr, however small its gradient; call "
+                f"update_hessian() every {self.rule.hessian_every} steps or so",
+                stacklevel=5,  # past torch's wrappers of step()
+            )
 
     def _step_group(self, index: int, group: Mapping[str, Any]) -> None:
         alike: dict[object, list[Batch]] = {}
@@ -158,6 +176,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise InvalidInput(
                 "estimates", f"{len(estimates)} estimates for {len(everything)} parameters"
             )
+        self._unestimated = None
         given = dict(zip(everything, estimates or (), strict=False))
         for index, group in enumerate(self.param_groups):
             for p in group["params"]:
@@ -220,6 +239,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
         self.training = not any("train_params" in entry for entry in self.state.values())
+        if any(self.state.values()):
+            self._unestimated = None  # the run that saved it may have been given some
 
     def _fitting(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The same in this rule's names; groups of other sizes as they are, for torch to refuse."""
@@ -236,7 +257,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         return {**state_dict, "state": states, "param_groups": groups}
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"rule": self.rule, "compiled": self.compiled, "training": self.training}
+        kept = {
+            "rule": self.rule,
+            "compiled": self.compiled,
+            "training": self.training,
+            "_unestimated": self._unestimated,
+        }
         base: dict[str, Any] = super().__getstate__()
         return base | kept
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -320,6 +323,49 @@ def test_estimates_are_asked_for_by_name() -> None:
         optimizers.Muon(model().parameters(), scale="none")
 
 
+@pytest.mark.parametrize("name", ["sophia_g", "sophia_h"])
+def test_steps_without_any_curvature_are_warned_of_once(name: str) -> None:
+    def started(steps: int) -> tuple[nn.Sequential, RuleOptimizer]:
+        net = model()
+        optimizer = optimizers.create(name, net.parameters())
+        fit(net, optimizer, steps)  # warnings are errors
+        return net, optimizer
+
+    net, blind = started(10)
+    copied_net, copied = pickle.loads(pickle.dumps((net, blind)))
+    with pytest.warns(UserWarning, match=f"{name} has made 11 steps .* update_hessian") as caught:
+        fit(net, blind, 1)
+    assert caught[0].filename == __file__
+    fit(net, blind, 30)
+    with pytest.warns(UserWarning, match="update_hessian"):
+        fit(copied_net, copied, 1)
+
+    net, late = started(10)
+    late.update_hessian([torch.ones_like(p) for p in net.parameters()])
+    fit(net, late, 30)
+    net, resumed = started(0)
+    resumed.load_state_dict(late.state_dict())
+    fit(net, resumed, 30)
+
+
+def test_the_loops_of_the_page_feed_sophia() -> None:
+    """docs/optimizers.md, as a reader would copy it."""
+    page = Path(__file__).parents[3].joinpath("docs", "optimizers.md").read_text(encoding="utf-8")
+    loops = [
+        part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "loader" in part
+    ]
+    assert len(loops) == 2
+    for loop in loops:
+        net = nn.Linear(3, 2)
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+        loader = [(x, x.argmax(1) % 2)] * 25
+        names = {"model": net, "loader": loader, "F": nn.functional, "torch": torch}
+        exec(loop, names)
+        optimizer: Any = names["optimizer"]
+        assert all(entry["step"] == 25 for entry in optimizer.state.values())
+        assert all(bool(entry["hessian"].any()) for entry in optimizer.state.values())
+
+
 @pytest.mark.parametrize("name", optimizers.names())
 def test_every_optimizer_learns(name: str) -> None:
     net = model()
@@ -351,10 +397,12 @@ def test_no_default_diverges_on_batches_of_real_data(name: str) -> None:
         return nn.functional.cross_entropy(net(x[chosen]), y[chosen])
 
     start = float(loss(slice(None)).detach())
-    for batch in torch.randperm(len(x))[:1056].view(33, 32):
-        optimizer.zero_grad()
-        loss(batch).backward()
-        optimizer.step()
+    blind = pytest.warns(match="no curvature") if optimizer.rule.needs else nullcontext()
+    with blind:
+        for batch in torch.randperm(len(x))[:1056].view(33, 32):
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
     # Where curvature estimates are wanted and none came, next to nothing moves.
     assert float(loss(slice(None)).detach()) < start
 
