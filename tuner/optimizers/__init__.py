@@ -16,6 +16,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from tuner.optimizers.rule import Dims, Hyper, Prior, Rule, Tensors
@@ -77,8 +78,22 @@ def create(name: str, params: Params, **settings: Any) -> RuleOptimizer:
 
 
 def __getattr__(name: str) -> type[RuleOptimizer]:
+    message = f"module {__name__!r} has no attribute {name!r}"
     if name[:1].isupper():  # a class name; modules and dunders are lower case
-        for _, rule in registry.items():
-            if type(rule).__name__ == name:
-                return face(type(rule))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        faces = _faces()
+        if name in faces:
+            return face(faces[name])
+        known = {kind.lower(): kind for kind in faces}
+        close = get_close_matches(name.lower(), known, n=1)
+        start = f"did you mean {known[close[0]]}? The" if close else "the"
+        message += f"; {start} optimizers are {', '.join(sorted(faces))}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_faces()})
+
+
+def _faces() -> dict[str, type[Rule]]:
+    """Rules by the names of their classes."""
+    return {type(rule).__name__: type(rule) for _, rule in registry.items()}

@@ -56,8 +56,17 @@ def test_attributes_and_create_give_the_same_class() -> None:
     assert type(optimizer) is optimizers.AdamW
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert type(optimizer).__name__ == "AdamW"
-    with pytest.raises(AttributeError):
+    with pytest.raises(
+        AttributeError, match=r"'AdmaW'; did you mean AdamW\? The .* are AMSGrad, AdE"
+    ):
+        _ = optimizers.AdmaW
+    with pytest.raises(AttributeError, match="'Rmsprop'; did you mean RMSprop"):
+        _ = optimizers.Rmsprop
+    with pytest.raises(AttributeError, match="'NoSuchOptimizer'; the optimizers are AMSGrad"):
         _ = optimizers.NoSuchOptimizer
+    with pytest.raises(AttributeError, match=r"'no_such_thing'$"):
+        _ = optimizers.no_such_thing
+    assert {"AdamW", "SGD", "create", "torch", "__doc__"} <= {*dir(optimizers)}
     with pytest.raises(UnknownName, match="adamw"):
         optimizers.create("adamv", model().parameters())
 
