@@ -112,6 +112,30 @@ def test_tuners_own_optimizers() -> None:
     assert seen == [[pytest.approx(lr)] for lr in (0.1, 0.075, 0.05, 0.025)]
 
 
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_one_cycle_moves_beta1_as_torchs_does_with_betas(name: str) -> None:
+    """torch's own looks for betas, which our rules have one by one: docs/optimizers.md says so."""
+    from tuner.optimizers import create  # noqa: PLC0415  (only these tests need them)
+
+    ours, theirs = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+    opt, reference = create(name, [ours], lr=0.1), torch.optim.AdamW([theirs], lr=0.1)
+    scheduler = LRScheduler(opt, "one_cycle", total_steps=20)
+    kind = torch.optim.lr_scheduler.OneCycleLR
+    with pytest.raises(ValueError, match="cycle_momentum"):
+        kind(create(name, [nn.Parameter(torch.zeros(3))]), 0.1, total_steps=20)
+    plain = create(name, [nn.Parameter(torch.zeros(3))])
+    rates = kind(plain, 0.1, total_steps=20, cycle_momentum=False)
+    torchs = kind(reference, 0.1, total_steps=20)
+    for _ in range(19):
+        group, other = opt.param_groups[0], reference.param_groups[0]
+        assert group["beta1"] == pytest.approx(other["betas"][0])
+        assert group["lr"] == pytest.approx(other["lr"])
+        assert plain.param_groups[0]["lr"] == pytest.approx(other["lr"])
+        for optimizer, following in ((opt, scheduler), (plain, rates), (reference, torchs)):
+            optimizer.step()
+            following.step()
+
+
 def test_refusals() -> None:
     opt = optimizer()
     with pytest.raises(InvalidInput, match="final"):
