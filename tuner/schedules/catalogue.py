@@ -43,7 +43,26 @@ In an ordinary training loop the same is a `torch.optim.lr_scheduler.LRScheduler
 from tuner.schedules import LRScheduler
 
 scheduler = LRScheduler(optimizer, "wsd", total_steps=10_000, warmup_steps=500, decay=0.3)
+for x, y in batches:
+    ...
+    optimizer.step()
+    scheduler.step()
 ```
+
+What a study would refuse is refused here too. Settings in epochs (`unit="epoch"`, a formula that
+names `epoch`) need `steps_per_epoch=len(loader)`. `plateau` hears of its metric through `observe`:
+
+```python
+scheduler = LRScheduler(optimizer, "plateau", total_steps=10_000, patience=5)
+for epoch in range(epochs):
+    for x, y in loader:
+        ...
+        optimizer.step()
+        scheduler.step()
+    scheduler.observe(validation_loss)
+```
+
+After `total_steps` the rate stays where it is.
 
 """
 

@@ -20,7 +20,9 @@ def optimizer(kind: type[torch.optim.Optimizer] = torch.optim.SGD, **given: Any)
     return kind([{"params": [model.weight]}, {"params": [model.bias], "lr": 0.5}], lr=0.1, **given)
 
 
-def train(opt: torch.optim.Optimizer, scheduler: LRScheduler, steps: int) -> list[list[float]]:
+def train(
+    opt: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int
+) -> list[list[float]]:
     seen = []
     for _ in range(steps):
         seen.append([float(group["lr"]) for group in opt.param_groups])
@@ -103,6 +105,83 @@ def test_plateau_follows_the_metric_and_resumes() -> None:
     assert observed(4) == observed(-1)
 
 
+def test_plateau_takes_no_metric_by_torchs_idiom() -> None:
+    opt = optimizer()
+    scheduler = LRScheduler(opt, "plateau", total_steps=100, patience=1)
+    opt.step()
+    for metric in (0.5, torch.tensor(0.5)):
+        with pytest.raises(InvalidInput, match=r"through observe\(metric\)"):
+            scheduler.step(metric)  # type: ignore[arg-type]
+    scheduler.step()
+    assert scheduler.last_epoch == 1
+
+
+def test_plateau_can_follow_another_schedule_of_torchs() -> None:
+    opt = optimizer()
+    parts = [
+        torch.optim.lr_scheduler.ConstantLR(opt, 0.5, total_iters=3),
+        LRScheduler(opt, "plateau", total_steps=100, patience=1),
+    ]
+    both = torch.optim.lr_scheduler.SequentialLR(opt, parts, milestones=[3])
+    seen = [rates[0] for rates in train(opt, both, 6)]
+    assert seen == pytest.approx([0.05] * 3 + [0.1] * 3)
+
+
+@pytest.mark.parametrize("name", schedules.names())
+@pytest.mark.parametrize("warmup_steps", [0, 3])
+def test_after_the_last_step_the_rate_stays(name: str, warmup_steps: int) -> None:
+    opt = optimizer(momentum=0.9)
+    scheduler = LRScheduler(opt, name, total_steps=24, warmup_steps=warmup_steps)
+    seen = train(opt, scheduler, 24)
+    after = train(opt, scheduler, 30)
+    assert all(rates == after[0] for rates in after)
+    assert after[0][0] <= seen[-1][0]  # nor does it begin another cycle
+    at_the_end = schedules.get(name)(24 - warmup_steps, 24 - warmup_steps)
+    if name in ("linear", "cosine", "polynomial", "wsd", "exponential", "cyclic"):
+        assert after[0][0] == pytest.approx(0.1 * float(at_the_end))
+    elif schedules.get(name).jumps:
+        assert after[0] == seen[-1]
+
+
+def test_settings_in_epochs_need_to_know_how_long_one_is() -> None:
+    for name, settings in (
+        ("multistep", {"milestones": "1, 2", "unit": "epoch"}),
+        ("formula", {"expression": "1 / (1 + epoch)"}),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            LRScheduler(optimizer(), name, total_steps=20, **settings)
+        assert caught.value.field == "steps_per_epoch"
+    opt = optimizer()
+    scheduler = LRScheduler(
+        opt, "multistep", total_steps=20, steps_per_epoch=5, milestones="1, 2", unit="epoch"
+    )
+    rates = [rate for rate, _ in train(opt, scheduler, 20)]
+    assert rates == pytest.approx([0.1] * 5 + [0.01] * 5 + [0.001] * 10)
+    for length in (0, -1.0, float("inf"), float("nan"), "5", True):
+        with pytest.raises(InvalidInput, match="steps_per_epoch"):
+            LRScheduler(optimizer(), "cosine", total_steps=20, steps_per_epoch=length)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("1 - 2*t/T", "expression: gives -0.2 at step 6"),
+        ("1 / (t - 4)", "expression: gives -0.25 at step 0"),
+        ("sqrt(5 - t)", "expression: gives nan at step 6"),
+        ("lr - 0.3", "expression: gives -2 at step 0"),  # in the first group alone
+    ],
+)
+def test_a_formula_is_checked_as_before_a_study(expression: str, message: str) -> None:
+    opt = optimizer()
+    with pytest.raises(InvalidInput, match=message):
+        LRScheduler(opt, "formula", total_steps=10, expression=expression)
+    assert [group["lr"] for group in opt.param_groups] == [0.1, 0.5]
+    assert "initial_lr" not in opt.param_groups[0]
+    parts = [{"schedule": "constant"}, {"schedule": "formula", "expression": "1 - 2*t/T"}]
+    with pytest.raises(InvalidInput, match=r"parts.1.expression: gives"):
+        LRScheduler(opt, "joined", total_steps=20, parts=parts)
+
+
 def test_tuners_own_optimizers() -> None:
     from tuner.optimizers import create  # noqa: PLC0415  (only this test needs them)
 
@@ -142,6 +221,8 @@ def test_refusals() -> None:
         LRScheduler(opt, "cosine", total_steps=10, final=2.0)
     with pytest.raises(InvalidInput, match="fina"):
         LRScheduler(opt, "cosine", total_steps=10, fina=0.0)
+    with pytest.raises(InvalidInput, match=r"milestones.1: .* after 30 steps of 20: never"):
+        LRScheduler(opt, "multistep", total_steps=20, milestones=[10, 30], unit="step")
     with pytest.raises(InvalidInput, match="warmup_steps"):
         LRScheduler(opt, "cosine", total_steps=10, warmup_steps=10)
     with pytest.raises(InvalidInput, match="warmup_shape"):
