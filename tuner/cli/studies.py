@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_FAILURES = 500
 """Looked at to say why trials failed."""
+MOST_REASONS = 3
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Its id, or its name.")]
 
@@ -198,8 +199,12 @@ def describe(study: StudyView, best: list[TrialView], failed: Sequence[TrialView
         say(f"  {ranged(study.range_test)}")
     if best:
         print_best(best)
-    for reason, count in Counter(trial.reason for trial in failed).most_common(3):
+    told = Counter(trial.reason for trial in failed).most_common(MOST_REASONS)
+    for reason, count in told:
         say(f"{count} failed: {reason}")
+    rest = counts.fail - sum(count for _, count in told)
+    if told and rest > 0:
+        say(f"and {rest} more failed")
 
 
 def ranged(test: RangeTestView) -> str:
