@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from tuner import logs
 from tuner.cli.options import Config, DatabaseUrl, Home, Json
-from tuner.cli.output import err, print_json, say
+from tuner.cli.output import err, print_json, say, shown
 from tuner.cli.progress import FINISHED, watch
 from tuner.cli.signals import stopping
 from tuner.cli.studies import MOST_FAILURES, describe
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from tuner.spec import StudySpec
 
 ACTOR = "tuner run"
+MOST_DIFFERENCES = 2
+"""Fields that are named where a study differs from its file."""
+LONGEST = 60
+"""Characters of a value in that sentence."""
 
 
 def run(
@@ -116,9 +121,15 @@ def taken_up(context: Context, spec: StudySpec) -> StudyView:
     found = named(context, spec.name)
     if found is None:
         return service.submit(context, spec, actor=ACTOR)
-    if not same(context, found, spec):
+    differing = differences(context, found, spec)
+    if differing:
+        said = "; ".join(differing[:MOST_DIFFERENCES])
+        rest = len(differing) - MOST_DIFFERENCES
+        more = f"; and {rest} more" if rest > 0 else ""
         raise InvalidInput(
-            "name", f"study {found.id} is named {spec.name!r} too and differs; choose another name"
+            "name",
+            f"study {found.id} is named {spec.name!r} too and differs ({said}{more}); "
+            "choose another name",
         )
     if found.state == "paused":
         return service.resume_study(context, found.id, actor=ACTOR)
@@ -144,13 +155,27 @@ def named(context: Context, name: str) -> StudyView | None:
         cursor = page.next_cursor
 
 
-def same(context: Context, found: StudyView, spec: StudySpec) -> bool:
-    """Whether a stored study is what this file asks for."""
+def differences(context: Context, found: StudyView, spec: StudySpec) -> list[str]:
+    """In which fields a stored study is not what this file asks for, and how."""
     from tuner import service
     from tuner.spec import StudySpec, resolve
 
     stored = resolve(StudySpec.parse(found.spec)).spec
-    return stored.to_dict() == service.preview(context, spec).spec
+    return list(_differing(stored.to_dict(), service.preview(context, spec).spec, ""))
+
+
+def _differing(there: Any, here: Any, field: str) -> Iterator[str]:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in [*there, *(key for key in here if key not in there)]:
+            at = f"{field}.{key}" if field else key
+            yield from _differing(there.get(key), here.get(key), at)
+    elif there != here:
+        yield f"{field}: {_brief(there)} there, {_brief(here)} here"
+
+
+def _brief(value: object) -> str:
+    text = "nothing" if value is None else shown(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def trained(

@@ -33,3 +33,28 @@ def test_a_webhook_is_told_of_a_study_that_had_no_server(
         assert main([*arguments, "--json"]) == 0
         assert len(receiver.received) == 1, "a study that has run before does not end again"
     context.close()
+
+
+def test_a_study_of_that_name_that_differs_is_refused_by_its_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = ["--home", str(tmp_path), "--database-url", f"sqlite:///{tmp_path}/t.sqlite"]
+    file = write(tmp_path, name="d", trials=1, epochs=1)
+    assert main(["run", str(file), *home, "--device", "cpu", "--json"]) == 0
+    capsys.readouterr()
+
+    def refused(*options: str) -> str:
+        assert main(["run", str(file), *home, *options]) == 2
+        return capsys.readouterr().err
+
+    beginning = "tuner: name: study 1 is named 'd' too and differs "
+    said = "(seed: 0 there, 5 here); choose another name\n"
+    assert refused("--seed", "5") == beginning + said
+    write(tmp_path, name="d", trials=2, epochs=1)
+    said = "(budget.trials: 1 there, 2 here; seed: 0 there, 5 here); choose another name\n"
+    assert refused("--seed", "5") == beginning + said
+    text = file.read_text().replace("{type: float, low: 1.0e-4, high: 1.0e-2, log: true}", "0.01")
+    file.write_text(text + "tags: [new]\n")
+    said = refused()
+    assert "(space.lr: type=float low=0.0001 high=0.01 log=yes there, 0.01 here; " in said
+    assert said.endswith("; and 1 more); choose another name\n")
