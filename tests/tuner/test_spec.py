@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner import optimizers
+from tuner import optimizers, tasks
 from tuner.errors import InvalidInput, UnknownName
-from tuner.spec import StudySpec, check, resolve
+from tuner.spec import StudySpec, check, facts, resolve
+from tuner.tasks import Arrays
 
 LR = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
 GOOD: dict[str, Any] = {
@@ -364,6 +366,21 @@ def test_a_study_without_a_task_names_what_it_likes() -> None:
     assert check(StudySpec.parse(raw)).metrics == ["score"]
     with pytest.raises(InvalidInput, match="auto needs a task"):
         check(StudySpec.parse({"name": "loop"}))
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_data_without_samples_of_a_part_are_refused(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = tasks.get("digits")().data()
+    assert isinstance(splits.train, Arrays)
+    none = Arrays(splits.train.x[:0], splits.train.y[:0])
+    few = replace(splits, **{"train" if part == "training" else "valid": none})
+    monkeypatch.setattr(tasks.get("digits"), "data", lambda self: few)
+    facts.cache_clear()
+    with pytest.raises(InvalidInput, match=f"no {part} samples") as caught:
+        read(GOOD)
+    assert caught.value.field == "task.params"
 
 
 def test_a_file_is_read_or_refused(tmp_path: Path) -> None:

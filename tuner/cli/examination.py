@@ -78,6 +78,10 @@ def _examine(found: Examination, task: Task, config: dict[str, Any]) -> None:
     with _told("data()"):
         data = TrainingData(task, CPU, torch.float32)
         found.samples = len(data.train)
+        if not found.samples:
+            raise Broken("data() gives no training samples")
+        if not len(data.valid):
+            raise Broken("data() gives no validation samples, by which trials are judged")
         found.problems += list(_changing(task))
     with _told("model()"):
         model, again = (build(task, config, 0, torch.float32) for _ in range(2))
@@ -201,7 +205,8 @@ def _mixing(task: Task, model: nn.Module) -> Iterator[str]:
     else:
         yield (
             f"BatchNorm ({some}): trials of different batch sizes cannot share a population, since "
-            "its statistics are those of the micro-batch; set ghost_batch_norm to accept that"
+            "its statistics are those of the micro-batch; `ghost_batch_norm = True` in the task's "
+            "class accepts that"
         )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from tuner import logs, tasks
 from tuner.errors import InvalidInput, TunerError, Unavailable
 from tuner.protocol import (
@@ -26,6 +28,7 @@ from tuner.protocol import (
     WorkerHello,
 )
 from tuner.tasks import Task
+from tuner.tasks.form import Name
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
@@ -58,7 +61,15 @@ def load_task(path: str) -> str:
         raise InvalidInput("task", f"{path!r} cannot be loaded: {reason}") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise InvalidInput("task", f"{path!r} is not a subclass of tuner.tasks.Task")
-    name: str = found.__dict__.get("name") or attribute.lower()
+    name: str = found.__dict__.get("name", attribute.lower())
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise InvalidInput(
+            "task",
+            f"{path!r}: its `name` is {name!r}, which no study can say: 1 to 255 printable "
+            "characters, or no `name` at all for that of the class in small letters",
+        ) from error
     if name not in tasks.registry:
         tasks.registry.add(name, found)
     elif tasks.get(name) is not found:

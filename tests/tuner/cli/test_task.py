@@ -96,6 +96,24 @@ class Shrinking(Good):
         return Splits(train=arrays, valid=short)
 
 
+class Hollow(Good):
+    """Nothing to validate with."""
+
+    def data(self) -> Splits:
+        splits = super().data()
+        assert isinstance(splits.train, Arrays)
+        return Splits(splits.train, Arrays(splits.train.x[:0], splits.train.y[:0]))
+
+
+class Empty(Good):
+    """Nothing to train on."""
+
+    def data(self) -> Splits:
+        splits = super().data()
+        assert isinstance(splits.train, Arrays)
+        return Splits(Arrays(splits.train.x[:0], splits.train.y[:0]), splits.valid)
+
+
 class Wilful(Good):
     """A model of its own random numbers."""
 
@@ -201,6 +219,8 @@ def test_a_task_that_cannot_be_fused_is_told_why() -> None:
         (Changing(), "data() gives other train samples"),
         (Restless(), "train samples change from one look to the next"),
         (Shrinking(), "another number of valid samples"),
+        (Hollow(), "data() gives no validation samples"),
+        (Empty(), "data() gives no training samples"),
         (Wilful(), "model() is another one each time"),
         (Averaged(), "loss() gives the shape []"),
         (Entangled(), "depends on the others of its batch"),
@@ -225,7 +245,8 @@ def test_batch_norm_is_a_caution(accepted: bool, monkeypatch: pytest.MonkeyPatch
     found = examine("normed", Normed(), "sgd")
     assert found.problems == []
     assert "BatchNorm (1)" in found.cautions[0]
-    assert ("accepted" in found.cautions[0]) == accepted
+    assert ("is accepted" in found.cautions[0]) == accepted
+    assert ("`ghost_batch_norm = True` in the task's class" in found.cautions[0]) != accepted
 
 
 @pytest.mark.parametrize("task", zoo.TASKS, ids=lambda task: task.name)
@@ -238,6 +259,7 @@ BROKEN = {
     "syntax.py": "class Task(:",
     "name.py": "class Task(Unknown): pass",
     "other.py": "Task = 3",
+    "nameless.py": "from tuner.tasks.digits import Digits\nclass Task(Digits): name = ''",
     "taken.py": "from tuner.tasks.digits import Digits\nclass Task(Digits): name = 'digits'",
 }
 
