@@ -383,6 +383,19 @@ def test_data_without_samples_of_a_part_are_refused(
     assert caught.value.field == "task.params"
 
 
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), OSError("x")])
+def test_what_data_raise_is_told_with_its_type(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def data(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tasks.get("digits"), "data", data)
+    facts.cache_clear()
+    with pytest.raises(InvalidInput, match=f"cannot be read: {type(error).__name__}: .?x"):
+        read(GOOD)
+
+
 def test_a_file_is_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("name: x\ntask: digits\nspace: {lr: 0.1}\n")

@@ -100,8 +100,9 @@ def facts(name: str, params: Frozen) -> Facts:
         size = len(splits.train)  # type: ignore[arg-type]  # others than map-style raise TypeError
     except InvalidInput as error:
         raise _within("task.params", error) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput("task.params", f"the data cannot be read: {error}") from error
+    except Exception as error:  # another's code, which may raise what it likes
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidInput("task.params", f"the data cannot be read: {reason}") from error
     return Facts(size, tuple(task.metric_names()))
 
 
@@ -119,7 +120,8 @@ def check_prefixes(name: str, params: Frozen, configs: Iterable[Mapping[str, Any
         try:
             model = architecture.build(task, config, 0, torch.float32)
         except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-            raise InvalidInput("space", f"the model cannot be built: {error}") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise InvalidInput("space", f"the model cannot be built: {reason}") from error
         for parameter, _ in model.named_parameters():
             words = parameter.split(".")
             parts.update(dict.fromkeys(".".join(words[:i]) for i in range(1, len(words) + 1)))
