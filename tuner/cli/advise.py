@@ -155,7 +155,7 @@ def critical(
 
 @app.command()
 def plan(
-    task: Annotated[str, typer.Option(help="The name of a task.")],
+    task: measuring.TaskName,
     lr: Lr,
     batch: Batch,
     trials: Annotated[int, typer.Option(help="The most that it may take.")],
@@ -178,10 +178,12 @@ def plan(
     import yaml
 
     from tuner.advisor.plan import plan as planned
+    from tuner.cli.task import load
 
+    known = load(task) if ":" in task else task
     found = planned(
         {"lr": lr, "batch_size": batch, **settings_of(setting or [])},
-        task={"name": task},
+        task={"name": known},
         objective={"metric": metric, "direction": direction},
         trials=trials,
         epochs=epochs,

@@ -9,6 +9,7 @@ import pytest
 
 from tuner.cli import main
 from tuner.client import load
+from tuner.spec import StudySpec, check
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +124,16 @@ def test_a_plan_is_a_study_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert load(tmp_path / "scaling.yaml") == found["study"]
     assert main([*command, "--trials", "3"]) == 2
     assert "trials" in capsys.readouterr().err
+
+
+def test_a_plan_of_a_task_of_ones_own_says_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "examples"))
+    command = ["advise", "plan", "--task", "moons:Moons", "--lr", "1e-2", "--batch", "32"]
+    assert main([*command, "--epochs", "1", "--trials", "40", "-o", "scaling.yaml"]) == 0
+    study = load(tmp_path / "scaling.yaml")
+    assert study["task"] == {"name": "moons"}
+    check(StudySpec.parse(study))
+    assert main([*command[:3], "moons:Mons", *command[4:], "--epochs", "1", "--trials", "40"]) == 2
+    assert "'moons:Mons' cannot be loaded" in capsys.readouterr().err
