@@ -217,7 +217,7 @@ def _sentence(entry: Mapping[str, Any]) -> str:
         return "is missing"
     if entry["type"] == "extra_forbidden":
         return "there is no such field"
-    text = str(entry["msg"])
+    text = str(entry["msg"]).removeprefix("Value error, ")
     return text[:1].lower() + text[1:]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Body, Query, status
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api.problems import documented
 from api.routers.parameters import (
@@ -39,6 +39,9 @@ LeaseSeconds = Annotated[
         "asks for little, so that nobody waits long for a loop that has died.",
     ),
 ]
+
+
+Ending = Literal["complete", "pruned", "fail"]
 
 
 class Enqueue(BaseModel):
@@ -88,8 +91,16 @@ class Tell(BaseModel):
 
     token: Token
     values: list[float | None] | None = Field(default=None, max_length=32, examples=[[0.31]])
-    state: Literal["complete", "pruned", "fail"] | None = None
+    state: Ending | None = None
     reason: str | None = Field(default=None, max_length=10_000)
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if value is None or isinstance(value, list):
+            return value
+        hint = f"; did you mean state: {value}?" if value in get_args(Ending) else ""
+        raise ValueError(f"is not a list of numbers, one for each objective, such as [0.31]{hint}")
 
 
 @router.get("/studies/{study_id}/trials", summary="List trials", responses=documented(NotFound))

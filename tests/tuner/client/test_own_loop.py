@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tuner.client import Client
-from tuner.errors import Conflict, LeaseLost
+from tuner.errors import Conflict, InvalidInput, LeaseLost
 from tuner.service import Asked
 
 
@@ -25,6 +25,23 @@ def test_a_trial_told_twice_or_by_a_stranger_changes_nothing(
     with pytest.raises(Conflict, match=r"complete with 2\.0"):
         client.tell(trial, 1.0)
     assert client.trial(trial.trial_id).value == 2.0
+
+
+def test_a_state_told_in_the_place_of_values_is_refused_in_words(
+    client: Client, spec: dict[str, Any]
+) -> None:
+    study = client.submit(spec)
+    (trial,) = client.ask(study.id)
+    with pytest.raises(
+        InvalidInput,
+        match=r"^values: is not a list of numbers, .*; did you mean state: complete\?$",
+    ):
+        client.tell(trial, "complete")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"^values: is not a list of .* such as \[0.31\]$"):
+        client.tell(trial, {"loss": 1.0})  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"^values: is missing: nothing was reported before$"):
+        client.tell(trial, state="complete")
+    assert client.tell(trial, [1.0]).state == "complete"
 
 
 def test_a_trial_that_has_ended_is_not_lost(client: Client, spec: dict[str, Any]) -> None:
