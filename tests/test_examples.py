@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.test_readme import README, commands
 from tuner import service
@@ -20,6 +21,7 @@ from tuner.cli.serving import serving
 from tuner.client import Client
 from tuner.service import Context
 from tuner.settings import Settings
+from tuner.training import Population
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -98,6 +100,33 @@ def test_a_script_of_ones_own_is_tuned(
     best = answer["best"][0]
     assert best["value"] == best["last_metrics"][metric]
     assert (best["value"] < bound) == (metric == "loss")
+
+
+def test_the_loss_that_the_page_shows_gets_what_the_page_says() -> None:
+    page = (ROOT / "docs" / "own_models.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec((EXAMPLES / "moons.py").read_text() + code, shown)  # our own code
+    seen: dict[str, Any] = {}
+
+    class Watched(shown["Focal"]):  # type: ignore[misc]
+        def loss(self, output: Any, target: torch.Tensor, config: Any) -> torch.Tensor:
+            seen.update(config)
+            return super().loss(output, target, config)  # type: ignore[no-any-return]
+
+    config = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "batch_size": 32, "epochs": 1}
+    config |= {"schedule": "cosine", "schedule.final": 0.0, "warmup_fraction": 0.1}
+    config |= {"dropout": 0.1, "clip_norm": 1.0, "lr_scale.0": 1.0}
+    config |= {"model.hidden": 8, "loss.focus": 1.0, "precision": "fp32"}
+    population = Population(Watched(), config, 1)
+    population.load(0, config, 0, epochs=1.0)
+    population.train(64)
+    assert seen.keys() == {"model.hidden", "loss.focus", "precision", "label_smoothing"}
+    assert (seen["model.hidden"], seen["precision"]) == (8, "fp32")
+    assert seen["loss.focus"].shape == ()
+    seen.clear()
+    assert population.evaluate()[0]["val_loss"] > 0
+    assert seen.keys() == {"model.hidden", "loss.focus", "precision", "label_smoothing"}
 
 
 def test_a_script_runs_by_hand(tmp_path: Path) -> None:
