@@ -23,7 +23,10 @@ from tuner.spec import StudySpec, check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("clusters", "webhooks"))]
+PAGES = [
+    README,
+    *((ROOT / "docs" / f"{name}.md").read_text() for name in ("clusters", "studies", "webhooks")),
+]
 
 
 def commands(page: str = README) -> list[str]:

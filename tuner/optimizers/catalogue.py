@@ -140,7 +140,8 @@ def page() -> str:
         "# Optimizers",
         "<!-- Generated: python -m tuner.optimizers.catalogue > docs/optimizers.md -->",
         "Each is one formula, used for one model (`tuner.optimizers.AdamW(params, lr=1e-3)`) and "
-        "for a population of trials whose hyperparameters are vectors. `m^` is `m` after bias "
+        "for a population of trials whose hyperparameters are vectors. A study names it, and its "
+        "settings, in its space ([studies.md](studies.md)). `m^` is `m` after bias "
         "correction, `EMA(x, b)` the moving average with decay `b`, `wd` is `weight_decay`. State "
         "is in bytes a parameter at four bytes a number, counted on a 256 x 256 matrix.",
         _overview(entries),

@@ -26,7 +26,7 @@ INTRODUCTION = """\
 
 A schedule multiplies the learning rate at every optimizer step. Name it in a study as `schedule`,
 with its settings as `schedule.<setting>`; each may be a range. Settings of other schedules than the
-one named are inactive, so a study may choose among several.
+one named are inactive, so a study may choose among several ([studies.md](studies.md)).
 
 `warmup_fraction` of all steps come first (W steps, rounded): step t of them runs at
 `f((t + 1) / W)` of the rate that it leads to, with `warmup` one of {shapes}.

@@ -24,7 +24,9 @@ COMMON: dict[str, Hyper] = {
     "label_smoothing": Hyper(0.0, low=0.0, high=1.0, open_high=True, doc="share of uniform target"),
     "clip_norm": Hyper(math.inf, low=0.0, open_low=True, doc="largest norm of a gradient"),
     "dropout": Hyper(0.0, low=0.0, high=1.0, open_high=True, doc="share of activations dropped"),
-    "warmup_fraction": Hyper(0.0, low=0.0, high=1.0, open_high=True, doc="share of steps"),
+    "warmup_fraction": Hyper(
+        0.0, low=0.0, high=1.0, open_high=True, doc="share of steps over which lr rises first"
+    ),
 }
 """What every task understands beside the optimizer's and the schedule's own names."""
 CHOSEN: dict[str, Setting] = {

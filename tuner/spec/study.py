@@ -24,7 +24,9 @@ class Part(BaseModel):
 class TaskSpec(Part):
     """What to train."""
 
-    name: Name = Field(examples=["digits"])
+    name: Name = Field(
+        examples=["digits"], description="Of a built-in task, your own, or a script."
+    )
     params: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of the task, such as the path of its data."
     )
@@ -33,8 +35,8 @@ class TaskSpec(Part):
 class ObjectiveSpec(Part):
     """What is optimised."""
 
-    metric: Name = Field(examples=["val_loss"])
-    direction: Literal["minimize", "maximize"] = "minimize"
+    metric: Name = Field(examples=["val_loss"], description="One that the task measures.")
+    direction: Literal["minimize", "maximize"] = Field("minimize", description="Which way is good.")
 
 
 class SamplerSpec(BaseModel):
@@ -42,7 +44,7 @@ class SamplerSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    name: Name = Field(examples=["tpe"])
+    name: Name = Field(examples=["tpe"], description="Of a sampler.")
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = Field(
         None, description="The study's seed unless given."
     )
@@ -53,7 +55,7 @@ class PrunerSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    name: Name = Field(examples=["asha"])
+    name: Name = Field(examples=["asha"], description="Of a pruner.")
 
 
 class BudgetSpec(Part):
@@ -63,14 +65,16 @@ class BudgetSpec(Part):
     epochs: int = Field(20, ge=1, le=10**6, description="Epochs of one full training.")
     total_epochs: int | None = Field(None, ge=1, le=10**12, description="Epochs of all trials.")
     seconds: float | None = Field(None, gt=0, le=10**9, description="Wall time while running.")
-    target: float | None = Field(None, description="End once a trial is this good.")
+    target: float | None = Field(
+        None, description="End once a trial is this good, by the first objective."
+    )
 
 
 class ConstraintSpec(Part):
     """A bound that a good trial must keep, such as the size or the latency of its model."""
 
-    metric: Name
-    max: float
+    metric: Name = Field(description="One that the task measures.")
+    max: float = Field(description="A trial above it is never the best.")
 
 
 class StudySpec(Part):
@@ -79,8 +83,10 @@ class StudySpec(Part):
     ``task`` may be missing in a study whose trials are run by the user's own loop (ask and tell).
     """
 
-    name: Name = Field(examples=["digits-adamw"])
-    task: TaskSpec | None = None
+    name: Name = Field(examples=["digits-adamw"], description="No other study may have it.")
+    task: TaskSpec | None = Field(
+        None, description="What to train; missing where your own loop asks and tells."
+    )
     objective: tuple[ObjectiveSpec, ...] = Field(
         (), max_length=8, description="One or several; the task's own unless given."
     )
@@ -92,18 +98,20 @@ class StudySpec(Part):
         description="Whether a worker measures the range of lr first, in one short run that counts "
         "neither as a trial nor as epochs. By default where the space is auto.",
     )
-    sampler: SamplerSpec | None = None
-    pruner: PrunerSpec | None = None
-    budget: BudgetSpec | None = None
+    sampler: SamplerSpec | None = Field(None, description="How configurations are proposed.")
+    pruner: PrunerSpec | None = Field(None, description="How trials are stopped early.")
+    budget: BudgetSpec | None = Field(None, description="What ends the study.")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Initialisation and order of data.")
     priority: int = Field(0, ge=-1000, le=1000, description="Higher ones are served first.")
     max_concurrent: int | None = Field(None, ge=1, le=65536, description="Trials at once.")
-    tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field((), max_length=50)
-    description: str = Field("", max_length=10_000)
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        (), max_length=50, description="To find studies by."
+    )
+    description: str = Field("", max_length=10_000, description="For people.")
     warm_start: tuple[int, ...] = Field(
         (), max_length=20, description="Ids of studies whose finished trials inform the sampler."
     )
-    constraint: ConstraintSpec | None = None
+    constraint: ConstraintSpec | None = Field(None, description="A bound that good trials keep.")
     eval_every: float = Field(1.0, gt=0, le=10**6, description="Epochs between evaluations.")
 
     @field_validator("task", mode="before")

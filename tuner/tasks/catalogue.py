@@ -21,7 +21,8 @@ A study names a task, with its parameters: `task: {name: text, params: {path: in
 may be an uploaded dataset, `path: dataset:iris`. A parameter belongs to the study; a setting
 (`model.*`) may be searched. Every task also understands `optimizer`, `lr`, `batch_size`, `epochs`,
 `schedule`, `dropout`, `clip_norm`, `precision` (`fp32`, or `bf16` for the forward pass on a GPU)
-and, where there are classes, `label_smoothing`. `val_loss` is the loss without label smoothing.
+and, where there are classes, `label_smoothing`; [studies.md](studies.md) has all of these, and the
+rest of a study. `val_loss` is the loss without label smoothing.
 
 Validation and test parts are cut with a fixed seed, each class in proportion; a text in order.
 Whatever is learned from the data (scaling, categories, means) is learned from the training part
