@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from tuner.errors import InvalidInput
 from tuner.tasks import Arrays, Samples, Task
 
 DEVICE_SHARE = 0.4
@@ -116,10 +117,16 @@ class TrainingData:
         task: Whose ``data()`` is called, once.
         device: Where training happens.
         dtype: Of floating inputs and targets.
+
+    Raises:
+        InvalidInput: There is nothing to train on, or nothing to validate with.
     """
 
     def __init__(self, task: Task, device: torch.device, dtype: torch.dtype) -> None:
         splits = task.data()
+        for what, samples in (("training", splits.train), ("validation", splits.valid)):
+            if not len(samples):  # type: ignore[arg-type]  # as data() promises
+                raise InvalidInput(f"task {task.name}", f"data() gives no {what} samples")
         self.train: Source = open_source(splits.train, device, dtype)
         self.valid: Source = open_source(splits.valid, device, dtype)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tuner import optimizers
 from tuner.errors import InvalidInput
 from tuner.optimizers import create
 from tuner.schedules.plan import Plan
-from tuner.tasks import Setting, Task
+from tuner.tasks import Arrays, Setting, Splits, Task
 from tuner.training import program
 from tuner.training.architecture import build, structure_key
 from tuner.training.population import Population
@@ -347,6 +348,16 @@ def test_copy_continues_from_the_source_with_other_numbers() -> None:
     for name, value in params(pop, 0).items():
         torch.testing.assert_close(params(pop, 1)[name], value, rtol=1e-13, atol=0)
         assert not torch.allclose(params(pop, 2)[name], value)
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_data_without_samples_is_refused(part: str) -> None:
+    class Empty(zoo.MlpTask):
+        def data(self) -> Splits:
+            return replace(zoo.vectors(), **{part: Arrays(torch.zeros(0, 8), torch.zeros(0))})
+
+    with pytest.raises(InvalidInput, match=r"gives no (training|validation) samples"):
+        population(Empty())
 
 
 def test_evaluation_is_the_mean_over_the_validation_set() -> None:
