@@ -75,6 +75,8 @@ class Parabola:
         rates: Distinct rates that finished at this batch size.
         window: Half-width in octaves.
         ceiling: log2 of the lowest lr above the best trial that diverged, if any.
+        outermost: Whether ``span`` ends at the lowest, and at the highest, of all rates that
+            finished.
     """
 
     batch_size: int
@@ -85,6 +87,7 @@ class Parabola:
     rates: int
     window: float
     ceiling: float | None = None
+    outermost: tuple[bool, bool] = (True, True)
 
     def solve(self, loss: Array, scale: float, rounds: int = 4) -> Array:
         """Huber fits of ``[..., n]`` losses at once: coefficients ``[..., p]``."""
@@ -123,6 +126,8 @@ def parabola(
     observations: Sequence[Observation],
     center: float | None = None,
     half_width: float = WINDOW_OCTAVES,
+    *,
+    at_edge: bool = False,
 ) -> Parabola | BatchOptimum:
     """The parabola of one batch size, or the bound (or nothing) that its trials give instead.
 
@@ -130,6 +135,7 @@ def parabola(
         observations: All of one batch size.
         center: log2 lr to look around; the best trial's if None.
         half_width: How far to look, at least as far as the fifth nearest rate.
+        at_edge: Whether to look even where the best trial has the lowest or highest rate tried.
     """
     size = observations[0].batch_size
     done = [o for o in observations if not o.failed]
@@ -161,7 +167,7 @@ def parabola(
     if len(rates) < LEAST_RATES:
         why = f"{len(rates)} learning rates finished, and a parabola needs {LEAST_RATES}"
         return other("bound" if (low, high) != (None, None) else "unknown", low, high, why)
-    if low is None or high is None:
+    if not at_edge and (low is None or high is None):
         edge = "lowest" if low is None else "highest"
         return other("bound", low, high, f"the best trial has the {edge} learning rate tried")
     middle = float(rates[best]) if center is None else center
@@ -187,6 +193,7 @@ def parabola(
         len(rates),
         window,
         above[0] if above else None,
+        (bool(x[near].min() == rates[0]), bool(x[near].max() == rates[-1])),
     )
 
 
@@ -211,7 +218,11 @@ def settle(
 
 
 def judge(curve: Parabola, scale: float) -> BatchOptimum:
-    """The optimum of a parabola, or a bound where its minimum is not between its trials."""
+    """The optimum of a parabola, or a bound where its minimum is not between its trials.
+
+    Only where the parabola saw the outermost trial does a minimum beyond it bound anything: a
+    narrow window in a flat valley slopes as its noise does.
+    """
     beta = curve.solve(curve.loss, scale)
     slope, bend = float(beta[-2]), float(beta[-1])
     low, high = (float(2.0 ** (curve.center + edge)) for edge in curve.span)
@@ -227,6 +238,10 @@ def judge(curve: Parabola, scale: float) -> BatchOptimum:
         why = "the losses do not bend upwards on both sides: noise hides the optimum"
         return other("unknown" if wreck is None else "bound", None, wreck, why)
     x = -slope / (2 * bend)
+    beyond = "below" if x < curve.span[0] else "above" if x > curve.span[1] else ""
+    if beyond and not curve.outermost[beyond == "above"]:
+        why = f"the losses near the best trial fall towards rates {beyond} them that were tried too"
+        return other("unknown" if wreck is None else "bound", None, wreck, why)
     if x < curve.span[0]:
         return other("bound", None, low, "the fitted minimum lies below the learning rates tried")
     if x > curve.span[1]:

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from tuner.advisor import surface
 from tuner.advisor.across import across
-from tuner.advisor.curves import BatchOptimum, Parabola, judge, settle
+from tuner.advisor.curves import BatchOptimum, Parabola, settle
 from tuner.advisor.families import TRAITS
 from tuner.advisor.fitted import Fit
 from tuner.advisor.observations import Observation, differences, require_one_group
+from tuner.advisor.valleys import answer
 from tuner.advisor.windows import widened
 
 Array = npt.NDArray[np.float64]
@@ -67,13 +68,9 @@ def fit(
     scale, _ = _noise([c for c in curves if isinstance(c, Parabola)])
     curves = widened(by_size, curves, scale)
     scale, inflation = _noise([c for c in curves if isinstance(c, Parabola)])
-    optima = tuple(judge(c, scale) if isinstance(c, Parabola) else c for c in curves)
-    inside = [
-        c
-        for c, o in zip(curves, optima, strict=True)
-        if isinstance(c, Parabola) and o.kind == "interior"
-    ]
-    optima = tuple(_in_units(o, center, unit) for o in optima)
+    answers = [answer(trials, c, scale) for trials, c in zip(by_size, curves, strict=True)]
+    inside = [curve for _, curve in answers if curve is not None]
+    optima = tuple(_in_units(optimum, center, unit) for optimum, _ in answers)
     rng = np.random.default_rng(seed)
     vertices = _bootstrap(inside, scale, inflation, draws, rng)
     return across(optima, vertices, alpha, len(known), seed=seed, level=level)
