@@ -12,6 +12,7 @@ from tuner.advisor import forms
 from tuner.advisor.curves import BatchOptimum
 from tuner.advisor.fitted import Fit, Interval
 from tuner.advisor.identification import unidentified, wanted
+from tuner.advisor.observations import Observation
 
 Array = npt.NDArray[np.float64]
 
@@ -20,7 +21,7 @@ def across(
     optima: Sequence[BatchOptimum],
     vertices: Array,
     alpha: float,
-    observations: int,
+    observations: Sequence[Observation],
     *,
     seed: int,
     level: float,
@@ -32,15 +33,18 @@ def across(
         vertices: ``[1 + draws, J]`` log2 optima of the J interior ones; the first row is the
             estimate.
         alpha: Power of the saturating form.
-        observations: How many trials there were.
+        observations: The trials; their rates are not wanted again.
         seed: Of the scatter about the curves.
         level: Coverage of the intervals.
     """
     inside = [o for o in optima if o.kind == "interior"]
     why = unidentified([o.batch_size for o in inside])
-    gaps = wanted(optima)
+    tried: dict[int, list[float]] = {}
+    for o in observations:
+        tried.setdefault(o.batch_size, []).append(o.lr)
+    gaps, count = wanted(optima, tried), len(observations)
     if why:
-        return Fit(False, why, "", None, (), tuple(optima), {}, {}, gaps, observations, level)
+        return Fit(False, why, "", None, (), tuple(optima), {}, {}, gaps, count, level)
     rng = np.random.default_rng(seed)
     points = _points(inside, [o for o in optima if o.kind == "bound"], vertices)
     missed = forms.held_out(points, alpha)
@@ -64,7 +68,7 @@ def across(
         held,
         lost,
         gaps,
-        observations,
+        count,
         level,
         _curves=tuple(_replicates(name, points, alpha, rng) for name in (form, *plausible)),
     ).drawn()

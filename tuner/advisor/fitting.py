@@ -60,7 +60,7 @@ def fit(
     differs = differences(known)
     if differs and surface.applies(known, differs):
         found, vertices = surface.optima(known, sorted(differs), seed=seed, draws=draws)
-        return across(found, vertices, alpha, len(known), seed=seed, level=level)
+        return across(found, vertices, alpha, known, seed=seed, level=level)
     require_one_group(known)
     sizes = sorted({o.batch_size for o in known})
     by_size = [[o for o in known if o.batch_size == size] for size in sizes]
@@ -73,7 +73,7 @@ def fit(
     optima = tuple(_in_units(optimum, center, unit) for optimum, _ in answers)
     rng = np.random.default_rng(seed)
     vertices = _bootstrap(inside, scale, inflation, draws, rng)
-    return across(optima, vertices, alpha, len(known), seed=seed, level=level)
+    return across(optima, vertices, alpha, known, seed=seed, level=level)
 
 
 def _identity(o: Observation) -> tuple[object, ...]:

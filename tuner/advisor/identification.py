@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tuner.advisor.curves import BatchOptimum
 
@@ -11,32 +11,66 @@ LEAST_BATCH_SIZES = 3
 LEAST_SPAN = 8.0
 LADDER = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of kappa at which to try the lr of a new batch size: from keep over sqrt to linear."""
+STEPS = (0.5, 1.0, 1.5, 2.0, 2.5)
+"""Octaves beyond the outermost trial at which to look for an optimum beyond it."""
+SAME_OCTAVES = 0.1
+"""Rates as close as this, 7 %, tell the same."""
 
 
-def wanted(optima: Sequence[BatchOptimum]) -> tuple[dict[str, float], ...]:
+def wanted(
+    optima: Sequence[BatchOptimum], tried: Mapping[int, Sequence[float]]
+) -> tuple[dict[str, float], ...]:
     """Trials that would close the gaps: bounds to step over, and batch sizes to reach.
 
-    At a batch size without an interior optimum: beyond its bound, in half octaves. Where there are
-    too few batch sizes, or too narrow a span: the ladder ``lr kappa^{0, 1/4, 1/2, 3/4, 1}`` from
-    the nearest optimum.
+    At a batch size without an interior optimum: beyond its bound, in half octaves, or between its
+    bounds, where the rates tried leave the widest gaps. Where there are too few batch sizes, or too
+    narrow a span: the ladder ``lr kappa^{0, 1/4, 1/2, 3/4, 1}`` from the nearest optimum. A rate
+    that was tried at its batch size is not wanted again.
+
+    Args:
+        optima: One for each batch size.
+        tried: Rates of each batch size's trials, diverged ones included.
     """
-    return (*_over_bounds(optima), *_new_sizes(optima))
+    out: list[dict[str, float]] = []
+    for one in (*_over_bounds(optima, tried), *_new_sizes(optima)):
+        size = int(one["batch_size"])
+        known = (
+            *tried.get(size, ()),
+            *(other["lr"] for other in out if other["batch_size"] == size),
+        )
+        if all(abs(math.log2(one["lr"] / lr)) > SAME_OCTAVES for lr in known):
+            out.append(one)
+    return tuple(out)
 
 
-def _over_bounds(optima: Sequence[BatchOptimum]) -> list[dict[str, float]]:
+def _over_bounds(
+    optima: Sequence[BatchOptimum], tried: Mapping[int, Sequence[float]]
+) -> list[dict[str, float]]:
     out: list[dict[str, float]] = []
     for o in optima:
         if o.kind == "interior" or (o.low is None and o.high is None):
             continue
+        known = tried.get(o.batch_size, ())
         if o.low is not None and o.high is not None:
-            gap = math.log2(o.high / o.low)
-            start, steps = o.low, [gap * i / 6 for i in range(1, 6)]
+            lrs = _between(o.low, o.high, known)
         elif o.low is not None:
-            start, steps = o.low, [0, 0.5, 1, 1.5, 2]
+            lrs = [max((o.low, *known)) * 2.0**step for step in STEPS]
         else:
-            start, steps = o.high or 0.0, [0, -0.5, -1, -1.5, -2]
-        out += [{"batch_size": o.batch_size, "lr": start * 2.0**step} for step in steps]
+            lrs = [min((o.high or 0.0, *known)) * 2.0**-step for step in STEPS]
+        out += [{"batch_size": o.batch_size, "lr": lr} for lr in lrs]
     return out
+
+
+def _between(low: float, high: float, known: Iterable[float]) -> list[float]:
+    """As many rates as there are steps, each in the middle of the widest gap that is left."""
+    marks = sorted({math.log2(lr) for lr in (low, high, *known) if low <= lr <= high})
+    new: list[float] = []
+    for _ in STEPS:
+        widest = max(range(1, len(marks)), key=lambda i: marks[i] - marks[i - 1], default=0)
+        if widest:
+            new.append((marks[widest - 1] + marks[widest]) / 2)
+            marks.insert(widest, new[-1])
+    return [2.0**x for x in sorted(new)]
 
 
 def _new_sizes(optima: Sequence[BatchOptimum]) -> list[dict[str, float]]:
