@@ -1,8 +1,8 @@
 """The learning-rate range test, its second half: from loss curves to a search range.
 
 Smith 2015 (arXiv 1506.01186): raise the lr exponentially over one short run and look where the loss
-first drops and where it diverges. The runs are a population's, one seed a slot; here are only the
-curves.
+drops for good and where it diverges. The runs are a population's, one seed a slot; here are only
+the curves.
 
 Everything is judged against log lr. Differentiating against lr itself, as a common implementation
 does, divides by steps that grow a hundred-millionfold along the run, so noise at the smallest rates
@@ -36,10 +36,13 @@ FALLBACK: dict[str, tuple[float, float]] = {
 """Search ranges by family where a test finds none. Sign-like: a tenth to a third of Adam's."""
 
 MARGIN = 3.0
-"""The range is [first drop / 3, divergence / 3]."""
+"""The range is [drop / 3, divergence / 3]."""
 
 WORSE = 4.0
 """Diverged: not finite, or above this times the best loss so far."""
+
+LEAST_DROP = 6.0
+"""Standard errors of the whole drop: the lowest of many noisy points lies four below, by itself."""
 
 LEAST_STEPS = 30
 LOWEST, HIGHEST, STEPS, SEEDS = 1e-7, 10.0, 200, 3
@@ -56,8 +59,8 @@ class RangeTest:
         low: Least rate worth searching.
         high: Greatest.
         suggestion: Where the loss falls fastest per log lr; None where it never falls.
-        drop: The first rate at which the loss is significantly lower than at the start.
-        divergence: The first rate at which any seed diverged; None if none did.
+        drop: The rate from which on the loss stays significantly lower than at the start.
+        divergence: The first rate at which any seed diverged for good; None if none did.
         reasons: How each end came about, one sentence each.
         measured: Whether both ends are the test's own, none from the family's fallback.
         seeds: Curves that went in.
@@ -169,7 +172,7 @@ def analyse(lr: npt.ArrayLike, losses: npt.ArrayLike, optimizer: str = "adam") -
         high = default[1]
     if drop is not None:
         low = drop / MARGIN
-        reasons.append(f"the loss first drops at {drop:.3g}; the range starts at a third of it")
+        reasons.append(f"the loss drops for good at {drop:.3g}; the range starts at a third of it")
     else:
         low = min(default[0], high / 100)
         reasons.append(
@@ -230,55 +233,73 @@ class _Curves:
         return out
 
     def drop(self) -> float | None:
-        """The first rate from which on the loss stays below where it started, beyond its noise.
+        """The rate from which on the loss stays below where it started, until it is half-way down.
 
-        At least 2 % of the whole drop, for curves without noise, and for five points in a row.
+        Below by three standard errors and 2 % of the whole drop. Noise dips below that too, and for
+        several points at once, since smoothed neighbours share their noise; but it comes back up,
+        and only a drop that lasts counts. So the last rate that is not below decides, not the first
+        that is.
         """
-        mean = self.mean()
-        known = mean[np.isfinite(mean)]
+        known, error = self.sound(), self._error()
         if known.size <= self.start:
             return None
-        error = math.sqrt(self.error**2 * (1 + 2 * self.width / self.start))
-        whole = self.baseline - known.min()
-        if whole <= 4 * error or whole <= 0:
+        whole = self.baseline - float(known.min())
+        if whole <= LEAST_DROP * error or whole <= 0:
             return None
-        below = mean < self.baseline - max(3 * error, 0.02 * whole)
-        for index in range(known.size):
-            run = below[index : index + 5]
-            if run.size and run.all():
-                return float(self.lr[index])
-        return None
+        half = self._reached(max(whole / 2, LEAST_DROP * error))
+        above = known[:half] >= self.baseline - max(3 * error, 0.02 * whole)
+        return float(self.lr[np.flatnonzero(above)[-1] + 1 if above.any() else 0])
+
+    def sound(self) -> Array:
+        """The mean curve up to where the first seed diverges."""
+        mean = self.mean()[: self._ruin()]
+        return mean[np.isfinite(mean)]
 
     def divergence(self) -> float | None:
-        """The first rate at which any seed is not finite, or far above the best loss it had.
+        """The first rate at which any seed is not finite, or for good far above its best loss.
 
         Far: four times the best, or back above where it started, which for a loss that begins below
-        four times its best is how a ruined run looks.
+        four times its best is how a ruined run looks. For good: a run with BatchNorm may rise above
+        its start and fall again, as its weights grow and shorten its steps by themselves; while a
+        run still comes back to half its fall, it is not ruined.
         """
+        first = self._ruin()
+        return None if first == self.lr.size else float(self.lr[first])
+
+    def steepest(self, drop: float) -> float:
+        """The rate of the fastest fall per log lr, between the drop and most of the fall."""
+        known = self.sound()
+        start = int(np.searchsorted(self.lr, drop))
+        last = self._reached(0.8 * (self.baseline - float(known.min())))
+        slope = np.gradient(known, np.log(self.lr[: known.size]))
+        return float(self.lr[start + int(np.argmin(slope[start : max(last, start) + 1]))])
+
+    def _error(self) -> float:
+        """Of one smoothed point of the mean below the baseline."""
+        return math.sqrt(self.error**2 * (1 + 2 * self.width / self.start))
+
+    def _reached(self, fall: float) -> int:
+        """Where the loss is first this far below where it started."""
+        return int(np.argmax(self.sound() <= self.baseline - fall))
+
+    def _ruin(self) -> int:
         first = self.lr.size
         for row, end in zip(self.smooth, self.ends, strict=True):
             first = min(first, int(end))
             if end < 2:
                 continue
-            best_at = int(np.argmin(row[:end]))
-            best = float(row[best_at])
+            best = float(row[:end].min())
             bar = WORSE * best if best > 0 else math.inf
+            trained = row[:end] <= best
             if self.baseline - best > 6 * self.error_of_one:
                 margin = max(6 * self.error_of_one, 0.05 * (self.baseline - best))
                 bar = min(bar, self.baseline + margin)
-            over = np.flatnonzero(row[best_at:end] > bar)
+                trained = row[:end] < (self.baseline + best) / 2
+            last = int(np.flatnonzero(trained)[-1])
+            over = np.flatnonzero(row[last:end] > bar)
             if over.size:
-                first = min(first, best_at + int(over[0]))
-        return None if first == self.lr.size else float(self.lr[first])
-
-    def steepest(self, drop: float) -> float:
-        """The rate of the fastest fall per log lr, between the first drop and the lowest loss."""
-        mean = self.mean()
-        lowest = int(np.nanargmin(mean))
-        start = int(np.searchsorted(self.lr, drop))
-        slope = np.gradient(mean, np.log(self.lr))
-        window = slope[start : max(lowest, start) + 1]
-        return float(self.lr[start + int(np.nanargmin(window))])
+                first = min(first, last + int(over[0]))
+        return first
 
 
 def _smooth(values: Array, width: float) -> Array:
