@@ -79,6 +79,21 @@ class RangeTest:
     lr: tuple[float, ...]
     loss: tuple[float, ...]
 
+    @property
+    def useful(self) -> tuple[float, float]:
+        """The rates of the drop and of the lowest loss, each moved as its end of the range was."""
+        end = math.inf if self.divergence is None else self.divergence
+        known = [
+            (loss, lr)
+            for lr, loss in zip(self.lr, self.loss, strict=True)
+            if lr < end and math.isfinite(loss)
+        ]
+        drop = self.low * MARGIN
+        if not known:
+            return drop, self.high
+        top = self.lr[-1] if self.divergence is None else self.divergence
+        return drop, min(known)[1] * self.high * MARGIN / top
+
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
         return {

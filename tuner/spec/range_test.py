@@ -100,7 +100,18 @@ def chosen(space: Space, found: RangeTest, *, within: bool, tried: Sequence[floa
         return LrRange(given.low, given.high, False, (*found.reasons, kept))
     reasons = list(found.reasons)
     low, high = _rounded(found.low, down=True), _rounded(found.high, down=False)
-    if within:
+    if not within:
+        # A margin about what was measured is no reason to search where nobody would: beyond the
+        # default range an end goes only as far as the curve shows rates to be of use.
+        least, most = found.useful
+        inner = max(low, min(given.low, least)), min(high, max(given.high, most))
+        if inner != (low, high):
+            reasons.append(
+                f"of what was measured, {low:.3g} to {high:.3g}, the part far outside the usual "
+                f"{given.low:.3g} to {given.high:.3g} shows no use"
+            )
+            low, high = _rounded(inner[0], down=True), _rounded(inner[1], down=False)
+    else:
         outside = f"{low:.3g} to {high:.3g}"
         low, high = max(low, given.low), min(high, given.high)
         if high < LEAST_FACTOR * low:

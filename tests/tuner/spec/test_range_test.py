@@ -15,6 +15,8 @@ from tuner.spec import StudySpec, check, range_test, resolve
 LR = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
 FOUND = RangeTest(2.34e-4, 0.0456, 0.01, 7e-4, 0.14, ("because",), True, 3, (), ())
 
+FALLING = replace(FOUND, high=0.456, divergence=1.368, lr=(1e-7, 0.9, 1.5), loss=(2.0, 1.0, 9.0))
+
 
 def auto(**changes: Any) -> StudySpec:
     return StudySpec.parse({"name": "x", "task": "digits", **changes})
@@ -87,10 +89,33 @@ class TestTested:
 
 class TestChosen:
     def test_the_measured_range_takes_the_place_of_the_defaults(self) -> None:
-        found = range_test.chosen(space(), replace(FOUND, high=0.456), within=False)
+        found = range_test.chosen(space(), FALLING, within=False)
         assert (found.low, found.high, found.measured) == (2.3e-4, 0.46, True)
         assert found.reasons[0] == "because"
         assert "0.00023 to 0.46" in found.reasons[-1]
+
+    @pytest.mark.parametrize(
+        ("low", "lowest", "ends"),
+        [
+            (6e-6, 0.03, (1e-5, 0.1)),  # it drops at 1.8e-5 and is lowest at 0.03
+            (2e-6, 0.3, (6e-6, 0.3)),  # it drops at 6e-6
+            (1e-8, 0.6, (3e-8, 0.46)),  # it drops at 3e-8
+        ],
+    )
+    def test_beyond_the_defaults_only_as_far_as_the_curve_shows_use(
+        self, low: float, lowest: float, ends: tuple[float, float]
+    ) -> None:
+        curve = replace(FALLING, low=low, lr=(1e-7, lowest, 1.0), loss=(2.0, 1.0, 1.5))
+        found = range_test.chosen(space(), curve, within=False)
+        assert (found.low, found.high) == pytest.approx(ends)
+        assert any("shows no use" in reason for reason in found.reasons)
+
+    def test_ends_that_moved_with_the_batch_size_move_what_is_of_use(self) -> None:
+        wide = replace(FALLING, low=2e-6, high=1.824)  # four times as high as measured
+        curve = replace(wide, lr=(1e-7, 0.03, 1.0), loss=(2.0, 1.0, 1.5))
+        assert curve.useful == pytest.approx((6e-6, 0.12))
+        found = range_test.chosen(space(), curve, within=False)
+        assert (found.low, found.high) == pytest.approx((6e-6, 0.12))
 
     def test_a_range_that_was_written_is_never_left(self) -> None:
         found = range_test.chosen(space(), replace(FOUND, high=0.456), within=True)
