@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -48,6 +49,19 @@ class TrialPage(Shown):
     def finished(self) -> bool:
         """Whether it never changes again."""
         return self.trial.state in FINISHED_TRIAL
+
+    @property
+    def noise_text(self) -> str:
+        """Why the noise scale has no value, in words; empty where it has one or is not reported."""
+        scale, low = (self.last.get(f"noise_scale{end}") for end in ("", "_low"))
+        if "noise_scale" not in self.last or (scale is not None and math.isfinite(scale)):
+            return ""
+        if low is not None and math.isfinite(low):
+            return "The noise scale has no value: noise drowns the gradient's own square."
+        return (
+            "The noise scale was not measured: that takes whole batches that can be halved, and a "
+            "model without BatchNorm, which makes samples depend on one another."
+        )
 
     @property
     def reason_text(self) -> str:

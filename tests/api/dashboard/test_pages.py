@@ -13,7 +13,7 @@ from api.dashboard.formats import ago, duration, num, percent, rate, size
 from tests.api.conftest import Server
 from tests.api.loops import submitted, train
 from tuner import service
-from tuner.protocol import Heartbeat, WorkerHello
+from tuner.protocol import Heartbeat, Measured, WorkerHello
 from tuner.service import StudyView
 
 Spec = dict[str, Any]
@@ -390,3 +390,25 @@ def test_times_shares_and_sizes() -> None:
         "2 h ago",
         "2 d ago",
     ]
+
+
+@pytest.mark.parametrize(
+    ("scale", "why"),
+    [
+        ({"noise_scale": 100.0, "noise_scale_low": 60.0}, ""),
+        ({"noise_scale": None, "noise_scale_low": 50.0}, "noise drowns the gradient"),
+        ({"noise_scale": None, "noise_scale_low": None}, "a model without BatchNorm"),
+        ({}, ""),
+    ],
+)
+def test_a_noise_scale_without_a_value_says_why(
+    server: Server, spec: Spec, client: httpx.Client, scale: dict[str, float | None], why: str
+) -> None:
+    study = submitted(server.context, spec)
+    (asked,) = service.ask(server.context, study.id)
+    measured = Measured(step=1, metrics={"val_loss": 1.0, **scale})
+    service.report_trial(server.context, asked.trial_id, asked.token, measured)
+    page = client.get(f"/trials/{asked.trial_id}").text
+    assert "Last measured" in page
+    assert why in page
+    assert ("The noise scale" in page) is bool(why)
