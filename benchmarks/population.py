@@ -1,6 +1,6 @@
 """Population training beside what people do without it: one run, ratios.
 
-    python benchmarks/population.py [--quick] [--models mlp,lenet,transformer] [--slots 4,8,16]
+    python benchmarks/population.py [--quick] [--cases "mlp 32,lenet 32"] [--slots 4,8,16]
 
 Every figure is trial-samples per second of the whole machine (samples times trials). The peers are
 a plain PyTorch loop in one process, and in one process of one thread for each core, which is what
@@ -66,6 +66,19 @@ class LeNet(Mlp):
             nn.MaxPool2d(2), nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84),
             nn.ReLU(), nn.Linear(84, 10),
         )  # fmt: skip
+
+
+class Normed(LeNet):
+    """Three convolutions with BatchNorm on 3 x 32 x 32: 11,218 parameters."""
+
+    name = "normed"
+
+    def model(self, config: Config) -> nn.Module:
+        layers: list[nn.Module] = []
+        for before, width in ((3, 8), (8, 16), (16, 32)):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+            layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
 
 
 class Attention(nn.Module):
@@ -140,6 +153,7 @@ CASES: dict[str, tuple[type[Task], int]] = {
     "mlp 32": (Mlp, 32),
     "mlp 128": (Mlp, 128),
     "lenet 32": (LeNet, 32),
+    "normed 32": (Normed, 32),
     "transformer 16": (Transformer, 16),
 }
 
