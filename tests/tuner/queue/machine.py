@@ -243,6 +243,8 @@ class Queue(RuleBasedStateMachine):
         slot = SlotReport(trial_id=holder.trial_id, token=holder.token, measurements=[point])
         for ctx in self.contexts[server:] + self.contexts[:server] if again else self.contexts[:1]:
             self.judge(slot, service.report_trial(ctx, holder.trial_id, holder.token, point))
+            if holder.trial_id not in {*self.model.holders, *self.model.final}:
+                break  # a paused study has taken it back, and nobody holds it any more
 
     @precondition(lambda self: self.model.of(None))
     @rule(
@@ -359,9 +361,10 @@ class Queue(RuleBasedStateMachine):
             watch.last = None
         if seconds < 0:
             for holder in self.model.holders.values():
-                life = LEASE if holder.worker is not None else ASKED
-                if holder.expires > self.clock.time + life + LEASE / 2:
-                    holder.expires = self.clock.time + life
+                # A loop may have asked for a week, so what is left of its lease is never cut here.
+                beyond = self.clock.time + LEASE + LEASE / 2
+                if holder.worker is not None and holder.expires > beyond:
+                    holder.expires = self.clock.time + LEASE
 
     def expire(self) -> None:
         for trial_id, holder in list(self.model.holders.items()):
