@@ -66,10 +66,13 @@ class Registration(Message):
 
 
 class Checkpoint(Message):
-    """Where the state of a trial was saved, and of which step it is."""
+    """Where the state of a trial was saved, and how far that is."""
 
     uri: str
     step: Step = Field(ge=0)
+    samples: int | None = Field(
+        default=None, ge=0, lt=2**63, description="Training samples seen, within a step too."
+    )
 
 
 class Leased(Message):

@@ -69,7 +69,9 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(30.0, gt=0, description="A lease's life without a heartbeat.")
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker shows life.")
-    max_attempts: int = Field(3, ge=1, description="Attempts of a trial whose workers die.")
+    max_attempts: int = Field(
+        3, ge=1, description="Workers that may die over a trial without its coming further."
+    )
 
     log_level: LogLevel = Field("info", description="The least severe line that is logged.")
     log_json: bool = Field(False, description="One JSON object a line instead of text.")

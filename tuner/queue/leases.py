@@ -204,13 +204,31 @@ Outcome = Literal["waiting", "fail"]
 def give_up(row: TrialRow, *, max_attempts: int, now: datetime) -> Outcome:
     """Ends the lease of a holder that fell silent: another attempt, or the end.
 
+    It is the end after ``max_attempts`` losses without the trial's coming further than it was: so
+    it is with one that kills its workers, not with one whose workers are taken away.
+
     The next attempt starts from the last checkpoint, and from scratch where there is none.
     """
-    if row.attempt >= max_attempts:
+    row.lost = _lost(row)
+    if row.lost["times"] >= max_attempts:
         row.end("fail", LEASE_EXPIRED, now)
         return "fail"
     next_attempt(row)
     return "waiting"
+
+
+def _lost(row: TrialRow) -> dict[str, int]:
+    """The losses of a trial with the one that is happening.
+
+    How far it ever was is compared, not where its last attempt began: that may have been a
+    checkpoint from which each attempt goes the same few steps, and dies.
+    """
+    before = row.lost or {"times": 0, "step": 0, "samples": 0}
+    saved = row.checkpoint or {}
+    reached = {"step": row.step, "samples": saved.get("samples") or 0}
+    further = any(reached[how] > before[how] for how in reached)
+    furthest = {how: max(reached[how], before[how]) for how in reached}
+    return {"times": 1 if further else before["times"] + 1, **furthest}
 
 
 def next_attempt(row: TrialRow) -> None:

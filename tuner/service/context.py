@@ -35,7 +35,7 @@ class ServiceSettings:
     Args:
         lease_seconds: A lease's life without a sign of life from its holder.
         heartbeat_seconds: How often workers are to give one.
-        max_attempts: Attempts of a trial whose holders fall silent.
+        max_attempts: Holders that may fall silent over a trial without its coming further.
         ask_seconds: The life of a trial that a user's own loop asked for, between its reports.
         home: Where files of the service are kept.
         data_roots: Folders below which a study may name files; None: any file, for a service that

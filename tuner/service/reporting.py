@@ -111,7 +111,7 @@ def _take_checkpoint(row: TrialRow, saved: Checkpoint) -> None:
     """Notes the last checkpoint; an older report that arrives late does not take it back."""
     known = row.checkpoint
     if known is None or known.get("attempt") != row.attempt or saved.step >= known["step"]:
-        row.checkpoint = {"uri": saved.uri, "step": saved.step, "attempt": row.attempt}
+        row.checkpoint = {**saved.model_dump(), "attempt": row.attempt}
 
 
 def _take_point(turn: Turn, row: TrialRow, measured: Measured, at: str) -> bool:

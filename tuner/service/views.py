@@ -233,10 +233,16 @@ def trial_view(
         duration_seconds=(end - started).total_seconds() if end and started else None,
         last_metrics={} if last is None else measurements.numbers(last.metrics),
         samples=None if last is None else last.samples,
-        checkpoint=None
-        if row.checkpoint is None
-        else Checkpoint(uri=row.checkpoint["uri"], step=row.checkpoint["step"]),
+        checkpoint=checkpoint_of(row),
     )
+
+
+def checkpoint_of(row: TrialRow) -> Checkpoint | None:
+    """Where a trial's last saved state is."""
+    at = row.checkpoint
+    if at is None:
+        return None
+    return Checkpoint(uri=at["uri"], step=at["step"], samples=at.get("samples"))
 
 
 def study_view(

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
 from tuner.protocol import (
-    Checkpoint,
     Heartbeat,
     HeartbeatAnswer,
     LeaseAnswer,
@@ -35,7 +34,7 @@ from tuner.service.reporting import take_in
 from tuner.service.supply import Handed, hand_out
 from tuner.service.turn import Turn
 from tuner.service.turns import studies_of, take, turn
-from tuner.service.views import WorkerView, worker_view
+from tuner.service.views import WorkerView, checkpoint_of, worker_view
 from tuner.spec import Checked
 from tuner.storage import events, workers
 from tuner.storage.events import NewEvent
@@ -250,7 +249,6 @@ def leased_message(checked: Checked, row: TrialRow) -> Leased:
     """A trial as its holder gets it."""
     spec = checked.spec
     config = checked.space.fill(row.params)
-    at = row.checkpoint
     return Leased(
         trial_id=row.id,
         study_id=row.study_id,
@@ -262,10 +260,10 @@ def leased_message(checked: Checked, row: TrialRow) -> Leased:
         config=config,
         seed=row.seed,
         data_seed=spec.seed,
-        start=0 if at is None else int(at["step"]),
+        start=0 if row.checkpoint is None else int(row.checkpoint["step"]),
         until=row.until,
         max_step=checked.max_step_of(config),
         epochs_per_step=spec.eval_every,
-        checkpoint=None if at is None else Checkpoint(uri=at["uri"], step=int(at["step"])),
+        checkpoint=checkpoint_of(row),
         metrics=checked.metrics,
     )

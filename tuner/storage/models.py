@@ -206,7 +206,10 @@ class Trial(Base):
     until: Mapped[int] = mapped_column(default=0)
     """The step at which the search decides about it next."""
     checkpoint: Mapped[dict[str, Any] | None]
-    """Where its last saved state is: ``{"uri", "step", "attempt"}``."""
+    """Where its last saved state is: ``{"uri", "step", "samples", "attempt"}``."""
+    lost: Mapped[dict[str, Any] | None]
+    """How often holders fell silent over it since it last came further, and how far it has been:
+    ``{"times", "step", "samples"}``. NULL: none did."""
     note: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """The search's own memory of why it suggested this (``Suggestion.note``)."""
     reason: Mapped[str | None] = mapped_column(Text)

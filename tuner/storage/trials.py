@@ -31,6 +31,7 @@ MOVING = (
     "step",
     "until",
     "checkpoint",
+    "lost",
     "reason",
     "revision",
     "device_seconds",
@@ -78,6 +79,7 @@ class TrialRow:
     step: int = 0
     until: int = 0
     checkpoint: dict[str, Any] | None = None
+    lost: dict[str, Any] | None = None
     reason: str | None = None
     revision: int = 0
     device_seconds: float = 0.0

@@ -359,13 +359,15 @@ class Crew:
         held.saved_at = time.monotonic()  # tried, at least: a full disk is not asked all the time
         name = f"{_folder(leased)}/a{leased.attempt}-s{held.step}"
         previous = held.own
+        population = self.populations[held.key]
         try:
-            uri = self.store.save(name, self.populations[held.key].state_dict(held.slot))
+            uri = self.store.save(name, population.state_dict(held.slot))
         except OSError as error:
             told = {"study": leased.study_id, "trial": leased.trial_id}
             log.warning("trial %s was not saved: %s", leased.trial_id, error, extra=told)
             return
-        held.checkpoint = Checkpoint(uri=uri, step=held.step)
+        samples = population.slot(held.slot).samples
+        held.checkpoint = Checkpoint(uri=uri, step=held.step, samples=samples)
         held.known = False
         # Whoever takes the trial over before this one is known begins with the one before.
         held.replaced += [before for before in previous if before != uri]

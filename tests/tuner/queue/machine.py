@@ -113,7 +113,7 @@ class Queue(RuleBasedStateMachine):
     def take(self, worker: int, leased: list[Any]) -> None:
         for trial in leased:
             holder = Holder.of_worker(worker, trial, self.clock.time + LEASE)
-            self.model.hold(holder, MAX_ATTEMPTS)
+            self.model.hold(holder)
 
     def slot(self, holder: Holder, *, outcome: str = "", repeat: bool = False) -> SlotReport:
         if not repeat:
@@ -232,7 +232,7 @@ class Queue(RuleBasedStateMachine):
             assert known >= {a.trial_id for a in asked}
         for trial in asked:
             attempt = service.show_trial(self.contexts[server], trial.trial_id).attempt
-            self.model.hold(Holder.of_loop(trial, attempt), MAX_ATTEMPTS)
+            self.model.hold(Holder.of_loop(trial, attempt))
 
     @precondition(lambda self: self.model.of(None))
     @rule(server=SERVER, again=st.booleans(), data=st.data())
@@ -369,8 +369,7 @@ class Queue(RuleBasedStateMachine):
     def expire(self) -> None:
         for trial_id, holder in list(self.model.holders.items()):
             if holder.expires < self.clock.time:
-                self.model.lose(trial_id)
-                if holder.attempt >= MAX_ATTEMPTS:
+                if self.model.silent(trial_id) >= MAX_ATTEMPTS:
                     trial = service.show_trial(self.contexts[0], trial_id)
                     assert (trial.state, trial.reason) == ("fail", "lease_expired")
                     self.settled()

@@ -81,25 +81,35 @@ class Model:
     final: dict[int, TrialView] = field(default_factory=dict)
     """Trials as they were when they ended."""
     attempts: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """How often holders fell silent over a trial since it last came further, and how far it was."""
 
     def of(self, worker: int | None) -> list[Holder]:
         """What one worker, or own loops, hold."""
         return [holder for holder in self.holders.values() if holder.worker == worker]
 
-    def hold(self, holder: Holder, max_attempts: int) -> None:
+    def hold(self, holder: Holder) -> None:
         """A trial was handed out."""
         known = self.holders.get(holder.trial_id)
         if known is not None and known.token == holder.token:
             return  # the answer to the same request, given again
         assert known is None, "a trial was handed to a second holder"
         assert holder.trial_id not in self.final, "a finished trial was handed out"
-        assert self.attempts.get(holder.trial_id, 1) <= holder.attempt <= max_attempts
+        assert self.attempts.get(holder.trial_id, 1) <= holder.attempt
         self.attempts[holder.trial_id] = holder.attempt
         self.holders[holder.trial_id] = holder
 
     def lose(self, trial_id: int) -> None:
         """Its holder has lost it and does not know."""
         self.stale.append(self.holders.pop(trial_id))
+
+    def silent(self, trial_id: int) -> int:
+        """Its holder's lease ran out; how often that was so since the trial last came further."""
+        self.lose(trial_id)
+        reached = max((step for _, step in self.points.get(trial_id, ())), default=0)
+        times, furthest = self.losses.get(trial_id, (0, 0))
+        self.losses[trial_id] = (1 if reached > furthest else times + 1, reached)
+        return self.losses[trial_id][0]
 
     def stored(self, holder: Holder, step: int) -> None:
         """A point was acknowledged."""

@@ -11,6 +11,7 @@ from tests.tuner.service.simulation import Clock, Trainer, submit
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import (
+    Checkpoint,
     Heartbeat,
     LeaseRequest,
     Measured,
@@ -194,7 +195,7 @@ def test_a_worker_that_was_forgotten_is_told_so(ctx: Context) -> None:
             call()
 
 
-def test_a_trial_whose_workers_die_fails_after_its_attempts(ctx: Context, clock: Clock) -> None:
+def test_a_trial_that_ends_its_workers_fails(ctx: Context, clock: Clock) -> None:
     study = submit(ctx, budget={"trials": 1, "epochs": 4})
     trainer = Trainer(ctx, slots=1)
     for attempt in (1, 2, 3):
@@ -207,6 +208,82 @@ def test_a_trial_whose_workers_die_fails_after_its_attempts(ctx: Context, clock:
     assert trainer.lease() == []
     done = service.show_study(ctx, study.id)
     assert (done.state, done.counts.fail) == ("failed", 1)
+
+
+def taken_away(trainer: Trainer, clock: Clock, report: Report | None = None) -> int:
+    """The trainer's node goes, after a last report if there is one; the attempt that ended so."""
+    (slot,) = trainer.held.values()
+    if report is not None:
+        trainer.deliver(report)
+    trainer.held.clear()
+    clock.run(31, trainer.ctx)
+    return slot.leased.attempt
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_trial_whose_workers_are_taken_away_goes_on_as_long_as_it_comes_further(
+    ctx: Context, clock: Clock, saved: bool
+) -> None:
+    """With checkpoints from where it was; without any it comes further each time."""
+    study = submit(ctx, budget={"trials": 1, "epochs": 9})
+    trainer = Trainer(ctx, slots=1)
+    for attempt in range(1, 9):
+        (leased,) = trainer.lease()
+        assert leased.start == (attempt - 1 if saved else 0)
+        while trainer.held[leased.trial_id].step < attempt - 1:
+            trainer.deliver(unsaved(trainer.next_report()))
+        report = trainer.next_report()
+        assert taken_away(trainer, clock, report if saved else unsaved(report)) == attempt
+    trainer.work()
+    (trial,) = service.list_trials(ctx, study.id).items
+    assert (trial.state, trial.attempt, trial.step) == ("complete", 9, 9)
+
+
+def unsaved(report: Report) -> Report:
+    """The report without its checkpoints."""
+    slots = [slot.model_copy(update={"checkpoint": None}) for slot in report.slots]
+    return report.model_copy(update={"slots": slots})
+
+
+@pytest.mark.parametrize("saved", [1, 2, None])
+def test_a_trial_that_ends_its_workers_where_it_has_been_before_fails(
+    ctx: Context, clock: Clock, saved: int | None
+) -> None:
+    """Each attempt goes on from the last checkpoint to the same step, and dies there."""
+    submit(ctx, budget={"trials": 1, "epochs": 9})
+    trainer = Trainer(ctx, slots=1)
+    for attempt in (1, 2, 3):
+        (leased,) = trainer.lease()
+        assert leased.attempt == attempt
+        while trainer.held[leased.trial_id].step < 3:
+            report = trainer.next_report()
+            step = trainer.held[leased.trial_id].step
+            trainer.deliver(report if step == saved else unsaved(report))
+        taken_away(trainer, clock)
+    assert service.show_trial(ctx, leased.trial_id).reason == "lease_expired"
+
+
+def test_checkpoints_in_the_middle_of_a_step_are_further_too(ctx: Context, clock: Clock) -> None:
+    submit(ctx, budget={"trials": 1, "epochs": 2})
+    trainer = Trainer(ctx, slots=1)
+
+    def within(samples: int) -> Report:
+        (slot,) = trainer.held.values()
+        saved = Checkpoint(uri=f"memory:{samples}", step=0, samples=samples)
+        trial = slot.leased
+        report = SlotReport(trial_id=trial.trial_id, token=trial.token, checkpoint=saved)
+        return Report(slots=[report])
+
+    for samples in (100, 200, 300, 400, 500, 500):
+        (leased,) = trainer.lease()
+        taken_away(trainer, clock, within(samples))
+    assert leased.checkpoint is not None
+    assert (leased.attempt, leased.start, leased.checkpoint.samples) == (6, 0, 500)
+    # The last came no further, and neither does the next: with the one before that makes three.
+    (leased,) = trainer.lease()
+    taken_away(trainer, clock, within(500))
+    trial = service.show_trial(ctx, leased.trial_id)
+    assert (trial.state, trial.reason, trial.attempt) == ("fail", "lease_expired", 7)
 
 
 def test_a_worker_that_leaves_hands_its_trials_on(ctx: Context) -> None:

@@ -150,6 +150,7 @@ def test_a_long_step_is_saved_in_its_middle(
     assert report.measurements == []
     assert report.checkpoint is not None
     assert report.checkpoint.step == 0
+    assert 0 < (report.checkpoint.samples or 0) < zoo.TRAIN
     torn.heard(1)
     assert list(torn.reports()) == []
     assert again.take(leased(1, 12, checkpoint=report.checkpoint)) is None
