@@ -21,8 +21,7 @@ from tuner.spaces import Space, widen
 from tuner.spec import BudgetSpec, StudySpec, check
 from tuner.storage import checkpoints as stored
 from tuner.storage import studies
-from tuner.storage.models import FINISHED_STUDY_STATES
-from tuner.storage.studies import OPEN_STATES
+from tuner.storage.studies import OPEN_STATES, REOPENED_STATES
 
 
 class StudyPatch(BaseModel):
@@ -35,7 +34,7 @@ class StudyPatch(BaseModel):
     max_concurrent: int | None = Field(None, ge=1, le=65536, description="null: no bound")
     tags: list[str] | None = Field(None, max_length=50)
     description: str | None = Field(None, max_length=10_000)
-    budget: BudgetSpec | None = Field(None, description="A finished study with more goes on.")
+    budget: BudgetSpec | None = Field(None, description="An ended study goes on with more.")
     space: dict[str, Any] | None = Field(None, description="Wider than before.")
 
 
@@ -47,7 +46,8 @@ def update_study(
     Raises:
         NotFound: No such study.
         InvalidInput: The changed study would not hold; nothing is stored.
-        Conflict: The name is taken, or the study has no study file.
+        Conflict: The name is taken, the study has no study file, or it was cancelled and is given
+            more budget.
     """
     given = patch.model_dump(exclude_unset=True)
     for name in ("name", "priority", "tags", "description", "budget", "space"):
@@ -57,6 +57,8 @@ def update_study(
         study = this.study
         if not study.spec:
             raise Conflict("a study that Optuna made is changed through Optuna")
+        if "budget" in given and study.state == "cancelled":
+            raise Conflict("a study that was cancelled does not go on", state=study.state)
         before = this.checked
         merged = {**study.spec, **given}
         if patch.space is not None:
@@ -80,7 +82,7 @@ def update_study(
         study.max_concurrent = after.spec.max_concurrent
         study.tags = list(after.spec.tags)
         this.live.drop()
-        more = study.state == "completed" and "budget" in given and this.exhausted() is None
+        more = study.state in REOPENED_STATES and "budget" in given and this.exhausted() is None
         this.note("study.updated", fields=sorted(given))
         if more:
             this.state("queued")
@@ -169,9 +171,8 @@ def cancel_study(ctx: Context, study_id: int, *, actor: str | None = None) -> St
 
 def _allow(this: Turn, what: str, states: tuple[str, ...]) -> None:
     if this.study.state not in states:
-        over = this.study.state in FINISHED_STUDY_STATES
         raise Conflict(
             f"cannot {what} a study that is {this.study.state}"
-            + ("; give it more budget to go on" if over else ""),
+            + ("; give it more budget to go on" if this.study.state in REOPENED_STATES else ""),
             state=this.study.state,
         )

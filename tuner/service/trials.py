@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tuner.errors import Conflict, InvalidInput
@@ -23,6 +23,7 @@ from tuner.spaces import Categorical, Space
 from tuner.storage import listing, studies, trials
 from tuner.storage import measurements as stored
 from tuner.storage.models import FINISHED_STUDY_STATES, TRIAL_STATES
+from tuner.storage.studies import REOPENED_STATES
 from tuner.storage.trials import NewTrial, TrialRow
 
 LARGEST_LIST = 10_000
@@ -232,11 +233,19 @@ def _add(this: Turn, params: Sequence[Mapping[str, Any]], origin: str) -> list[T
     return rows
 
 
-def _open(this: Turn, what: str) -> None:
-    if this.study.state in (*FINISHED_STUDY_STATES, "stopping"):
+def _open(this: Turn, what: str, also: Collection[str] = ()) -> None:
+    if this.study.state in {*FINISHED_STUDY_STATES, "stopping"}.difference(also):
         raise Conflict(f"cannot {what} a study that is {this.study.state}", state=this.study.state)
     if not this.study.spec:
         raise Conflict("a study that Optuna made runs its trials through Optuna")
+
+
+def _reopen(this: Turn) -> None:
+    """Lets a study that has ended go on, unless it would end again at once."""
+    bound = this.exhausted()
+    if bound not in (None, "grid"):
+        raise Conflict(f"the study's budget is met: {bound}; give it more to go on", budget=bound)
+    this.state("queued")
 
 
 def _within_budget(this: Turn, more: int) -> None:
@@ -278,6 +287,8 @@ def retry_trial(
 ) -> TrialView:
     """Runs a failed trial's configuration again, as a new trial within the study's budget.
 
+    A study that has completed or failed goes on for it.
+
     Args:
         ctx: The service.
         trial_id: The trial that failed.
@@ -286,18 +297,20 @@ def retry_trial(
 
     Raises:
         NotFound: No such trial.
-        Conflict: It did not fail, the study is over, or its budget has no room.
+        Conflict: It did not fail, the study stops or was cancelled, or its budget has no room.
     """
     with turn_of(ctx, trial_id, actor=actor) as this:
         receipt = Receipt.of(this.session, this.now, "retry", (actor, trial_id), key)
         if receipt.fresh:
-            _open(this, "retry a trial of")
+            _open(this, "retry a trial of", also=REOPENED_STATES)
             row = this.rows([trial_id])[trial_id]
             if row.state != "fail":
                 raise Conflict(
                     f"trial {trial_id} is {row.state}, it has not failed", state=row.state
                 )
             _within_budget(this, 1)
+            if this.study.state in REOPENED_STATES:
+                _reopen(this)
             (new,) = _add(this, [row.params], "retried")
             this.flush()
             receipt.fill({"trial": new.id})

@@ -17,6 +17,8 @@ from tuner.storage.prepared import Prepared
 
 OPEN_STATES = ("queued", "running")
 """In these a study may start trials."""
+REOPENED_STATES = ("completed", "failed")
+"""Ends from which a study goes on when there is more to do; who cancelled one meant it."""
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -196,6 +197,98 @@ def test_more_budget_reopens_a_completed_study(ctx: Context) -> None:
     assert (done.state, done.counts.complete) == ("completed", 5)
     same = service.update_study(ctx, study.id, patch)
     assert same.state == "completed"
+
+
+BUDGET = {"trials": 4, "epochs": 2}
+ACTIONS: dict[str, Callable[[Context, int, int], object]] = {
+    "pause": lambda ctx, study, _: service.pause_study(ctx, study),
+    "resume": lambda ctx, study, _: service.resume_study(ctx, study),
+    "stop": lambda ctx, study, _: service.stop_study(ctx, study),
+    "cancel": lambda ctx, study, _: service.cancel_study(ctx, study),
+    "retry": lambda ctx, _, failed: service.retry_trial(ctx, failed),
+    "more": lambda ctx, study, _: service.update_study(
+        ctx, study, StudyPatch.model_validate({"budget": {**BUDGET, "trials": 9}})
+    ),
+}
+AFTER = {
+    "running": {"pause": "paused", "stop": "stopping", "cancel": "cancelled"},
+    "paused": {"resume": "running", "stop": "stopping", "cancel": "cancelled"},
+    "stopping": {"cancel": "cancelled", "pause": "", "resume": "", "retry": ""},
+    "completed": {"pause": "", "resume": "", "cancel": "", "retry": "queued", "more": "queued"},
+    "failed": {
+        **dict.fromkeys(("pause", "resume", "stop", "cancel"), ""),
+        **{"retry": "queued", "more": "queued"},
+    },
+    "cancelled": dict.fromkeys(("pause", "resume", "stop", "retry", "more"), ""),
+}
+"""The state that an action leads to; nothing: it is refused. What is left out changes nothing."""
+
+
+def in_state(ctx: Context, state: str) -> tuple[int, int]:
+    """A study in this state, whose budget has room, and a trial of it that has failed."""
+    study = submit(ctx, budget=BUDGET).id
+    failed, other = service.ask(ctx, study, 2)
+    service.tell(ctx, failed.trial_id, failed.token, state="fail")
+    if state in ("completed", "failed"):
+        told = {"values": 0.5} if state == "completed" else {"state": "fail"}
+        service.tell(ctx, other.trial_id, other.token, **told)
+    if state in ("stopping", "completed", "failed"):
+        service.stop_study(ctx, study)
+    elif state != "running":
+        {"paused": service.pause_study, "cancelled": service.cancel_study}[state](ctx, study)
+    assert service.show_study(ctx, study).state == state
+    return study, failed.trial_id
+
+
+@pytest.mark.parametrize("state", AFTER)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_what_each_action_makes_of_each_state(ctx: Context, state: str, action: str) -> None:
+    study, failed = in_state(ctx, state)
+    wanted = AFTER[state].get(action, state)
+    if wanted:
+        ACTIONS[action](ctx, study, failed)
+    else:
+        with pytest.raises(Conflict, match=state) as caught:
+            ACTIONS[action](ctx, study, failed)
+        # What an error promises is so.
+        assert ("more budget" in caught.value.message) == (
+            state in ("completed", "failed") and AFTER[state]["more"] == "queued"
+        )
+    assert service.show_study(ctx, study).state == (wanted or state)
+
+
+@pytest.mark.parametrize("action", ["retry", "more"])
+@pytest.mark.parametrize("state", ["completed", "failed"])
+def test_a_study_that_was_reopened_runs_to_its_end(ctx: Context, state: str, action: str) -> None:
+    study, failed = in_state(ctx, state)
+    ACTIONS[action](ctx, study, failed)
+    Trainer(ctx).work()
+    done = service.show_study(ctx, study)
+    assert (done.state, done.counts.total) == ("completed", 4 if action == "retry" else 9)
+    origins = {t.origin for t in service.list_trials(ctx, study).items if t.state == "complete"}
+    assert ("retried" in origins) == (action == "retry")
+
+
+def test_nothing_is_retried_beyond_the_budget_of_a_study_that_is_over(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 2, "epochs": 1}).id
+    for trial in service.ask(ctx, study, 2):
+        service.tell(ctx, trial.trial_id, trial.token, state="fail")
+    with pytest.raises(Conflict, match="room for 0 more"):
+        service.retry_trial(ctx, trial.trial_id)
+    assert service.show_study(ctx, study).state == "failed"
+
+
+def test_a_study_that_would_end_again_at_once_stays_ended(ctx: Context, clock: Clock) -> None:
+    study = submit(ctx, budget={"trials": 9, "epochs": 1, "seconds": 60}).id
+    (trial,) = service.ask(ctx, study, 1)
+    service.tell(ctx, trial.trial_id, trial.token, state="fail")
+    clock.advance(61)
+    service.tick(ctx)
+    ended = service.show_study(ctx, study)
+    assert ended.state == "failed"
+    with pytest.raises(Conflict, match="budget is met: seconds"):
+        service.retry_trial(ctx, trial.trial_id)
+    assert service.show_study(ctx, study) == ended
 
 
 def test_a_space_is_widened_while_the_study_lives(ctx: Context) -> None:
