@@ -73,6 +73,8 @@ def add_dataset(
 ) -> DatasetView:
     """Stores a table or arrays. The same content under the same name again changes nothing.
 
+    Its file is written anew then: it may have been lost, or damaged.
+
     Args:
         ctx: The service's context.
         name: What studies call it.
@@ -97,11 +99,13 @@ def add_dataset(
     with _received(_folder(ctx), content, max_bytes) as (part, sha256, size):
         summary = inspect(part, format, max_bytes)
         with ctx.db.write() as session:
-            found = datasets.by_name(session, name)
+            found = datasets.by_name(session, name, lock=True)
+            if found is not None and (found.sha256, found.format) != (sha256, format):
+                raise Conflict(f"there is another dataset named {name!r}", name=name)
+            # Before the row: a row without its file would break studies, a file without a row is
+            # found again by the next upload of the same content.
+            part.replace(_folder(ctx) / Reference(name, sha256, format).file)
             if found is None:
-                # Before the row: a row without its file would break studies, a file without a
-                # row is found again by the next upload of the same content.
-                part.replace(_folder(ctx) / Reference(name, sha256, format).file)
                 found = Dataset(
                     name=name,
                     format=format,
@@ -114,8 +118,6 @@ def add_dataset(
                 datasets.add(session, found)
                 data = {"dataset": found.id, "name": name, "sha256": sha256}
                 events.add(session, [events.NewEvent("dataset.created", data=data)], actor, now)
-            elif (found.sha256, found.format) != (sha256, format):
-                raise Conflict(f"there is another dataset named {name!r}", name=name)
             return _view(found)
 
 

@@ -76,6 +76,18 @@ def test_arrays_are_taken_too(ctx: Context) -> None:
         assert (held["x_train"] == x).all()
 
 
+@pytest.mark.parametrize("left", [None, b"", CSV[:9]])
+def test_the_same_again_brings_its_file_back(ctx: Context, left: bytes | None) -> None:
+    """A disk was lost, or filled up: whoever has the content uploads it again."""
+    made = datasets.add_dataset(ctx, "people", io.BytesIO(CSV), format="csv")
+    path = datasets.dataset_file(ctx, made.sha256)
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    assert datasets.add_dataset(ctx, "people", io.BytesIO(CSV), format="csv") == made
+    assert datasets.dataset_file(ctx, made.sha256).read_bytes() == CSV
+
+
 def test_the_same_again_changes_nothing(ctx: Context) -> None:
     first = datasets.add_dataset(ctx, "people", io.BytesIO(CSV), format="csv")
     assert datasets.add_dataset(ctx, "people", io.BytesIO(CSV), format="csv") == first
