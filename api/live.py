@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 
 from starlette.concurrency import run_in_threadpool
@@ -48,6 +48,45 @@ class Listener:
         self.ready.clear()
         taken, self.pending = self.pending, []
         return taken
+
+
+async def while_good(
+    batches: AsyncGenerator[list[EventView]],
+    good: Callable[[], Awaitable[bool]],
+    seconds: float,
+) -> AsyncGenerator[list[EventView]]:
+    """The batches, until ``good``, asked every so often, says no: also while none come."""
+
+    async def refused() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            if not await good():
+                return
+
+    over = asyncio.create_task(refused())
+    coming: asyncio.Task[list[EventView] | None] | None = None
+    try:
+        while True:
+            coming = asyncio.create_task(_next(batches))
+            await asyncio.wait({coming, over}, return_when=asyncio.FIRST_COMPLETED)
+            if over.done():
+                over.result()
+                return
+            batch = coming.result()
+            if batch is None:
+                return
+            yield batch
+    finally:
+        waiting = [task for task in (over, coming) if task is not None]
+        for task in waiting:
+            task.cancel()
+        # The batches are closed only when nobody waits for them any more.
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await batches.aclose()
+
+
+async def _next(batches: AsyncGenerator[list[EventView]]) -> list[EventView] | None:
+    return await anext(batches, None)
 
 
 class Feed:

@@ -2,12 +2,14 @@
 
 A token has scopes. ``read`` looks, ``submit`` changes studies and trials, ``work`` trains,
 ``admin`` includes them all. The dashboard's cookie holds the token itself, HttpOnly, so that
-revoking it ends the session on every replica, within a second.
+revoking it ends the session on every replica, within a second; a stream that is open already ends
+within a few, see :func:`still_good`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -21,8 +23,10 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
-from tuner.errors import Forbidden, TooManyRequests, Unauthorized
+from tuner.errors import Forbidden, TooManyRequests, Unauthorized, Unavailable
 from tuner.service import Context, tokens
+
+logger = logging.getLogger(__name__)
 
 Scope = Literal["read", "submit", "work", "admin"]
 
@@ -181,16 +185,23 @@ def authenticate(request: Request, token: str) -> Principal:
 
 
 # What needs no thread is a coroutine: FastAPI waits for a thread for each plain function.
-async def principal(
-    request: Request,
+async def shown(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None,
     session: Annotated[str | None, Depends(cookie)] = None,
+) -> str | None:
+    """The token that a request carries, if any."""
+    return session if credentials is None else credentials.credentials
+
+
+async def principal(
+    request: Request,
+    token: Annotated[str | None, Depends(shown)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None,
 ) -> Principal:
     """Who asks; raises ``Unauthorized`` where nobody is known."""
     if not request.app.state.auth:
         check_origin(request, browser=False)
         return ANYBODY
-    token = session if credentials is None else credentials.credentials
     if not token:
         raise Unauthorized("this needs a token: Authorization: Bearer ...")
     if credentials is None:
@@ -199,6 +210,23 @@ async def principal(
     if known is not None:
         return Principal.of(known)
     return await run_in_threadpool(authenticate, request, token)
+
+
+async def still_good(request: Request, token: str | None) -> bool:
+    """Whether a token that was let in would be let in now, as what it opened lasts.
+
+    While the database is away it is: nothing comes from there either.
+    """
+    context: Context = request.app.state.context
+    if not request.app.state.auth or not token or tokens.known(context, token) is not None:
+        return True
+    try:
+        await run_in_threadpool(tokens.authenticate, context, token)
+    except Unauthorized:
+        return False
+    except Unavailable:
+        logger.warning("a listener's token could not be looked up again")
+    return True
 
 
 def require(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:
@@ -224,6 +252,7 @@ async def context(request: Request) -> Context:
 
 
 Ctx = Annotated[Context, Depends(context)]
+Shown = Annotated[str | None, Depends(shown)]
 Reader = Annotated[Principal, Depends(require("read"))]
 Submitter = Annotated[Principal, Depends(require("submit"))]
 Trainer = Annotated[Principal, Depends(require("work"))]

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from api.live import Feed
+from api.live import Feed, while_good
 from api.problems import documented
 from api.routers.parameters import Cursor, Limit, StudyId
-from api.security import Admin, Ctx, Reader
+from api.security import Admin, Ctx, Reader, Shown, still_good
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.service import EventView, Page
 
 router = APIRouter()
 
+RECHECK_SECONDS = 5.0
+"""How often a listener's token is looked at again."""
 FINISHED = frozenset({"completed", "cancelled", "failed"})
 
 After = Annotated[
@@ -45,11 +48,12 @@ async def events(
     request: Request,
     context: Ctx,
     _principal: Reader,
+    token: Shown,
     study_id: StudyId,
     after: After = None,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> EventSourceResponse:
-    """What changes in the study, as it happens; the stream ends with the study.
+    """What changes in the study, as it happens; the stream ends with the study, or the token.
 
     A listener that lost the connection comes back with ``Last-Event-ID`` and misses nothing.
     """
@@ -58,7 +62,8 @@ async def events(
     start = _event_id(last_event_id) if last_event_id else after
     over = study.state in FINISHED
     batches = feed.missed(study_id, start) if over else feed.listen(study_id, start)
-    return EventSourceResponse(_messages(batches), ping=15, sep="\n")
+    good = while_good(batches, partial(still_good, request, token), RECHECK_SECONDS)
+    return EventSourceResponse(_messages(good), ping=15, sep="\n")
 
 
 @router.get("/audit", tags=["meta"], summary="The audit trail", responses=documented())

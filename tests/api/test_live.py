@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from api.live import Feed
 from tests.api.conftest import Server
 from tests.api.loops import measure, submitted, train
 from tuner import service
-from tuner.service import EventView
+from tuner.service import EventView, tokens
 
 Spec = dict[str, Any]
 
@@ -58,6 +59,44 @@ def test_a_listener_that_comes_back_misses_nothing(server: Server, spec: Spec) -
             assert list(messages(answer)) == []  # over, and nothing was missed
         wrong = client.get(path, headers={"last-event-id": "x"})
         assert (wrong.status_code, wrong.json()["field"]) == (422, "Last-Event-ID")
+
+
+def revoked(server: Server, name: str) -> None:
+    tokens.revoke_token(server.context, name)
+
+
+def expired(server: Server, name: str) -> None:
+    now = server.context.now
+    server.context.now = lambda: now() + timedelta(hours=2)
+
+
+@pytest.mark.parametrize("end", [revoked, expired])
+def test_a_stream_ends_with_its_token(
+    server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch, end: Callable[[Server, str], None]
+) -> None:
+    """Also while nothing happens; streams of other tokens go on."""
+    monkeypatch.setattr("api.routers.events.RECHECK_SECONDS", 0.05)
+    context = server.context
+    study = submitted(context, spec)
+    path = f"/api/v1/studies/{study.id}/events"
+    hour = context.now() + timedelta(hours=1)
+    short = tokens.create_token(context, "short", ["read"], expires_at=hour).secret
+    with (
+        server.client(short) as client,
+        server.client() as other,
+        client.stream("GET", path) as ending,
+        other.stream("GET", path) as going,
+    ):
+        lines, others = ending.iter_lines(), going.iter_lines()
+        assert next(line for line in lines if line).startswith(":")
+        assert next(line for line in others if line).startswith(":")
+        service.pause_study(context, study.id)
+        assert next(line for line in lines if line.startswith("data:"))
+        end(server, "short")
+        assert not [line for line in lines if line.startswith("data:")]
+        service.resume_study(context, study.id)
+        heard = (json.loads(line[5:]) for line in others if line.startswith("data:"))
+        assert next(event for event in heard if event["data"].get("state") == "queued")
 
 
 async def gathered(stream: AsyncGenerator[list[EventView]], count: int) -> list[int]:
