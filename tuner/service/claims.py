@@ -10,6 +10,7 @@ from tuner.errors import Conflict
 from tuner.queue import leases
 from tuner.queue.leases import Lease
 from tuner.service.context import Context
+from tuner.service.receipts import same
 from tuner.service.turn import ORIGIN, Turn
 from tuner.service.turns import take
 from tuner.storage import receipts
@@ -34,6 +35,7 @@ class Claim:
     Args:
         worker_id: Who is to hold it; None: a user's own loop.
         key: The name under which its receipt is kept; None: said again, it is another request.
+        said: The request's digest.
         seconds: The life of the lease; a worker's unless given.
         origin: Of trials that are suggested for it.
         actor: On whose behalf.
@@ -45,6 +47,7 @@ class Claim:
     seconds: float | None = None
     origin: str = ORIGIN
     actor: str | None = None
+    said: str = ""
     token: str = field(default_factory=leases.new_token)
     _kept: bool = field(default=False, init=False)
     """Whether its receipt is stored, with what it was given first."""
@@ -54,9 +57,11 @@ class Claim:
 
         Raises:
             AnsweredBefore: It was.
+            InvalidInput: Another request of its name was.
         """
         made = None if self.key is None else receipts.find(connection, self.key)
         if made is not None:
+            same(made, self.said)
             raise AnsweredBefore(made["token"])
 
     def lease(self, ctx: Context, this: Turn) -> Lease:
@@ -66,7 +71,7 @@ class Claim:
     def keep(self, this: Turn) -> None:
         """Notes that the request is given something in this turn, which :meth:`take` took."""
         if self.key is not None and not self._kept:
-            this.receipt = NewReceipt(self.key, {"token": self.token})
+            this.receipt = NewReceipt(self.key, {"token": self.token, "said": self.said})
 
     def take(
         self,

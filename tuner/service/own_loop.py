@@ -15,7 +15,7 @@ from tuner.queue import leases
 from tuner.service import probes
 from tuner.service.claims import AnsweredBefore, Claim
 from tuner.service.context import Context
-from tuner.service.receipts import name
+from tuner.service.receipts import digest, name
 from tuner.service.reporting import DIVERGED, all_finite, take_in
 from tuner.service.supply import from_study, still_held
 from tuner.service.turn import Turn
@@ -60,7 +60,7 @@ def ask(
 
     Raises:
         NotFound: No such study.
-        InvalidInput: ``k`` is no number of trials.
+        InvalidInput: ``k`` is no number of trials, or the key names another request.
     """
     if not 1 <= k <= 10_000:
         raise InvalidInput("k", f"{k} is outside [1, 10000]")
@@ -71,6 +71,7 @@ def ask(
         seconds=ctx.settings.ask_seconds,
         origin="asked",
         actor=actor,
+        said=digest({"k": k}),
     )
     try:
         if claim.key is not None:

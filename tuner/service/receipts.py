@@ -28,6 +28,25 @@ def name(what: str, who: object, key: str) -> str:
     return hashlib.sha256("\0".join((what, str(who), key)).encode()).hexdigest()
 
 
+def digest(said: Any) -> str:
+    """Of a request, as JSON, so that another one of the same name is noticed."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def same(made: Mapping[str, Any], said: str) -> None:
+    """Refuses a request under the name of another one.
+
+    Args:
+        made: What is kept under the name.
+        said: The digest of the request.
+
+    Raises:
+        InvalidInput: The name was given to another request before.
+    """
+    if made.get("said", said) != said:  # an earlier version kept none of some requests
+        raise InvalidInput(HEADER, "names another request that was made before")
+
+
 @dataclass
 class Receipt:
     """What a request has made, or is about to make.
@@ -64,21 +83,19 @@ class Receipt:
             what: The kind of request.
             who: Its sender.
             key: The sender's name for it; None: each time it is said it is another one.
-            said: The request, as JSON, so that another one of the same name is noticed.
+            said: The request, as JSON; see :func:`digest`.
 
         Raises:
             InvalidInput: The name was given to another request before.
         """
         if key is None:
             return cls(session, None)
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         kept_as = name(what, who, key)
         before = stored.keep(session.connection(), kept_as, {}, now)
         if before is None:
-            return cls(session, kept_as, digest)
-        if before["said"] != digest:
-            raise InvalidInput(HEADER, "names another request that was made before")
-        return cls(session, kept_as, digest, False, before)
+            return cls(session, kept_as, digest(said))
+        same(before, digest(said))
+        return cls(session, kept_as, digest(said), False, before)
 
     def fill(self, made: Mapping[str, Any]) -> None:
         """Notes what the request has made."""

@@ -223,7 +223,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(server=SERVER, k=st.integers(1, 2), again=st.booleans())
     def ask(self, server: int, k: int, again: bool) -> None:
-        key = f"{len(self.model.attempts)} {self.clock.time}" if again else None
+        key = f"{k} {len(self.model.attempts)} {self.clock.time}" if again else None
         asked = service.ask(self.contexts[server], self.study, k, key=key)
         if key is not None and asked:
             repeated = service.ask(self.contexts[1 - server], self.study, k, key=key)

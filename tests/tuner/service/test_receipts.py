@@ -81,6 +81,20 @@ def test_the_same_request_at_the_same_moment(ctx: Context, database_url: str) ->
     other.close()
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_a_name_of_a_request_for_trials_is_for_no_other(ctx: Context, held: bool) -> None:
+    study = submit(ctx)
+    (asked,) = service.ask(ctx, study.id, 1, actor="anna", key="k")
+    if not held:
+        service.tell(ctx, asked.trial_id, asked.token, values=0.5)
+    with pytest.raises(InvalidInput, match="names another request") as caught:
+        service.ask(ctx, study.id, 3, actor="anna", key="k")
+    assert caught.value.field == "Idempotency-Key"
+    assert len(service.ask(ctx, study.id, 3, actor="anna", key="other")) == 3
+    again = service.ask(ctx, study.id, 1, actor="anna", key="k")
+    assert again == ([asked] if held else [])
+
+
 def test_trials_enqueued_or_retried_twice_are_there_once(ctx: Context) -> None:
     study = submit(ctx)
     first = service.enqueue(ctx, study.id, [CONFIG, CONFIG], key="k")
