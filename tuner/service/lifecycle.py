@@ -11,6 +11,7 @@ from tuner.errors import Conflict, InvalidInput
 from tuner.service import checkpoints
 from tuner.service.context import Context
 from tuner.service.datasets import located
+from tuner.service.names import check_name
 from tuner.service.offers import form_of
 from tuner.service.probes import skip as skip_probe
 from tuner.service.studies import show_study
@@ -53,6 +54,8 @@ def update_study(
     for name in ("name", "priority", "tags", "description", "budget", "space"):
         if name in given and given[name] is None:
             raise InvalidInput(name, "cannot be null")
+    if patch.name is not None:
+        check_name("name", patch.name)
     with turn(ctx, study_id, actor=actor) as this:
         study = this.study
         if not study.spec:

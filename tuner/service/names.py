@@ -1,4 +1,4 @@
-"""Names that users choose: for tokens, webhooks, and what webhooks listen for."""
+"""Names that users choose: for studies, workers, tokens, webhooks, and what webhooks listen for."""
 
 from __future__ import annotations
 

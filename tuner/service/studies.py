@@ -15,6 +15,7 @@ from tuner.service.context import Context
 from tuner.service.datasets import hold_datasets, located, pinned
 from tuner.service.files import check_files
 from tuner.service.front import comparable, front_of
+from tuner.service.names import check_name
 from tuner.service.offers import form_of
 from tuner.service.receipts import Receipt
 from tuner.service.turn import elapsed
@@ -85,6 +86,8 @@ def _add(session: Session, study: Mapping[str, Any], spec: StudySpec) -> int:
 
 def accepted(ctx: Context, spec: StudySpec) -> Checked:
     """A study that somebody wants, checked as far as this server can, its datasets pinned."""
+    # Here, not where study files are read: what is stored under another name stays readable.
+    check_name("name", spec.name)
     with ctx.db.session() as session:
         form = form_of(session, spec)
     spec = pinned(ctx, spec, form)

@@ -28,6 +28,7 @@ from tuner.queue import probes as queue_probes
 from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.logs import take_logs
+from tuner.service.names import check_name
 from tuner.service.offers import offer_tasks
 from tuner.service.receipts import Receipt
 from tuner.service.reporting import take_in
@@ -44,7 +45,12 @@ from tuner.storage.workers import Present
 
 
 def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
-    """A worker introduces itself; the same hello said twice is of one worker."""
+    """A worker introduces itself; the same hello said twice is of one worker.
+
+    Raises:
+        InvalidInput: Its name cannot be shown.
+    """
+    check_name("name", hello.name)
     now = ctx.now()
     offer_tasks(ctx, hello.forms)
     with ctx.db.write() as session:

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from tests.tuner.service.simulation import SPACE, Clock, Trainer, spec, submit
 from tuner import service
 from tuner.errors import Conflict, InvalidInput, NotFound
-from tuner.protocol import Heartbeat
+from tuner.protocol import Heartbeat, WorkerHello
 from tuner.service import Context, StudyPatch
 from tuner.spec import StudySpec
 from tuner.storage.models import Event, Measurement, Study, Trial
@@ -29,6 +29,38 @@ def test_a_name_is_taken_once(ctx: Context) -> None:
     submit(ctx)
     with pytest.raises(Conflict, match="named 'study' already"):
         submit(ctx)
+
+
+UNSHOWN = ["   ", "two\nlines", "a\u202eb", "tab\t", "\x7f", "\u200b"]
+
+
+@pytest.mark.parametrize("name", UNSHOWN)
+def test_a_name_that_cannot_be_shown_is_refused(ctx: Context, name: str) -> None:
+    study = submit(ctx)
+    calls: list[Callable[[], object]] = [
+        lambda: submit(ctx, name),
+        lambda: service.preview(ctx, spec(name)),
+        lambda: service.update_study(ctx, study.id, StudyPatch(name=name)),
+        lambda: service.register_worker(ctx, WorkerHello(name=name, tasks=["digits"])),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidInput) as caught:
+            call()
+        assert caught.value.field == "name"
+    assert [s.name for s in service.list_studies(ctx).items] == ["study"]
+    assert service.list_workers(ctx) == []
+
+
+def test_a_study_stored_under_such_a_name_lives_on(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 2, "epochs": 1})
+    with ctx.db.write() as session:
+        stored = session.get_one(Study, study.id)
+        stored.name, stored.spec = "a\u202eb", {**stored.spec, "name": "a\u202eb"}
+    assert service.show_study(ctx, study.id).name == "a\u202eb"
+    assert service.update_study(ctx, study.id, StudyPatch(priority=3)).priority == 3
+    Trainer(ctx).work()
+    assert service.list_studies(ctx).items[0].state == "completed"
+    assert service.update_study(ctx, study.id, StudyPatch(name="b")).name == "b"
 
 
 def test_the_stored_study_file_can_be_submitted_again(ctx: Context) -> None:
