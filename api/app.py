@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
@@ -83,10 +83,10 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        send = Sender(context.settings.webhook_hosts)
-        with running(
-            *service.chores(context),
-            Repeated("webhooks", lambda: outbox.deliver(context, send)),
+        courier = outbox.Courier(context, Sender(context.settings.webhook_hosts))
+        with (
+            closing(courier),
+            running(*service.chores(context), Repeated("webhooks", courier.deliver)),
         ):
             try:
                 yield

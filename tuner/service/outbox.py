@@ -1,20 +1,25 @@
 """Messages to webhooks: written in the transaction of what they tell of, sent afterwards.
 
 Either a study has ended and everybody who wants to know has a message waiting, or neither is so.
-A message is claimed before it is sent and marked after; a server that dies in between leaves it to
-the next one. So each is delivered at least once, and twice only then.
+A message is claimed before it is sent and marked when its receiver has answered; a server that dies
+in between leaves it to the next one. So each is delivered at least once, and twice only then. A
+receiver that hangs keeps nobody waiting but itself.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
+from tuner.errors import TunerError
 from tuner.storage import events, tallies, trials, webhooks
 from tuner.storage.models import Delivery, Webhook
 from tuner.storage.studies import StudyRow
@@ -28,8 +33,10 @@ log = logging.getLogger(__name__)
 STUDY_EVENTS = ("study.completed", "study.failed", "study.cancelled")
 """What a webhook can ask to be told."""
 TEST_EVENT = "webhook.test"
-BATCH = 32
-"""Messages sent at once."""
+MOST = 32
+"""Messages under way at once."""
+EACH = 4
+"""Messages under way at once to one receiver, so that several that hang leave room for others."""
 CLAIM = timedelta(minutes=2)
 """After this long, an attempt that nobody told the end of counts as lost."""
 PAUSES = tuple(
@@ -37,7 +44,7 @@ PAUSES = tuple(
 )
 """Before the second attempt and each later one; after about a day a message is given up."""
 
-Send = Callable[[Sequence[Outgoing]], Sequence[Outcome]]
+Send = Callable[[Outgoing], Outcome]
 
 
 def announce(session: Session, study: StudyRow, now: datetime) -> None:
@@ -66,29 +73,86 @@ def message(
     )
 
 
-def deliver(ctx: Context, send: Send) -> int:
-    """Sends a batch of what is due.
+class Courier:
+    """Sends what is due, each message in a thread of its own, and never waits for a receiver.
 
     Args:
         ctx: The service.
-        send: Makes one attempt for each message.
+        send: Makes one attempt.
+    """
+
+    def __init__(self, ctx: Context, send: Send) -> None:
+        self._ctx = ctx
+        self._send = send
+        self._threads = ThreadPoolExecutor(MOST, "webhook")
+        self._lock = threading.Lock()
+        self._under_way: Counter[int] = Counter()
+        """How many messages to each webhook."""
+
+    def deliver(self) -> list[Future[None]]:
+        """Begins to send what is due, as much as there is room for.
+
+        Returns:
+            An attempt for each message, which ends when it is recorded what became of it. It raises
+            ``Unavailable`` where that cannot be: then the message may be sent again.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        now = self._ctx.now()
+        with self._lock:
+            room = MOST - self._under_way.total()
+            busy = [webhook for webhook, n in self._under_way.items() if n]
+        if room <= 0:
+            return []
+        with self._ctx.db.session() as session:
+            if not webhooks.due(session, now, busy):
+                return []
+        with self._ctx.db.write() as session:
+            claimed = webhooks.claim(session, now, now + CLAIM, room, each=EACH, busy=busy)
+        with self._lock:
+            self._under_way.update(webhook.id for _, webhook in claimed)
+        return [self._threads.submit(self._attempt, *one) for one in claimed]
+
+    def close(self) -> None:
+        """Waits for the attempts that have begun."""
+        self._threads.shutdown()
+
+    def _attempt(self, delivery: Delivery, webhook: Webhook) -> None:
+        try:
+            outgoing = Outgoing(webhook.url, webhook.secret, delivery.message, delivery.body)
+            _record(self._ctx, delivery, webhook, self._send(outgoing))
+        except Exception as error:
+            # Whoever began this may not look back; the next attempt comes when the claim is over.
+            bug = not isinstance(error, TunerError)
+            log.warning("%s may be sent again: %s", delivery.message, error, exc_info=bug)
+            raise
+        finally:
+            with self._lock:
+                self._under_way[webhook.id] -= 1
+
+
+def deliver(ctx: Context, send: Send) -> int:
+    """Sends once what is due, and waits for it.
+
+    Args:
+        ctx: The service.
+        send: Makes one attempt.
 
     Returns:
-        How many were due; call again at once when it was a whole batch.
+        How many messages were sent; there may be more.
 
     Raises:
         Unavailable: The database cannot be reached; what was sent may be sent again.
     """
-    now = ctx.now()
-    with ctx.db.session() as session:
-        if not webhooks.due(session, now):
-            return 0
-    with ctx.db.write() as session:
-        claimed = webhooks.claim(session, now, now + CLAIM, BATCH)
-        outgoing = [Outgoing(h.url, h.secret, d.message, d.body) for d, h in claimed]
-    for (delivery, webhook), outcome in zip(claimed, send(outgoing), strict=True):
-        _record(ctx, delivery, webhook, outcome)
-    return len(claimed)
+    courier = Courier(ctx, send)
+    try:
+        begun = courier.deliver()
+    finally:
+        courier.close()
+    for attempt in begun:
+        attempt.result()
+    return len(begun)
 
 
 def _record(ctx: Context, delivery: Delivery, webhook: Webhook, outcome: Outcome) -> None:

@@ -70,23 +70,47 @@ def put(session: Session, deliveries: Sequence[Delivery]) -> None:
     session.flush()
 
 
-def due(session: Session, now: datetime) -> bool:
-    """Whether some message should be sent now."""
-    found = select(Delivery.id).where(Delivery.due_at <= now).limit(1)
-    return session.scalar(found) is not None
+def due(session: Session, now: datetime, busy: Collection[int] = ()) -> bool:
+    """Whether some message should be sent now, but to those that are busy."""
+    found = select(Delivery.id).where(Delivery.due_at <= now, Delivery.webhook_id.not_in(busy))
+    return session.scalar(found.limit(1)) is not None
 
 
 def claim(
-    session: Session, now: datetime, until: datetime, limit: int
+    session: Session,
+    now: datetime,
+    until: datetime,
+    limit: int,
+    *,
+    each: int,
+    busy: Collection[int] = (),
 ) -> list[tuple[Delivery, Webhook]]:
     """Takes messages that are due, those due longest first; nobody else gets them until ``until``.
 
     Messages that another server is claiming now are skipped.
+
+    Args:
+        session: A transaction that writes.
+        now: The present moment.
+        until: The end of the claim.
+        limit: How many at most.
+        each: How many at most to one webhook.
+        busy: Webhooks that get none now.
     """
+    place = func.row_number().over(
+        partition_by=Delivery.webhook_id, order_by=(Delivery.due_at, Delivery.id)
+    )
+    first = (
+        select(Delivery.id, place.label("place"))
+        .where(Delivery.due_at <= now, Delivery.webhook_id.not_in(busy))
+        .subquery()
+    )
     rows = session.execute(
         select(Delivery, Webhook)
         .join(Webhook, Webhook.id == Delivery.webhook_id)
-        .where(Delivery.due_at <= now)
+        .join(first, first.c.id == Delivery.id)
+        # Said of the row too: it is looked at again once it is locked.
+        .where(Delivery.due_at <= now, first.c.place <= each)
         .order_by(Delivery.due_at, Delivery.id)
         .limit(limit)
         .with_for_update(of=Delivery, skip_locked=True)

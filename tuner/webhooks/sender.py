@@ -1,4 +1,4 @@
-"""Posts messages to their webhooks, many at once, each within a bounded time."""
+"""Posts messages to their webhooks, each within a bounded time; threads may post at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +68,11 @@ class Sender:
         self._now = now
         self._tls: ssl.SSLContext | None = None
 
-    def __call__(self, messages: Sequence[Outgoing]) -> list[Outcome]:
-        """One attempt for each message; never raises for what a receiver does."""
-        return asyncio.run(self._send(messages))
+    def __call__(self, message: Outgoing) -> Outcome:
+        """One attempt; never raises for what a receiver does."""
+        return asyncio.run(self._send(message))
 
-    async def _send(self, messages: Sequence[Outgoing]) -> list[Outcome]:
+    async def _send(self, message: Outgoing) -> Outcome:
         if self._tls is None:
             self._tls = httpx.create_ssl_context()  # slow: once, and not before it is needed
         async with httpx.AsyncClient(
@@ -85,7 +85,7 @@ class Sender:
             limits=httpx.Limits(max_keepalive_connections=0),
             headers={"user-agent": f"tuner/{__version__}"},
         ) as client:
-            return await asyncio.gather(*(self._attempt(client, m) for m in messages))
+            return await self._attempt(client, message)
 
     async def _attempt(self, client: httpx.AsyncClient, message: Outgoing) -> Outcome:
         try:

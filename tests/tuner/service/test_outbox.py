@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tests.tuner.service.simulation import Clock, Trainer, submit
 from tuner import service
 from tuner.errors import Unavailable
 from tuner.service import Context, ServiceSettings, StudyPatch, outbox, webhooks
-from tuner.service.outbox import CLAIM, PAUSES, deliver
+from tuner.service.outbox import CLAIM, PAUSES, Courier, deliver
 from tuner.service.webhooks import CreatedWebhook, DeliveryView
 from tuner.spec import BudgetSpec
 from tuner.webhooks import Outcome, Outgoing, Sender
@@ -51,8 +51,8 @@ def log(ctx: Context, name: str = "chat") -> list[DeliveryView]:
     return webhooks.deliveries(ctx, name).items
 
 
-def refusing(messages: Sequence[Outgoing]) -> list[Outcome]:
-    return [Outcome(503, "answered 503") for _ in messages]
+def refusing(message: Outgoing) -> Outcome:
+    return Outcome(503, "answered 503")
 
 
 def test_an_end_is_told_with_what_came_out(ctx: Context, receiver: Receiver) -> None:
@@ -191,7 +191,7 @@ def test_what_a_dead_server_had_in_hand_is_sent_by_the_next(
     hook(ctx, receiver)
     service.cancel_study(ctx, submit(ctx).id)
 
-    def dying(messages: Sequence[Outgoing]) -> list[Outcome]:
+    def dying(message: Outgoing) -> Outcome:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -208,14 +208,54 @@ def test_a_late_no_does_not_undo_anothers_yes(
     hook(ctx, receiver)
     service.cancel_study(ctx, submit(ctx).id)
 
-    def slow(messages: Sequence[Outgoing]) -> list[Outcome]:
+    def slow(message: Outgoing) -> Outcome:
         clock.advance(CLAIM.total_seconds())
         deliver(ctx, Sender(LOOPBACK))
-        return refusing(messages)
+        return refusing(message)
 
     deliver(ctx, slow)
     (delivery,) = log(ctx)
     assert (delivery.state, delivery.status, delivery.error) == ("delivered", 200, None)
+
+
+def test_a_receiver_that_hangs_holds_up_no_other(
+    ctx: Context, receiver: Receiver, clock: Clock
+) -> None:
+    """However many messages wait for it; what has arrived is noted at once."""
+    with receiving() as hanging:
+        hook(ctx, hanging, "hanging")
+        for number in range(outbox.MOST + 1):
+            service.cancel_study(ctx, submit(ctx, f"early {number}").id)
+        hook(ctx, receiver)
+        released = threading.Event()
+        real = Sender(LOOPBACK)
+
+        def send(message: Outgoing) -> Outcome:
+            if message.url == hanging.url:
+                assert released.wait(60)
+                return Outcome(error="no answer")
+            return real(message)
+
+        courier = Courier(ctx, send)
+        try:
+            stuck = courier.deliver()
+            assert len(stuck) == outbox.EACH
+            for number in range(3):
+                service.cancel_study(ctx, submit(ctx, f"late {number}").id)
+                (begun,) = courier.deliver()
+                begun.result(60)
+                assert [d.state for d in log(ctx)] == ["delivered"] * (number + 1)
+            assert courier.deliver() == []
+            assert not any(attempt.done() for attempt in stuck)
+            released.set()
+            for attempt in stuck:
+                attempt.result(60)
+            tried = [d for d in webhooks.deliveries(ctx, "hanging", limit=100).items if d.attempts]
+            assert [d.error for d in tried] == ["no answer"] * outbox.EACH
+            assert len(courier.deliver()) == outbox.EACH
+        finally:
+            released.set()
+            courier.close()
 
 
 def test_several_servers_send_each_message_once(
@@ -224,7 +264,7 @@ def test_several_servers_send_each_message_once(
     """Each with connections of its own, as processes have, all at the same time."""
     servers = [opened_at(database_url, clock) for _ in range(4)]
     hook(servers[0], receiver)
-    studies = 3 * outbox.BATCH
+    studies = 3 * outbox.MOST
     for number in range(studies):
         service.cancel_study(servers[0], submit(servers[0], f"study {number}").id)
     together = threading.Barrier(len(servers))
