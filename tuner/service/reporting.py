@@ -198,6 +198,7 @@ def _carry_out(
         leases.next_attempt(row)
         row.reason = OUT_OF_MEMORY
         turn.moved(row)
+        action = "pause"  # who hears "stop" removes the checkpoint
     elif action == "stop":
         if failed:
             row.values = None

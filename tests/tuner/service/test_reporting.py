@@ -340,8 +340,11 @@ def test_out_of_memory_is_tried_once_more(ctx: Context) -> None:
     answer = trainer.deliver(Report(slots=[failed]))
     (again,) = answer.leased
     assert (again.trial_id, again.attempt) == (leased.trial_id, 2)
+    # Who is told to stop removes what it takes to go on.
+    assert [v.action for v in answer.verdicts] == ["pause"]
     failed = failed.model_copy(update={"token": again.token})
-    trainer.deliver(Report(slots=[failed]))
+    answer = trainer.deliver(Report(slots=[failed]))
+    assert [v.action for v in answer.verdicts] == ["stop"]
     trial = service.show_trial(ctx, leased.trial_id)
     assert (trial.state, trial.reason) == ("fail", "oom")
     trainer.work()
