@@ -114,6 +114,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def checkpoint_root(self) -> str:
+        """Where checkpoints go."""
+        return self.checkpoints or str(self.home.absolute() / "checkpoints")
+
+    @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return self.host in ("127.0.0.1", "::1", "localhost")

@@ -74,7 +74,8 @@ def run(
         spec = StudySpec.parse({**spec.to_dict(), "seed": seed})
     migrate.prepare(settings.database_url)
     context = service.Context.open(
-        settings.database_url, settings=service.ServiceSettings(home=settings.home)
+        settings.database_url,
+        settings=service.ServiceSettings(home=settings.home, checkpoints=settings.checkpoint_root),
     )
     try:
         service.offer_tasks(context, [script.form(name) for name, script in scripts.items()])

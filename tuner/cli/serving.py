@@ -80,6 +80,7 @@ def serving(
                 heartbeat_seconds=settings.heartbeat_seconds,
                 max_attempts=settings.max_attempts,
                 home=settings.home,
+                checkpoints=settings.checkpoint_root,
                 data_roots=settings.data_roots,
                 webhook_hosts=settings.webhook_hosts,
             ),

@@ -38,6 +38,8 @@ class ServiceSettings:
         max_attempts: Holders that may fall silent over a trial without its coming further.
         ask_seconds: The life of a trial that a user's own loop asked for, between its reports.
         home: Where files of the service are kept.
+        checkpoints: Where workers beside this process keep checkpoints: a folder, or an address
+            that fsspec knows. None: it is known only from what workers say.
         data_roots: Folders below which a study may name files; None: any file, for a service that
             only its own user submits to.
         webhook_hosts: Hosts that webhooks may reach though they are private.
@@ -48,6 +50,7 @@ class ServiceSettings:
     max_attempts: int = 3
     ask_seconds: float = 3600.0
     home: Path = field(default_factory=lambda: Path(".tuner"))
+    checkpoints: str | None = None
     data_roots: tuple[Path, ...] | None = None
     webhook_hosts: tuple[str, ...] = ()
 
@@ -59,6 +62,8 @@ class Context:
     Attributes:
         watch: Since when this process has listened without a gap.
         swept_at: Studies that ended before this have no checkpoints left; None: not yet looked.
+        leftovers: Studies that are over, the roots that their checkpoints were in, and when to look
+            there again for what was saved meanwhile.
         forgot_at: When receipts were looked through; None: not yet.
         memo: Answers that many ask for.
     """
@@ -75,6 +80,7 @@ class Context:
     request asks for them again; see ``tokens.authenticate``."""
     watch: Watch = field(default_factory=Watch)
     swept_at: datetime | None = None
+    leftovers: dict[int, tuple[frozenset[str], datetime]] = field(default_factory=dict)
     forgot_at: datetime | None = None
     memo: Memo = field(init=False)
 

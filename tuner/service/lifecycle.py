@@ -105,7 +105,8 @@ def delete_study(ctx: Context, study_id: int, *, actor: str | None = None) -> No
         saved = stored.of_study(this.session, study_id)
         studies.delete(this.session, study_id)
         this.deleted = True
-    checkpoints.delete(saved)
+    checkpoints.await_leftovers(ctx, study_id, checkpoints.delete(saved))
+    checkpoints.clear(ctx, [study_id])
 
 
 def pause_study(ctx: Context, study_id: int, *, actor: str | None = None) -> StudyView:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
+from tuner import folders
 from tuner.errors import InvalidInput, NotFound
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,17 @@ class CheckpointStore:
         except Exception as error:
             log.warning("checkpoint %s cannot be read: %s", uri, error)
             raise NotFound("checkpoint", uri) from error
+
+    def address(self, name: str) -> str:
+        """Where a folder such as ``study-1/trial-7`` is."""
+        return str(self.fs.unstrip_protocol(f"{self.path}/{name}"))
+
+    def clear(self, address: str) -> None:
+        """Removes a trial's folder; that it is gone already is fine."""
+        try:
+            folders.clear(address)
+        except Exception as error:
+            log.debug("folder %s was not removed: %s", address, error)
 
     def delete(self, uri: str) -> None:
         """Removes one; that it is gone already is fine."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tuner import tasks
+from tuner import folders, tasks
 from tuner.errors import NotFound, OutOfMemory, Unavailable
 from tuner.protocol import Checkpoint, Leased, Measured, Probe, SlotReport
 from tuner.tasks import Config, Task
@@ -170,15 +170,17 @@ class Crew:
         held.replaced.clear()
 
     def drop(self, trial_id: int, *, forget: bool = False) -> None:
-        """Empties a trial's slot; ``forget`` also removes its checkpoint."""
+        """Empties a trial's slot; ``forget`` also removes all that was ever saved of it."""
         held = self.held.pop(trial_id, None)
         if held is None:
             return
         population = self.populations[held.key]
         population.evict(held.slot)
         if forget:
-            for uri in (*held.replaced, *held.own):
-                self.store.delete(uri)
+            # With what another worker left there that died before it told of it.
+            mine = {self.store.address(_folder(held.leased))}
+            for folder in mine | {uri.rpartition("/")[0] for uri in held.own}:
+                self.store.clear(folder)
         if not population.active and len(self.populations) > 1:
             del self.populations[held.key]
 
@@ -404,7 +406,7 @@ class Crew:
 
 def _folder(leased: Leased) -> str:
     """Where a trial's checkpoints are."""
-    return f"study-{leased.study_id}/trial-{leased.number}"
+    return folders.of_trial(leased.study_id, leased.number)
 
 
 def _reason(kind: str, error: Exception) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,8 @@ import pytest
 from tests.tuner.service.simulation import Clock, Trainer, submit
 from tuner import service
 from tuner.protocol import Checkpoint, Report
-from tuner.service import Context
-from tuner.service.checkpoints import LATE
+from tuner.service import Context, StudyPatch
+from tuner.service.checkpoints import AGAIN, LATE
 from tuner.storage import checkpoints as stored
 
 HALVING = {"name": "asha"}
@@ -123,6 +125,94 @@ def test_files_out_of_reach_are_logged_and_forgotten(
         service.tick(ctx)
     assert [record for record in caplog.records if "was not deleted" in record.message]
     assert uris(ctx, study.id) == []
+
+
+def study_folder(folder: Path, study_id: int) -> Path:
+    return folder / f"study-{study_id}"
+
+
+def untold(folder: Path, study_id: int, number: int, name: str) -> None:
+    """A worker saves, and dies before it can tell."""
+    path = study_folder(folder, study_id) / f"trial-{number}"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{name}.safetensors").write_bytes(b"weights")
+    (path / f"{name}0.safetensors.{'0' * 32}.partial").write_bytes(b"half")
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("end", [service.stop_study, service.cancel_study, service.delete_study])
+def test_nothing_is_left_of_a_study(
+    ctx: Context,
+    tmp_path: Path,
+    clock: Clock,
+    told: bool,
+    end: Callable[[Context, int], object],
+) -> None:
+    """What nobody was told of goes too, and what a worker saves before it hears of the end."""
+    if not told:  # then nobody but the server knows where checkpoints are
+        ctx = replace(ctx, settings=replace(ctx.settings, checkpoints=str(tmp_path)))
+    study = submit(ctx, budget={"trials": 4, "epochs": 3})
+    other = submit(ctx, "other")
+    worker = saver(ctx, tmp_path) if told else Trainer(ctx)
+    trials = worker.lease()
+    worker.round()
+    folder = study_folder(tmp_path, study.id)
+    for trial in trials:
+        untold(tmp_path, study.id, trial.number, "a1-s2")
+    untold(tmp_path, other.id, 0, "a1-s1")
+    end(ctx, study.id)
+    if end is service.stop_study:
+        while worker.held:
+            worker.deliver(worker.next_report(refill=-4))
+    service.tick(ctx)
+    assert not folder.exists()
+    untold(tmp_path, study.id, 0, "a1-s3")
+    clock.run(AGAIN.total_seconds() + 5, ctx)
+    assert not folder.exists()
+    assert study_folder(tmp_path, other.id).exists()
+    assert ctx.leftovers == {}
+
+
+def test_a_study_that_goes_on_keeps_what_is_saved_meanwhile(
+    ctx: Context, tmp_path: Path, clock: Clock
+) -> None:
+    study = submit(ctx, budget={"trials": 2, "epochs": 2})
+    worker = saver(ctx, tmp_path)
+    worker.work()
+    service.tick(ctx)
+    more = StudyPatch.model_validate({"budget": {"trials": 4, "epochs": 2}})
+    service.update_study(ctx, study.id, more)
+    worker.lease()
+    worker.round()
+    saved = uris(ctx, study.id)
+    assert len(saved) == 2
+    clock.run(AGAIN.total_seconds() + 5, ctx)
+    assert all(Path(uri).exists() for uri in saved)
+
+
+def test_what_a_trial_had_saved_whose_workers_died_stays_until_its_study_is_deleted(
+    ctx: Context, tmp_path: Path, clock: Clock
+) -> None:
+    study = submit(ctx, budget={"trials": 2, "epochs": 2})
+    worker = saver(ctx, tmp_path)
+    lost, other = worker.lease(2)
+    worker.round()
+    for _ in range(ctx.settings.max_attempts):
+        worker.held.pop(lost.trial_id)
+        while other.trial_id in worker.held:
+            worker.deliver(worker.next_report(refill=-4))
+        clock.run(31, ctx)
+        worker.lease()
+    clock.run(AGAIN.total_seconds() + 40, ctx)
+    assert service.show_study(ctx, study.id).state == "completed"
+    trial = service.show_trial(ctx, lost.trial_id)
+    assert (trial.state, trial.reason) == ("fail", "lease_expired")
+    assert trial.checkpoint is not None
+    assert Path(trial.checkpoint.uri).exists()
+    (left,) = study_folder(tmp_path, study.id).iterdir()
+    assert left.name == f"trial-{lost.number}"
+    service.delete_study(ctx, study.id)
+    assert not study_folder(tmp_path, study.id).exists()
 
 
 @pytest.mark.parametrize("other", ["", "notes.txt"])

@@ -113,6 +113,23 @@ def test_a_checkpoint_stays_until_the_next_one_is_known(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("root", ["{tmp}/here", "memory://crew-{tmp}"])
+def test_nothing_is_left_of_a_trial_that_ends(tmp_path: Path, root: str) -> None:
+    """Neither what a worker that died had saved without telling of it, nor the folder."""
+    store = CheckpointStore(root.format(tmp=tmp_path))
+    dead, mine = (Crew(torch.device("cpu"), 2, store, dtype=torch.float64) for _ in range(2))
+    assert dead.take(leased(1, 12)) is None
+    train(dead)
+    folder = f"{store.path}/study-1/trial-1"
+    store.fs.pipe_file(f"{folder}/a1-s2.safetensors.{'0' * 32}.partial", b"half")
+    assert mine.take(leased(1, 12, attempt=2)) is None
+    train(mine)
+    mine.heard(1)
+    assert len(store.fs.ls(folder)) == 3
+    mine.drop(1, forget=True)
+    assert not store.fs.exists(folder)
+
+
 def test_a_lost_trial_leaves_its_files_to_the_next_holder(tmp_path: Path) -> None:
     mine = crew(tmp_path)
     assert mine.take(leased(1, 12)) is None
