@@ -49,6 +49,8 @@ def test_a_process_that_shares_a_gpu_takes_its_part(
         told.append((fraction, index))
 
     device = torch.device(name)
+    current: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.set_device", current.append)
     monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", note)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10, 1000))  # others have begun
     precision, thresholds = torch.get_float32_matmul_precision(), gc.get_threshold()
@@ -58,4 +60,5 @@ def test_a_process_that_shares_a_gpu_takes_its_part(
         torch.set_float32_matmul_precision(precision)
         gc.set_threshold(*thresholds)
     assert told == [(0.5, device.index)]
+    assert current == ([] if device.index is None else [device])
     assert memory_to_plan_on(device, 2) == int(MEMORY_SHARE * 500)
