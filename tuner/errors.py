@@ -136,3 +136,9 @@ class Unavailable(TunerError):
     """A part that this needs (the database, the server) cannot be reached now; try again."""
 
     code = "unavailable"
+
+
+class Locked(Unavailable):
+    """Somebody else holds what this would change, and has not let go of it; try again."""
+
+    code = "locked"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import psycopg
+from psycopg import errors
 from pydantic_core import to_json
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
@@ -36,7 +37,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
-from tuner.errors import Conflict, InvalidInput, TunerError, Unavailable
+from tuner.errors import Conflict, InvalidInput, Locked, TunerError, Unavailable
+from tuner.storage import postgres
 from tuner.storage.direct import Direct, checked_out
 
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -203,12 +205,8 @@ class Database:
             "pool_timeout": BUSY_TIMEOUT_SECONDS,
         }
         if not self.embedded:
-            engine = create_engine(
-                self.url,
-                connect_args={"connect_timeout": 10, "application_name": "tuner"},
-                **pool_options,
-                **json_options,
-            )
+            engine = create_engine(self.url, **pool_options, **json_options)
+            postgres.bound(engine)
             _check_when_idle(engine)
             return engine
         Path(cast("str", self.url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -229,15 +227,19 @@ def _check_when_idle(engine: Engine) -> None:
     ``pool_pre_ping`` asks each time, which takes a third of a short transaction.
     """
 
-    def note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    def note_use(connection: postgres.Answered | None, record: ConnectionPoolEntry) -> None:
         record.info[_USED_AT] = time.monotonic()
+        if connection is not None:
+            connection.patience_seconds = postgres.ANSWER_SECONDS
 
-    def check(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    def check(connection: postgres.Answered, record: ConnectionPoolEntry, _proxy: object) -> None:
         idle = time.monotonic() - record.info.get(_USED_AT, math.inf)
         if idle < FRESH_SECONDS:
             return
         try:
-            engine.dialect.do_ping(connection)
+            connection.patience_seconds = postgres.PING_SECONDS
+            engine.dialect.do_ping(connection)  # type: ignore[arg-type]  # SQLAlchemy's own protocol
+            connection.patience_seconds = postgres.ANSWER_SECONDS
         except psycopg.Error as error:
             raise InvalidatePoolError from error
 
@@ -337,13 +339,27 @@ def translate(error: DBAPIError | PoolTimeout) -> TunerError | None:
     if isinstance(error, IntegrityError):
         return Conflict("the database refused this: it contradicts what is stored", **_facts(cause))
     if isinstance(cause, sqlite3.Error):
-        name = str(getattr(cause, "sqlite_errorname", ""))
-        passing = name.startswith(("SQLITE_BUSY", "SQLITE_IOERR")) or name in _SQLITE_PASSING
-        return Unavailable(f"the database cannot be used now: {cause}") if passing else None
+        return _of_sqlite(cause)
     if isinstance(error, DataError) or isinstance(cause, psycopg.DataError):
         return InvalidInput("", "a value is of no use to the database: out of range, or not text")
-    if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
-        return Unavailable("the database cannot be reached now")
+    return _of_postgres(cause) or (
+        Unavailable("the database cannot be reached now")
+        if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+        else None
+    )
+
+
+def _of_sqlite(cause: sqlite3.Error) -> TunerError | None:
+    name = str(getattr(cause, "sqlite_errorname", ""))
+    passing = name.startswith(("SQLITE_BUSY", "SQLITE_IOERR")) or name in _SQLITE_PASSING
+    return Unavailable(f"the database cannot be used now: {cause}") if passing else None
+
+
+def _of_postgres(cause: BaseException | None) -> TunerError | None:
+    if isinstance(cause, errors.LockNotAvailable):
+        return Locked("another transaction has locked what this would change; try again")
+    if isinstance(cause, errors.QueryCanceled):
+        return Unavailable("the database took too long over this")
     return None
 
 

@@ -22,6 +22,7 @@ from sqlalchemy import URL, Connection, func, select
 import tuner
 from tuner.errors import Conflict, InvalidInput, SchemaOutdated
 from tuner.storage.engine import WRITING, Database, translated
+from tuner.storage.postgres import allow
 
 LOCK_KEY = 0x6D696772617465
 """The advisory lock on PostgreSQL that one upgrade at a time holds: "migrate" in ASCII."""
@@ -180,6 +181,7 @@ def _exclusive(database: Database) -> Iterator[Connection]:
                 raw.execute("PRAGMA foreign_keys=ON")
         else:
             with connection.begin():
+                allow(connection, None)  # another upgrade, or a large table, takes what it takes
                 connection.execute(select(func.pg_advisory_xact_lock(LOCK_KEY)))
                 yield connection
 

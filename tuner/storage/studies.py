@@ -13,12 +13,15 @@ from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
 from tuner.storage.models import FINISHED_STUDY_STATES, Study
+from tuner.storage.postgres import allow
 from tuner.storage.prepared import Prepared
 
 OPEN_STATES = ("queued", "running")
 """In these a study may start trials."""
 REOPENED_STATES = ("completed", "failed")
 """Ends from which a study goes on when there is more to do; who cancelled one meant it."""
+DELETING_SECONDS = 600.0
+"""How long it may take to delete a study, with millions of points."""
 
 
 @dataclass(slots=True)
@@ -146,6 +149,7 @@ def amend(session: Session, study: StudyRow) -> None:
 
 def delete(session: Session, study_id: int) -> None:
     """Deletes a study; the database deletes its trials and their points with it."""
+    allow(session.connection(), DELETING_SECONDS)
     session.execute(sql_delete(_table).where(_table.c.id == study_id))
 
 
