@@ -24,8 +24,8 @@ class Health(BaseModel):
 
 
 @router.get("/healthz", summary="Alive")
-def healthz() -> Health:
-    """The process answers; says nothing of the database."""
+async def healthz() -> Health:
+    """The process answers; says nothing of the database, and needs no thread."""
     return Health()
 
 

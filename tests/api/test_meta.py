@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -12,6 +14,7 @@ from api.app import create_app
 from tests.api.conftest import Server, listening
 from tuner.service import Context
 from tuner.settings import Settings
+from tuner.storage import migrate
 
 
 @pytest.fixture
@@ -31,6 +34,27 @@ def test_it_is_alive_but_not_ready_without_its_database(away: httpx.Client) -> N
     answer = away.get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert answer.headers["retry-after"]
+
+
+def test_it_is_alive_while_every_thread_waits(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, release = threading.Semaphore(0), threading.Event()
+
+    def check(_database: object) -> None:
+        waiting.release()
+        release.wait()
+
+    monkeypatch.setattr(migrate, "check", check)
+    with server.client(timeout=20.0) as client, ThreadPoolExecutor(50) as pool:
+        asked = [pool.submit(httpx.get, f"{server.url}/readyz", timeout=60.0) for _ in range(50)]
+        for _ in range(40):  # as many as there are threads
+            assert waiting.acquire(timeout=30)
+        try:
+            assert client.get("/healthz").status_code == 200
+        finally:
+            release.set()
+    assert {each.result().status_code for each in asked} == {200}
 
 
 def test_metrics_say_that_the_database_is_away(away: httpx.Client) -> None:

@@ -27,6 +27,10 @@ GUARDED_TURNS = 100
 """Turns that lock a study from their start once another process has changed it."""
 
 
+MOST_REFUSED = 10
+"""A row that was locked so often in a row, or for as long as is waited for one, is stuck."""
+
+
 class Plans:
     """The study files of the studies looked at last, read and resolved once each."""
 
@@ -70,6 +74,7 @@ class Live:
         idle_at: The revision at which it had nothing to suggest; -1: it has not been asked.
         settled_at: The revision at which upkeep last looked whether the study is over.
         guarded: Turns still to be locked from their start, as another process changes the study.
+        refused: How often in a row somebody else had its row locked.
     """
 
     plans: Plans
@@ -82,6 +87,16 @@ class Live:
     idle_at: int = -1
     settled_at: int = -1
     guarded: int = 0
+    refused: int = 0
+
+    @property
+    def stuck(self) -> bool:
+        """Whether somebody keeps its row locked.
+
+        Until it is free nobody waits for it again: that would hold up whoever comes behind, with
+        other studies too.
+        """
+        return self.refused >= MOST_REFUSED
 
     def meet(self, study: StudyRow | None) -> None:
         """Takes the study's row as it is, under its lock."""

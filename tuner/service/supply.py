@@ -8,10 +8,10 @@ suggestions are thrown away.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from tuner.errors import InvalidInput, NotFound
+from tuner.errors import InvalidInput, Locked, NotFound
 from tuner.protocol import Probe
 from tuner.queue import leases
 from tuner.queue.leases import Lease
@@ -98,30 +98,34 @@ def _from_studies(
     claim: Claim,
     fitting: Collection[str] | None,
 ) -> None:
-    """Claims from one study after another."""
+    """Claims from one study after another; one that somebody has locked gives nothing now."""
     out = handed.trials
     late: list[int] = []
     for queued in wanted:
-        if queued.probe == "waiting" and not out:
-            handed.probe = probes.offer(ctx, queued.id, claim)
-        if len(out) >= k or handed.probe is not None:
+        if len(out) >= k:
             break
-        idle = not queued.ready and ctx.searches.of(queued.id).idle_at == queued.revision
-        if idle or queued.probe in OPEN_PROBE_STATES:
-            continue
-        if fitting is not None and queued.task not in fitting:
-            if queued.ready or prepare(ctx, queued.id, 1):
-                return
-            continue
-        got = from_study(ctx, queued.id, k - len(out), claim, wait=False)
-        if got is None:
-            late.append(queued.id)
-        else:
-            out += got
+        with suppress(Locked):
+            if queued.probe == "waiting" and not out:
+                handed.probe = probes.offer(ctx, queued.id, claim)
+            if handed.probe is not None:
+                break
+            idle = not queued.ready and ctx.searches.of(queued.id).idle_at == queued.revision
+            if idle or queued.probe in OPEN_PROBE_STATES:
+                continue
+            if fitting is not None and queued.task not in fitting:
+                if queued.ready or prepare(ctx, queued.id, 1):
+                    return
+                continue
+            got = from_study(ctx, queued.id, k - len(out), claim, wait=False)
+            if got is None:
+                late.append(queued.id)
+            else:
+                out += got
     for study_id in late:
         if out or handed.probe is not None:
             break
-        out += from_study(ctx, study_id, k, claim) or []
+        with suppress(Locked):
+            out += from_study(ctx, study_id, k, claim) or []
 
 
 def from_study(
@@ -143,6 +147,7 @@ def from_study(
         NotFound: No such study.
         InvalidInput: Optuna made the study, and runs its trials.
         AnsweredBefore: It was the same request as an earlier one.
+        Locked: Somebody has the study's row locked.
     """
 
     def claimed_in(taken: dict[int, Turn]) -> list[tuple[StudyRow, TrialRow]]:

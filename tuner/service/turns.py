@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from tuner.errors import NotFound, TunerError
+from tuner.errors import Locked, NotFound, TunerError
 from tuner.service.context import Context
 from tuner.service.searches import Live
 from tuner.service.turn import Turn
@@ -25,13 +25,22 @@ TRIES = 3
 
 
 @contextmanager
-def turn(ctx: Context, study_id: int, *, actor: str | None = None) -> Iterator[Turn]:
+def turn(
+    ctx: Context, study_id: int, *, actor: str | None = None, wait: bool = True
+) -> Iterator[Turn]:
     """Takes a turn for one study, locked from its start.
+
+    Args:
+        ctx: The service.
+        study_id: The study.
+        actor: On whose behalf.
+        wait: Whether to wait for another process that has the study locked.
 
     Raises:
         NotFound: It is not there.
+        Locked: Somebody has it locked.
     """
-    with ctx.searches.hold([study_id]) as lives, _unit(ctx, lives, actor) as unit:
+    with ctx.searches.hold([study_id]) as lives, _unit(ctx, lives, actor, wait=wait) as unit:
         taken = unit.begin(locked=True)
         if study_id not in taken:
             raise NotFound("study", study_id)
@@ -74,11 +83,14 @@ def take(
 
     Returns:
         What ``act`` returns.
+
+    Raises:
+        Locked: Somebody has one of them locked.
     """
     patient = slow and ctx.db.embedded
     with ctx.searches.hold(study_ids) as lives:
         for attempt in range(TRIES):
-            contested = attempt > 0 or any(live.guarded for live in lives.values())
+            contested = attempt > 0 or any(live.guarded or live.stuck for live in lives.values())
             locked = contested and not (patient and attempt < TRIES - 1)
             known = all(live.study and live.search for live in lives.values())
             if not known or (contested and not locked):
@@ -124,19 +136,22 @@ def _look(ctx: Context, lives: Mapping[int, Live]) -> None:
 
 
 @contextmanager
-def _unit(ctx: Context, lives: Mapping[int, Live], actor: str | None) -> Iterator[Unit]:
+def _unit(
+    ctx: Context, lives: Mapping[int, Live], actor: str | None, *, wait: bool = True
+) -> Iterator[Unit]:
     """A unit of work; when it ends, what is at hand is what the database holds, or forgotten."""
-    unit = Unit(ctx.db, lives, ctx.now())
+    unit = Unit(ctx.db, lives, ctx.now(), wait=wait)
     try:
         with unit:
             yield unit
             unit.finish(actor)
-    except BaseException:
+    except BaseException as error:
         for study_id, live in lives.items():
-            if study_id not in unit.turns:
+            if study_id in unit.turns:
+                if unit.turns[study_id].touched:
+                    live.drop()
+            elif not isinstance(error, Locked):  # which says nothing against what is at hand
                 ctx.searches.forget(study_id)
-            elif unit.turns[study_id].touched:
-                live.drop()
         raise
     for study_id, live in lives.items():
         this = unit.turns.get(study_id)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from tuner.errors import Unavailable
+from tuner.errors import Locked, Unavailable
 from tuner.queue import leases
 from tuner.queue import probes as queue_probes
 from tuner.service import checkpoints, probes
@@ -35,7 +35,8 @@ to a model that would have learned from the trials now running."""
 def tick(ctx: Context) -> None:
     """One round of upkeep; idempotent, and safe with several servers on one database.
 
-    A study that fails here is logged and does not keep the others waiting.
+    A study that fails here is logged and does not keep the others waiting. One that is locked now
+    has its turn in a later round: rounds that took long would look like a server that is away.
 
     Raises:
         Unavailable: The database cannot be reached; the next round catches up.
@@ -87,7 +88,7 @@ def _reclaim(ctx: Context) -> None:
     with ctx.db.session() as session:
         late = leases.expired(session, ctx.now())
     for study_id, ids in late.items():
-        with _guarded(study_id), turn(ctx, study_id) as this:
+        with _guarded(study_id), turn(ctx, study_id, wait=False) as this:
             this.join()
             late_ids = leases.run_out(this.session, ids, this.now)
             lost = this.rows(late_ids).values()
@@ -104,7 +105,7 @@ def _reclaim(ctx: Context) -> None:
     with ctx.db.session() as session:
         silent = queue_probes.expired(session, ctx.now())
     for study_id in silent:
-        with _guarded(study_id), turn(ctx, study_id) as this:
+        with _guarded(study_id), turn(ctx, study_id, wait=False) as this:
             probes.reclaim(ctx, this)
 
 
@@ -133,7 +134,7 @@ def _settle(ctx: Context) -> None:
         timed = search is not None and search.budget.seconds is not None
         if state in OPEN_STATES and live.settled_at == revision and not timed:
             continue
-        with _guarded(study_id), turn(ctx, study_id) as this:
+        with _guarded(study_id), turn(ctx, study_id, wait=False) as this:
             if this.study.state in OPEN_STATES:
                 this.join()
             this.settle()
@@ -187,6 +188,8 @@ def _guarded(study_id: int) -> Iterator[None]:
     """Logs what goes wrong with one study, so that upkeep of the others goes on."""
     try:
         yield
+    except Locked as error:
+        log.debug("upkeep waits: %s", error, extra={"study": study_id})
     except Unavailable:
         raise
     except Exception:

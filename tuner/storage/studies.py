@@ -75,8 +75,13 @@ MOVING = (
 _table = cast("Table", Study.__table__)
 COLUMNS = [_table.c[field.name] for field in fields(StudyRow)]
 _GET = Prepared(select(*COLUMNS).where(_table.c.id == bindparam("study_id")))
-_LOCK = Prepared(
-    select(_table.c.revision).where(_table.c.id == bindparam("study_id")).with_for_update()
+_LOCK, _LOCK_NOW = (
+    Prepared(
+        select(_table.c.revision)
+        .where(_table.c.id == bindparam("study_id"))
+        .with_for_update(nowait=nowait)
+    )
+    for nowait in (False, True)
 )
 
 
@@ -103,7 +108,9 @@ def by_name(session: Session, name: str) -> StudyRow | None:
     return None if row is None else StudyRow(*row)
 
 
-def lock(connection: Connection, study_id: int, known: StudyRow | None = None) -> StudyRow | None:
+def lock(
+    connection: Connection, study_id: int, known: StudyRow | None = None, *, wait: bool = True
+) -> StudyRow | None:
     """Locks a study until the transaction ends; None where it is gone.
 
     Everything that changes a study or its trials holds this lock, and counts its revision up. So
@@ -114,8 +121,9 @@ def lock(connection: Connection, study_id: int, known: StudyRow | None = None) -
         connection: The transaction.
         study_id: Which study.
         known: As it was read before; returned as it is when it still holds.
+        wait: Whether to wait for whoever has it locked now.
     """
-    rows = _LOCK.rows(connection, {"study_id": study_id})
+    rows = (_LOCK if wait else _LOCK_NOW).rows(connection, {"study_id": study_id})
     if rows and known is not None and known.revision == rows[0][0]:
         return known
     return _find(connection, study_id) if rows else None
