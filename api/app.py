@@ -84,10 +84,8 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         courier = outbox.Courier(context, Sender(context.settings.webhook_hosts))
-        with (
-            closing(courier),
-            running(*service.chores(context), Repeated("webhooks", courier.deliver)),
-        ):
+        app.state.chores = (*service.chores(context), Repeated("webhooks", courier.deliver))
+        with closing(courier), running(*app.state.chores):
             try:
                 yield
             finally:
@@ -113,7 +111,8 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     app.state.failures = FailureLimit()
     app.state.feed = Feed(context)
     app.state.lane = CapacityLimiter(WORKERS_THREADS)
-    app.state.metrics = Metrics(context)
+    app.state.chores = ()
+    app.state.metrics = Metrics(context, lambda: app.state.chores)
 
     problems.install(app)
     for module in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from tuner import service
 from tuner.errors import Unavailable
 from tuner.service import Context
+from tuner.service.background import Repeated
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -19,7 +20,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 class Metrics:
     """The registry of one application; nothing global, so that two applications do not mix."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, chores: Callable[[], Sequence[Repeated]]) -> None:
         self.registry = CollectorRegistry()
         self.latency = Histogram(
             "tuner_http_request_seconds",
@@ -29,7 +30,28 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
+        self.registry.register(ChoreCollector(chores))
         self.registry.register(QueueCollector(context))
+
+
+class ChoreCollector(Collector):
+    """Says when each of the process's jobs last had a turn that ended well."""
+
+    def __init__(self, chores: Callable[[], Sequence[Repeated]]) -> None:
+        self.chores = chores
+
+    def describe(self) -> Iterator[Metric]:
+        """Names nothing ahead: there are none yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One value a job, once it has had a turn."""
+        yield _by(
+            "chore",
+            "tuner_chore_last_turn_timestamp_seconds",
+            "When upkeep of each kind last ended well, in seconds since 1970.",
+            {c.name: c.done_at for c in self.chores() if c.done_at is not None},
+        )
 
 
 class QueueCollector(Collector):
@@ -72,7 +94,7 @@ class QueueCollector(Collector):
         )
 
 
-def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> GaugeMetricFamily:
+def _by(label: str, name: str, text: str, counts: Mapping[str, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, text, labels=(label,))
     for value, count in counts.items():
         family.add_metric((value,), count)

@@ -30,8 +30,13 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", summary="Ready", responses=documented(Unavailable, SchemaOutdated))
-def readyz(context: Ctx) -> Health:
-    """The database answers and its tables are those that this version expects."""
+def readyz(request: Request, context: Ctx) -> Health:
+    """The database answers, its tables are those that this version expects, and upkeep goes on."""
+    for chore in request.app.state.chores:
+        if chore.stuck_seconds:
+            raise Unavailable(
+                f"{chore.name} has not come back for {chore.stuck_seconds:.0f} s", chore=chore.name
+            )
     migrate.check(context.db)
     return Health()
 

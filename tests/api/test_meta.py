@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -11,8 +14,9 @@ import pytest
 from sqlalchemy import text
 
 from api.app import create_app
-from tests.api.conftest import Server, listening
-from tuner.service import Context
+from tests.api.conftest import Server, Start, listening
+from tuner.service import Context, housekeeping
+from tuner.service.background import Repeated
 from tuner.settings import Settings
 from tuner.storage import migrate
 
@@ -55,6 +59,44 @@ def test_it_is_alive_while_every_thread_waits(
         finally:
             release.set()
     assert {each.result().status_code for each in asked} == {200}
+
+
+def test_it_is_not_ready_while_upkeep_hangs(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, looked = threading.Event(), threading.Event()
+
+    def tick(_ctx: Context) -> None:
+        if not looked.is_set():
+            looked.set()
+            return
+        gate.wait()
+
+    def answer() -> tuple[int, str]:
+        got = client.get("/readyz")
+        return got.status_code, got.json().get("facts", {}).get("chore", "")
+
+    monkeypatch.setattr(housekeeping, "tick", tick)
+    usual = functools.partial(Repeated, limit_seconds=0.5)
+    monkeypatch.setattr(housekeeping, "Repeated", lambda *a, **_: usual(*a))
+    server = start()
+    with server.client() as client:
+        try:
+            assert eventually(lambda: answer() == (503, "housekeeping"))
+            told = client.get("/metrics").text
+            assert client.get("/healthz").status_code == 200
+        finally:
+            gate.set()
+        assert eventually(lambda: answer()[0] == 200)
+    (last,) = re.findall(
+        r'tuner_chore_last_turn_timestamp_seconds\{chore="housekeeping"\} (\S+)', told
+    )
+    assert 0 < time.time() - float(last) < 300
+
+
+def eventually(check: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not check() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return check()
 
 
 def test_metrics_say_that_the_database_is_away(away: httpx.Client) -> None:

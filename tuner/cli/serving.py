@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 5
 """How long open connections (dashboards that listen) may take to end at shutdown."""
+END_SECONDS = 22.0
+"""How long the server may take to end: its connections, and then its chores."""
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -129,6 +134,9 @@ def running(
 ) -> Iterator[None]:
     """The server in a thread of its own, so that this one decides when, and in what order, to end.
 
+    What hangs is left behind. Its threads are daemons, as are those that this one starts, so they
+    keep no process alive.
+
     Raises:
         Unavailable: It did not start.
     """
@@ -139,7 +147,7 @@ def running(
         finally:
             stop.set()
 
-    thread = threading.Thread(target=run, name="server")
+    thread = threading.Thread(target=run, name="server", daemon=True)
     thread.start()
     try:
         while not server.started:
@@ -149,7 +157,9 @@ def running(
         yield
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(END_SECONDS)
+        if thread.is_alive():
+            logger.warning("the server did not end in time and is left behind")
 
 
 def check_exposure(settings: Settings, *, auth: bool) -> None:

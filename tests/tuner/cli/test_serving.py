@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -66,3 +68,41 @@ def test_it_starts_though_the_name_of_the_first_token_is_taken(
     context.close()
     printed = started(settings, capsys)
     assert "tuner token create" in printed
+
+
+HANGS = """
+import threading, uvicorn
+from fastapi import FastAPI
+from tuner.cli import serving
+from tuner.service import background
+
+serving.END_SECONDS = 2.0
+app, entered = FastAPI(), threading.Event()
+
+@app.get("/")
+def hang():
+    entered.set()
+    threading.Event().wait()
+
+def ask():
+    import httpx
+    httpx.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=None)
+
+listener = serving.bound("127.0.0.1", 0)
+server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+chore = background.Repeated("chore", threading.Event().wait, 0.01)
+background.END_SECONDS = 0.5
+with background.running(chore), serving.running(server, listener, threading.Event()):
+    threading.Thread(target=ask, daemon=True).start()
+    entered.wait()
+print("left", flush=True)
+"""
+
+
+def test_what_hangs_keeps_no_process_alive() -> None:
+    """A request and a chore that wait for what will never come."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "left\n"
