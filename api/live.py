@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tuner import service
 from tuner.errors import TunerError
+from tuner.logs import Seldom
 from tuner.service import Context, EventView
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Feed:
         self._poll_seconds = poll_seconds
         self._listeners: set[Listener] = set()
         self._reader: asyncio.Task[None] | None = None
+        self._seldom = Seldom()
 
     async def listen(
         self, study_id: int | None, after: int | None, quiet_seconds: float = 0.2
@@ -158,7 +160,8 @@ class Feed:
                     service.events, self._context, after=last, limit=PAGE
                 )
             except TunerError as error:  # the database is away; the next round may find it back
-                logger.warning("events cannot be read: %s", error)
+                if (left_out := self._seldom.due(error.code)) is not None:
+                    logger.warning("events cannot be read: %s (%d more)", error, left_out)
                 events = []
             if events:
                 last = events[-1].id

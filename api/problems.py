@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from tuner import errors
+from tuner.logs import Seldom
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ def documented(*kinds: type[errors.TunerError]) -> dict[int | str, dict[str, Any
 
 def install(app: FastAPI) -> None:
     """Makes the application answer every error as a problem document."""
+    app.state.seldom = Seldom()
     app.add_exception_handler(errors.TunerError, _on_tuner_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -181,12 +183,28 @@ def install(app: FastAPI) -> None:
 
 def _on_tuner_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.TunerError)
-    if status_of(type(error)) >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        told = _ids(request)
-        logger.warning(
-            "%s %s: %s", request.method, request.url.path, error, exc_info=error, extra=told
-        )
+    status = status_of(type(error))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        mistake = status == HTTPStatus.INTERNAL_SERVER_ERROR
+        # While the database is away each request would say so.
+        left_out = 0 if mistake else request.app.state.seldom.due(error.code)
+        if left_out is not None:
+            logger.warning(
+                "%s %s: %s%s",
+                request.method,
+                request.url.path,
+                _with_cause(error),
+                f" (and {left_out} more)" if left_out else "",
+                exc_info=error if mistake else None,
+                extra=_ids(request),
+            )
     return answer(request, problem(error), headers_of(error))
+
+
+def _with_cause(error: errors.TunerError) -> str:
+    """The error in one line, with what it was made of; only for the log, as it may name hosts."""
+    cause = str(error.__cause__ or "").partition("\n")[0]
+    return f"{error}: {cause}" if cause else str(error)
 
 
 def _on_invalid_request(request: Request, error: Exception) -> Response:

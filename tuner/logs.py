@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -43,6 +46,32 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
     return {**_BOUND.get(), **extra}
 
 
+class Seldom:
+    """For lines that many would say at once: one now and then, with how many were left out.
+
+    Args:
+        seconds: Between two lines about the same.
+        now: A monotonic clock in seconds.
+    """
+
+    def __init__(self, seconds: float = 5.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._now = now
+        self._lock = threading.Lock()
+        self._said: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
+
+    def due(self, about: str) -> int | None:
+        """How many lines were left out since the last one; None where this one is to be, too."""
+        with self._lock:
+            now = self._now()
+            if now - self._said.get(about, -math.inf) < self._seconds:
+                self._left_out[about] = self._left_out.get(about, 0) + 1
+                return None
+            self._said[about] = now
+            return self._left_out.pop(about, 0)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, the fields, and the traceback."""
 
@@ -65,9 +94,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Renders a record."""
-        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         fields = "".join(f" {key}={_plain(value)}" for key, value in fields_of(record).items())
-        text = f"{time} {record.levelname.lower():7} {record.name}: "
+        text = f"{at} {record.levelname.lower():7} {record.name}: "
         text += record.getMessage().replace("\n", "\n    ")
         text += f" {fields}" if fields else ""
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

@@ -40,6 +40,19 @@ def test_it_is_alive_but_not_ready_without_its_database(away: httpx.Client) -> N
     assert answer.headers["retry-after"]
 
 
+def test_a_database_that_is_away_is_one_line_now_and_then(
+    away: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        assert away.get("/api/v1/studies").status_code == 503
+    (record,) = [r for r in caplog.records if r.name == "api.problems"]
+    line = record.getMessage()
+    assert line.startswith("GET /api/v1/studies: the database cannot be reached now: ")
+    assert "refused" in line, "why"
+    assert "\n" not in line
+    assert record.exc_info is None
+
+
 def test_it_is_alive_while_every_thread_waits(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

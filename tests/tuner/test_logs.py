@@ -51,3 +51,11 @@ def test_configuring_twice_logs_once(stream: io.StringIO) -> None:
     logs.configure(stream=stream)
     logging.getLogger("uvicorn.error").info("started")
     assert stream.getvalue().count("started") == 1
+
+
+def test_what_many_would_say_is_said_now_and_then_and_counted() -> None:
+    clock = iter([0.0, 1.0, 4.9, 5.0, 5.1, 20.0])
+    seldom = logs.Seldom(5.0, lambda: next(clock))
+    assert [seldom.due("away") for _ in range(4)] == [0, None, None, 2]
+    assert seldom.due("locked") == 0
+    assert seldom.due("away") == 0
