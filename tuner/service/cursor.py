@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from tuner.errors import InvalidInput
@@ -32,14 +32,23 @@ def read(cursor: str | None, kinds: Sequence[tuple[type, ...]]) -> list[Any] | N
         plain = json.loads(base64.urlsafe_b64decode(padded.encode()))
         if not isinstance(plain, list) or len(plain) != len(kinds):
             raise wrong
-        values = [datetime.fromisoformat(v["t"]) if isinstance(v, dict) else v for v in plain]
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        json.dumps(plain, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        values = [_time(v["t"]) if isinstance(v, dict) else v for v in plain]
+    except (ValueError, KeyError, TypeError, OverflowError, binascii.Error) as error:
         raise wrong from error
     for value, kind in zip(values, kinds, strict=True):
         if not isinstance(value, kind) or isinstance(value, bool):
             raise wrong
         if isinstance(value, int) and abs(value) >= 2**63:
             raise wrong
-        if isinstance(value, datetime) and value.tzinfo is None:
+        if isinstance(value, str) and "\0" in value:
             raise wrong
     return values
+
+
+def _time(text: str) -> datetime:
+    """A moment that there is in UTC, too, as databases ask for."""
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError("without a zone")
+    return found.astimezone(UTC)
