@@ -15,7 +15,7 @@ from tuner.cli.progress import watch
 from tuner.cli.serving import serving
 from tuner.cli.signals import stopping
 from tuner.cli.studies import describe
-from tuner.errors import Conflict, NotFound, TunerError
+from tuner.errors import Conflict, InvalidInput, NotFound, TunerError
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,9 +41,13 @@ def demo(
 
     settings = Settings.read(host="127.0.0.1", port=port, workers=workers, home=home)
     log = settings.home / "demo.log"
-    settings.home.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        opened = log.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput("home", f"{log} cannot be written: {error.strerror}") from error
     stop = stopping()
-    with log.open("a", encoding="utf-8") as stream:
+    with opened as stream:
         # The terminal belongs to the live view.
         logs.configure(settings.log_level, as_json=settings.log_json, stream=stream)
         with (

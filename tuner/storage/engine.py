@@ -92,7 +92,7 @@ class Database:
         pool_size: Connections kept open; as many again may be opened under load.
 
     Raises:
-        InvalidInput: See :func:`parse_url`.
+        InvalidInput: See :func:`parse_url`; or the folder cannot be made.
     """
 
     def __init__(self, url: str | URL, *, pool_size: int = 10) -> None:
@@ -209,7 +209,13 @@ class Database:
             postgres.bound(engine)
             _check_when_idle(engine)
             return engine
-        Path(cast("str", self.url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(cast("str", self.url.database)).absolute().parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                "database_url", f"there is no folder {folder}, nor can it be made: {error.strerror}"
+            ) from error
         engine = create_engine(
             self.url,
             connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
@@ -351,6 +357,8 @@ def translate(error: DBAPIError | PoolTimeout) -> TunerError | None:
 
 def _of_sqlite(cause: sqlite3.Error) -> TunerError | None:
     name = str(getattr(cause, "sqlite_errorname", ""))
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return Unavailable(f"the database file is damaged, or is none: {cause}")
     passing = name.startswith(("SQLITE_BUSY", "SQLITE_IOERR")) or name in _SQLITE_PASSING
     return Unavailable(f"the database cannot be used now: {cause}") if passing else None
 
@@ -360,6 +368,8 @@ def _of_postgres(cause: BaseException | None) -> TunerError | None:
         return Locked("another transaction has locked what this would change; try again")
     if isinstance(cause, errors.QueryCanceled):
         return Unavailable("the database took too long over this")
+    if isinstance(cause, errors.InsufficientPrivilege):
+        return Unavailable(f"the database refuses its user this: {cause.diag.message_primary}")
     return None
 
 

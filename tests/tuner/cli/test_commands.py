@@ -99,6 +99,33 @@ def test_a_server_that_is_not_there_is_one_line(
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("home", "code", "says"),
+    [("/proc/nowhere", 2, "nor can it be made"), ("damaged", 1, "damaged, or is none")],
+)
+@pytest.mark.parametrize("command", [["token", "list"], ["db", "upgrade"], ["serve"]], ids=str)
+def test_a_home_that_is_of_no_use_is_one_line(
+    command: list[str],
+    home: str,
+    code: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("damaged").mkdir()
+    Path("damaged/tuner.sqlite").write_bytes(b"no database" * 1000)
+    monkeypatch.setenv("TUNER_HOME", home)
+    assert main(command) == code
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_demo_without_a_home_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--home", "/proc/nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("tuner: home: /proc/nowhere/demo.log cannot be")
+
+
 def test_the_database_goes_up_and_down(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["db", "current", "--json"]) == 0
     before = json.loads(capsys.readouterr().out)

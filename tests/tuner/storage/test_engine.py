@@ -342,3 +342,53 @@ def test_a_connection_cut_a_moment_after_its_use_fails_once(
     with pytest.raises(Unavailable):
         backend(database)
     assert backend(database) != used
+
+
+@pytest.mark.parametrize("home", ["/proc/nowhere", "/sys/nowhere", "file/inside"])
+def test_a_folder_that_cannot_be_made_is_said(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(InvalidInput, match="nor can it be made"):
+        Database(f"sqlite:///{home}/tuner.sqlite")
+
+
+@pytest.mark.parametrize("size", [5000, 100])
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "tuner.sqlite"
+    file.write_bytes(b"no database" * size)
+    database = Database(f"sqlite:///{file}")
+    with pytest.raises(Unavailable, match="damaged"), database.session() as session:
+        session.execute(text("SELECT 1"))
+    for way in (database.write, database.peek, database.brief):
+        with pytest.raises(Unavailable, match="damaged"), way():
+            pass
+
+
+@only_sqlite  # PostgreSQL looks after its own pages
+def test_a_damaged_page_is_unavailable(database_url: str) -> None:
+    file = Path(database_url.removeprefix("sqlite:///"))
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    file.write_bytes(content)
+    database = Database(database_url)
+    with pytest.raises(Unavailable, match="damaged"), database.session() as session:
+        session.scalars(select(Study)).all()
+    database.dispose()
+
+
+@only_postgresql  # SQLite knows no users
+def test_a_user_who_may_not_is_told_what(database: Database) -> None:
+    with database.write() as session:
+        session.execute(text("CREATE ROLE nobody_here LOGIN"))
+    other = Database(database.url.set(username="nobody_here"))
+    try:
+        with pytest.raises(Unavailable, match="permission denied"), other.session() as session:
+            session.scalars(select(Study)).all()
+        with pytest.raises(Unavailable, match="permission denied"), other.brief() as direct:
+            direct.run("DELETE FROM studies")
+    finally:
+        other.dispose()
+        with database.write() as session:
+            session.execute(text("DROP ROLE nobody_here"))
