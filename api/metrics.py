@@ -10,7 +10,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from tuner import service
-from tuner.errors import Unavailable
+from tuner.errors import SchemaOutdated, Unavailable
 from tuner.service import Context
 from tuner.service.background import Repeated
 
@@ -68,7 +68,7 @@ class QueueCollector(Collector):
         """One reading of the database; only ``tuner_up 0`` when it cannot be reached."""
         try:
             found = service.gauges(self.context)
-        except Unavailable:
+        except (Unavailable, SchemaOutdated):
             yield GaugeMetricFamily("tuner_up", "Whether the database answers.", 0)
             return
         yield GaugeMetricFamily("tuner_up", "Whether the database answers.", 1)

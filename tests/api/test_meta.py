@@ -125,3 +125,13 @@ def test_it_is_not_ready_on_tables_of_another_version(server: Server) -> None:
     with server.client(token="") as client:
         answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "schema_outdated")
+
+
+def test_requests_on_tables_of_another_version_are_refused(
+    server: Server, spec: dict[str, object], client: httpx.Client
+) -> None:
+    assert client.get("/api/v1/studies").status_code == 200
+    migrate.downgrade(server.context.db, "0001")
+    for answer in (client.get("/api/v1/studies"), client.post("/api/v1/studies", json=spec)):
+        assert (answer.status_code, answer.json()["code"]) == (503, "schema_outdated")
+    assert "tuner_up 0.0" in client.get("/metrics").text

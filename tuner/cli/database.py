@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from tuner.cli.options import DatabaseUrl, Json
 from tuner.cli.output import print_json, say
+from tuner.errors import InvalidInput
 from tuner.settings import Settings
 
 app = typer.Typer(help="Create, upgrade and inspect the database.", no_args_is_help=True)
@@ -29,16 +31,19 @@ def upgrade(
 @app.command()
 def downgrade(
     revision: Annotated[str, typer.Argument(help="Where to go; `base` drops every table.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before dropping all.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask what may be lost.")] = False,
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Takes the database back to an earlier version."""
+    """Takes the database back to an earlier version, without what that one has no place for."""
     from tuner.storage import migrate
 
-    if revision == "base" and not yes:
-        typer.confirm("This drops every table with all studies. Go on?", abort=True, err=True)
     url = Settings.read(database_url=database_url).database_url
+    if not yes and (lost := migrate.losses(url, revision)):
+        told = f"this drops {', '.join(lost)}"
+        if not sys.stdin.isatty():
+            raise InvalidInput("yes", f"{told}; say --yes where that is meant")
+        typer.confirm(f"{told}. Go on?", abort=True, err=True)
     _tell(url, migrate.downgrade(url, revision), json)
 
 

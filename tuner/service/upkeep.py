@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from tuner.errors import Locked, Unavailable
+from tuner.errors import Locked, SchemaOutdated, Unavailable
 from tuner.queue import leases
 from tuner.queue import probes as queue_probes
 from tuner.service import checkpoints, probes
@@ -190,7 +190,7 @@ def _guarded(study_id: int) -> Iterator[None]:
         yield
     except Locked as error:
         log.debug("upkeep waits: %s", error, extra={"study": study_id})
-    except Unavailable:
+    except (Unavailable, SchemaOutdated):
         raise
     except Exception:
         log.exception("upkeep failed", extra={"study": study_id})

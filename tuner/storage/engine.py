@@ -37,7 +37,14 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
-from tuner.errors import Conflict, InvalidInput, Locked, TunerError, Unavailable
+from tuner.errors import (
+    Conflict,
+    InvalidInput,
+    Locked,
+    SchemaOutdated,
+    TunerError,
+    Unavailable,
+)
 from tuner.storage import postgres
 from tuner.storage.direct import Direct, checked_out
 
@@ -56,6 +63,11 @@ WRITING: dict[str, Any] = {_MODE: "write"}
 """Execution options under which a transaction on SQLite takes the write lock as it begins."""
 COMMITTED = "committed"
 """In a session's ``info``: what to call once the transaction is committed, and not before."""
+_SQLITE_MISSING = ("no such table", "no such column", "has no column named")
+_OTHER_TABLES = (
+    "the database has not the tables of this version: `tuner db current` says which it has, and "
+    "`tuner db upgrade` brings them up to date"
+)
 _SQLITE_PASSING = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_FULL"})
 
 
@@ -359,6 +371,8 @@ def _of_sqlite(cause: sqlite3.Error) -> TunerError | None:
     name = str(getattr(cause, "sqlite_errorname", ""))
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return Unavailable(f"the database file is damaged, or is none: {cause}")
+    if any(words in str(cause) for words in _SQLITE_MISSING):
+        return SchemaOutdated(_OTHER_TABLES)
     passing = name.startswith(("SQLITE_BUSY", "SQLITE_IOERR")) or name in _SQLITE_PASSING
     return Unavailable(f"the database cannot be used now: {cause}") if passing else None
 
@@ -368,6 +382,8 @@ def _of_postgres(cause: BaseException | None) -> TunerError | None:
         return Locked("another transaction has locked what this would change; try again")
     if isinstance(cause, errors.QueryCanceled):
         return Unavailable("the database took too long over this")
+    if isinstance(cause, errors.UndefinedTable | errors.UndefinedColumn):
+        return SchemaOutdated(_OTHER_TABLES)
     if isinstance(cause, errors.InsufficientPrivilege):
         return Unavailable(f"the database refuses its user this: {cause.diag.message_primary}")
     return None

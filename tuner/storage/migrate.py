@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +17,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, func, select
+from sqlalchemy import URL, Connection, func, inspect, select, table
 
 import tuner
 from tuner.errors import Conflict, InvalidInput, SchemaOutdated
@@ -60,6 +60,36 @@ def downgrade(url: str | URL | Database, revision: str) -> str:
         _refuse_newer(_revision(connection))
         _run(connection, command.downgrade, revision)
         return _revision(connection) or "base"
+
+
+def losses(url: str | URL | Database, revision: str) -> list[str]:
+    """What a downgrade would lose: tables with their rows, and columns.
+
+    It is tried out, and undone: what the revisions say they do is kept in no second place.
+
+    Raises:
+        SchemaOutdated: The database was made by a newer version than this one.
+        InvalidInput: There is no such revision.
+        Unavailable: The database cannot be reached.
+    """
+    with _opened(url) as database:
+        before: dict[str, set[str]] = {}
+        after: dict[str, set[str]] = {}
+        with suppress(_Undone), _exclusive(database) as connection:
+            _refuse_newer(_revision(connection))
+            before = _columns(connection)
+            _run(connection, command.downgrade, revision)
+            after = _columns(connection)
+            raise _Undone
+        lost = []
+        with translated(), database.engine.connect() as connection:
+            allow(connection, None)
+            for name in sorted(before.keys() - after.keys()):
+                rows = connection.scalar(select(func.count()).select_from(table(name)))
+                lost.append(f"{name} ({rows} {'row' if rows == 1 else 'rows'})")
+        for name in sorted(before.keys() & after.keys()):
+            lost += [f"{name}.{column}" for column in sorted(before[name] - after[name])]
+        return lost
 
 
 def current(url: str | URL | Database) -> str | None:
@@ -160,6 +190,20 @@ def _run(connection: Connection, step: Callable[[Config, str], None], revision: 
         step(settings, revision)
     except CommandError as error:
         raise InvalidInput("revision", str(error)) from error
+
+
+class _Undone(Exception):
+    """Rolls a transaction back that was only to be looked at."""
+
+
+def _columns(connection: Connection) -> dict[str, set[str]]:
+    """The columns of our tables by name; Alembic's own is none of ours."""
+    found = inspect(connection).get_multi_columns()
+    return {
+        name: {column["name"] for column in columns}
+        for (_schema, name), columns in found.items()
+        if name != "alembic_version"
+    }
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tuner import __version__
 from tuner.cli import main
 from tuner.cli.main import app
 from tuner.cli.output import duration, plain, shown
+from tuner.storage import migrate
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +137,42 @@ def test_the_database_goes_up_and_down(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["db", "downgrade", "base", "--yes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["revision"] == "base"
     assert Path(".tuner/tuner.sqlite").is_file()
+
+
+@pytest.mark.parametrize("revision", ["0001", "0006", "base"])
+def test_no_downgrade_loses_anything_unasked(
+    revision: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["db", "upgrade"]) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    capsys.readouterr()
+    assert main(["db", "downgrade", revision]) == 2
+    printed = capsys.readouterr()
+    assert "receipts (0 rows)" in printed.err
+    assert "--yes" in printed.err
+    assert printed.err.count("\n") == 1
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    assert main(["db", "downgrade", revision]) == 130
+    assert "receipts (0 rows)" in capsys.readouterr().err
+    assert main(["db", "current"]) == 0
+    assert "up to date" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert main(["db", "downgrade", revision, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["revision"] != migrate.head()
+
+
+def test_a_downgrade_that_loses_nothing_asks_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main(["db", "upgrade"]) == 0
+    assert main(["db", "downgrade", migrate.head()]) == 0
+    assert "up to date" in capsys.readouterr().out
 
 
 def test_a_database_password_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, ProgrammingError, StatementError
 
-from tuner.errors import Conflict, InvalidInput, Unavailable
+from tuner.errors import Conflict, InvalidInput, SchemaOutdated, Unavailable
 from tuner.storage import engine
 from tuner.storage.engine import Database, dump_json, parse_url
 from tuner.storage.models import Measurement, Study, Trial
@@ -236,9 +236,20 @@ def test_a_value_that_no_column_takes_is_invalid_input(database: Database) -> No
 
 def test_a_mistake_in_a_query_is_not_dressed_up(database: Database, dialect: str) -> None:
     with pytest.raises(DBAPIError) as caught, database.session() as session:
-        session.execute(text("SELECT * FROM nowhere"))
+        session.execute(text("SELECT FROM WHERE"))
     if dialect == "postgresql":
         assert isinstance(caught.value, ProgrammingError)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["SELECT * FROM nowhere", "SELECT absent FROM studies", "INSERT INTO studies (x) VALUES (1)"],
+)
+def test_tables_of_another_version_are_named_as_that(database: Database, statement: str) -> None:
+    with pytest.raises(SchemaOutdated, match="tuner db upgrade"), database.write() as session:
+        session.execute(text(statement))
+    with pytest.raises(SchemaOutdated), database.brief() as direct:
+        direct.run(statement)
 
 
 def test_an_unreachable_server_is_unavailable() -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Inspector, inspect, text
+from sqlalchemy import Inspector, insert, inspect, select, text
 
 import tuner
 from tuner.errors import InvalidInput, SchemaOutdated, Unavailable
 from tuner.storage import migrate
 from tuner.storage.engine import Database
-from tuner.storage.models import Base
+from tuner.storage.models import Base, Study
 
 
 def constraints(inspector: Inspector, schema: str | None = None) -> dict[str, dict[str, object]]:
@@ -199,3 +200,23 @@ def test_a_wheel_carries_the_revisions_beside_the_package(
     (package / "_migrations" / "env.py").unlink()
     with pytest.raises(RuntimeError, match="no migrations"):
         migrate.folder()
+
+
+def test_what_a_downgrade_loses_is_named_and_kept(database: Database) -> None:
+    with database.write() as session:
+        session.execute(
+            insert(Study).values(name="a", directions=["minimize"], created_at=datetime.now(UTC))
+        )
+    tables = constraints(inspect(database.engine)).keys()
+    assert migrate.losses(database, migrate.head()) == []
+    assert migrate.losses(database, "0006") == ["receipts (0 rows)", "trials.last_token"]
+    assert migrate.losses(database, "0001")[-2:] == ["studies.lr_range", "trials.last_token"]
+    everything = migrate.losses(database, "base")
+    assert "studies (1 row)" in everything
+    assert len(everything) == len(Base.metadata.tables)
+    with pytest.raises(InvalidInput):
+        migrate.losses(database, "nowhere")
+    assert migrate.current(database) == migrate.head()
+    assert constraints(inspect(database.engine)).keys() == tables
+    with database.session() as session:
+        assert session.scalar(select(Study.name)) == "a"
