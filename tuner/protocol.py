@@ -151,7 +151,11 @@ class Measured(Message):
     """The numbers of one evaluation of one trial."""
 
     step: Step = Field(ge=1, description="Evaluation periods completed, from 1.")
-    metrics: dict[str, float | None] = Field(examples=[{"val_loss": 0.31, "val_accuracy": 0.91}])
+    metrics: dict[str, float | None] = Field(
+        description="By name; null where it was not finite. An objective that is null ends the "
+        "trial as diverged.",
+        examples=[{"val_loss": 0.31, "val_accuracy": 0.91}],
+    )
     samples: int | None = Field(
         default=None, ge=0, lt=2**63, description="Training samples seen so far."
     )

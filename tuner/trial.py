@@ -102,7 +102,7 @@ class Trial:
         Raises:
             InvalidInput: A value is no number, or something is missing or out of range.
         """
-        number, numbers = operator.index(step), _numbers(metrics)
+        number, numbers = operator.index(step), numbers_of(metrics)
         if number < 1:
             raise InvalidInput("step", f"{number} is less than 1")
         if self._socket is None:
@@ -140,19 +140,32 @@ def current() -> Trial:
         raise InvalidInput(FILE, f'{name} does not hold {{"params": {{...}}}}') from error
 
 
-def _numbers(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
-    """The metrics as plain numbers, be they of numpy or torch."""
+def numbers_of(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
+    """The metrics as plain numbers, be they of numpy or torch.
+
+    Raises:
+        InvalidInput: One is no number, its name is too long, or there are none or too many.
+    """
     if not metrics or len(metrics) > MOST_METRICS:
         raise InvalidInput("metrics", f"give 1 to {MOST_METRICS} numbers by name, such as loss=0.3")
     found = {}
     for name, value in metrics.items():
         if len(name) > LONGEST_NAME:
             raise InvalidInput(f"metrics.{name[:20]}...", f"is longer than {LONGEST_NAME}")
-        try:
-            found[name] = float(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidInput(f"metrics.{name}", f"{value!r:.100} is not a number") from error
+        found[name] = number_of(value, f"metrics.{name}")
     return found
+
+
+def number_of(value: SupportsFloat, field: str) -> float:
+    """A plain number, whatever library it is of.
+
+    Raises:
+        InvalidInput: It is none; ``field`` names it.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InvalidInput(field, f"{value!r:.100} is not a number") from error
 
 
 def _ask(address: str, said: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,13 @@ class Tell(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     token: Token
-    values: list[float | None] | None = Field(default=None, max_length=32, examples=[[0.31]])
+    values: list[float | None] | None = Field(
+        default=None,
+        max_length=32,
+        description="Of each objective; null where it was not finite, and the trial fails as "
+        "diverged.",
+        examples=[[0.31]],
+    )
     state: Ending | None = None
     reason: str | None = Field(default=None, max_length=10_000)
 

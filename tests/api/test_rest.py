@@ -32,6 +32,22 @@ def post(client: httpx.Client, path: str, body: object = None, status: int = 200
     return answer.json()
 
 
+@pytest.mark.parametrize("said", [{"metrics": {"val_loss": None}}, {"values": [None]}])
+def test_null_says_that_a_trial_of_ones_own_loop_diverged(
+    client: httpx.Client, spec: Spec, said: Spec
+) -> None:
+    study = post(client, "studies", spec, 201)
+    (trial,) = post(client, f"studies/{study['id']}/ask", {})
+    path = f"trials/{trial['trial_id']}"
+    if "metrics" in said:
+        verdict = post(client, f"{path}/report", {"token": trial["token"], "step": 1, **said})
+        assert (verdict["action"], verdict["reason"]) == ("stop", "diverged")
+    else:
+        post(client, f"{path}/tell", {"token": trial["token"], **said})
+    ended = get(client, path)
+    assert (ended["state"], ended["reason"], ended["values"]) == ("fail", "diverged", None)
+
+
 def test_a_study_from_submission_to_results(client: httpx.Client, spec: Spec) -> None:
     answer = client.post("/api/v1/studies", json=spec)
     assert answer.status_code == 201

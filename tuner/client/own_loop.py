@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, SupportsFloat, SupportsIndex
 
 from tuner.client.connection import Connection
 from tuner.errors import TunerError, Unavailable
 from tuner.protocol import SlotVerdict
 from tuner.service import Asked, TrialView
+from tuner.trial import number_of, numbers_of
 
 BEATS = 6
 """Heartbeats that may be lost in a row before a trial is."""
@@ -47,19 +50,24 @@ class OwnLoop(Connection):
         """Takes up to ``k`` trials to evaluate by yourself; hold them with :meth:`held`."""
         return self._read(list[Asked], "POST", f"studies/{study}/ask", json={"k": k}, named=True)
 
-    def report(self, trial: Asked, step: int, **metrics: float) -> SlotVerdict:
+    def report(self, trial: Asked, step: SupportsIndex, **metrics: SupportsFloat) -> SlotVerdict:
         """Sends one evaluation of an asked trial; the answer says whether to go on.
 
+        An objective that is NaN or infinite ends the trial: it has diverged, and the answer is to
+        stop.
+
         Raises:
+            InvalidInput: A value is no number, or something is missing or out of range.
             LeaseLost: The trial is not yours any more; drop it.
         """
+        told = {name: _as_json(number) for name, number in numbers_of(metrics).items()}
         path = f"trials/{trial.trial_id}/report"
         with self._talking(trial) as hold:
             body = {
                 "token": trial.token,
                 "lease_seconds": hold.lease_seconds,
-                "step": step,
-                "metrics": metrics,
+                "step": operator.index(step),
+                "metrics": told,
             }
             verdict = self._read(SlotVerdict, "POST", path, json=body, repeatable=True)
             hold.ended = verdict.action != "continue"
@@ -68,20 +76,22 @@ class OwnLoop(Connection):
     def tell(
         self,
         trial: Asked,
-        values: float | Sequence[float] | None = None,
+        values: SupportsFloat | Iterable[SupportsFloat] | None = None,
         *,
         state: Literal["complete", "pruned", "fail"] | None = None,
         reason: str | None = None,
     ) -> TrialView:
         """Ends an asked trial: with its value(s), or as pruned or failed.
 
-        One that your last report has ended already stays as it is.
+        With a value that is NaN or infinite it fails: it has diverged. One that your last report
+        has ended already stays as it is.
 
         Raises:
+            InvalidInput: A value is no number, or they do not fit the study.
             LeaseLost: The trial is not yours any more; it was handed to somebody else.
             Conflict: It ended otherwise than this says.
         """
-        given = [values] if isinstance(values, int | float) else values
+        given = None if values is None else [_as_json(number) for number in _listed(values)]
         body = {"token": trial.token, "values": given, "state": state, "reason": reason}
         body = {key: value for key, value in body.items() if value is not None}
         path = f"trials/{trial.trial_id}/tell"
@@ -161,3 +171,21 @@ class OwnLoop(Connection):
 def _key(trial: Asked) -> tuple[int, str]:
     """Trials that were asked for together have one token."""
     return trial.trial_id, trial.token
+
+
+def _listed(values: SupportsFloat | Iterable[SupportsFloat]) -> list[float]:
+    """One value or several, as plain numbers.
+
+    Raises:
+        InvalidInput: One is no number.
+    """
+    try:
+        several = list(values)  # type: ignore[arg-type]  # a tensor says only so which it is
+    except TypeError:
+        several = [values]  # type: ignore[list-item]
+    return [number_of(value, "values") for value in several]
+
+
+def _as_json(number: float) -> float | None:
+    """The number as REST has it: JSON knows neither NaN nor infinity."""
+    return number if math.isfinite(number) else None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tuner.client import Client
 from tuner.errors import Conflict, InvalidInput, LeaseLost
@@ -85,6 +88,57 @@ def test_a_loop_that_dies_holds_nobody_up_and_one_that_lives_loses_nothing(
             client.tell(silent, 1.0)
     told = client.tell(kept, 1.0)
     assert (told.state, told.attempt) == ("complete", 1)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, torch.tensor(math.nan)])
+def test_a_trial_whose_objective_is_not_finite_has_diverged(
+    client: Client, spec: dict[str, Any], loss: Any
+) -> None:
+    study = client.submit(spec)
+    reported, told, kept = client.ask(study.id, 3)
+    verdict = client.report(reported, 1, loss=loss)
+    assert (verdict.action, verdict.reason) == ("stop", "diverged")
+    assert client.report(reported, 1, loss=loss) == verdict, "said again, it is answered again"
+    client.tell(told, loss)
+    for trial in (reported, told):
+        view = client.tell(trial, loss)
+        assert (view.state, view.reason, view.value) == ("fail", "diverged", None)
+    assert client.report(kept, 1, loss=0.5, other=loss).action == "continue"
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.array(0.5), torch.tensor(0.5), np.int64(2)])
+def test_values_may_be_of_any_library(client: Client, spec: dict[str, Any], number: Any) -> None:
+    study = client.submit(spec)
+    reported, told, listed = client.ask(study.id, 3)
+    client.report(reported, np.int64(1), loss=number)
+    (point,) = client.measurements(reported.trial_id)
+    assert point.metrics == {"loss": float(number)}
+    assert client.tell(told, number).value == float(number)
+    assert client.tell(listed, [number]).value == float(number)
+
+
+def test_several_values_may_be_a_tensor(client: Client, spec: dict[str, Any]) -> None:
+    directions = [{"metric": name, "direction": "minimize"} for name in ("loss", "size")]
+    study = client.submit(spec | {"objective": directions})
+    tensor, generator = client.ask(study.id, 2)
+    assert client.tell(tensor, torch.tensor([0.5, 2.0])).values == [0.5, 2.0]
+    assert client.tell(generator, (n / 2 for n in (1, 4))).values == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["much", None, torch.ones(2), 10**400], ids=["text", "none", "several", "too large"]
+)
+def test_what_is_no_number_is_refused_and_said(
+    client: Client, spec: dict[str, Any], wrong: Any
+) -> None:
+    study = client.submit(spec)
+    (trial,) = client.ask(study.id)
+    with pytest.raises(InvalidInput, match="is not a number") as caught:
+        client.report(trial, 1, loss=wrong)
+    assert caught.value.field == "metrics.loss"
+    with pytest.raises(InvalidInput, match="is not a number"):
+        client.tell(trial, [wrong])
+    assert client.trial(trial.trial_id).state == "running"
 
 
 def again(client: Client, study: int, wanted: Asked) -> set[int]:
