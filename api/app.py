@@ -50,6 +50,9 @@ WORKERS_THREADS = 4
 """Calls of workers that are answered at once. They are short, and of Python's threads one runs at a
 time: where 40 took its lock from each other, a call took a hundred times as long."""
 
+LOGIN_BYTES = 16 * 1024
+"""The one body that is read of somebody unknown."""
+
 DESCRIPTION = """\
 Tune hyperparameters: submit a study, let workers train its trials, watch, and take the best.
 
@@ -137,7 +140,7 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     app.add_middleware(
         BodyLimit,
         limit_bytes=chosen.max_body_bytes,
-        larger={"/api/v1/datasets": chosen.max_dataset_bytes},
+        others={"/api/v1/datasets": chosen.max_dataset_bytes, "/login": LOGIN_BYTES},
     )
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     if not auth:

@@ -129,13 +129,13 @@ class BodyLimit:
     Args:
         app: What is behind it.
         limit_bytes: The largest body of any request.
-        larger: Limits of their own for some paths, below the one that a proxy shows the server at.
+        others: Limits of their own for some paths, below the one that a proxy shows the server at.
     """
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int, larger: Mapping[str, int]) -> None:
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, others: Mapping[str, int]) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
-        self.larger = larger
+        self.others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, and stops reading once it is too large."""
@@ -143,7 +143,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        limit = self.larger.get(path, self.limit_bytes)
+        limit = self.others.get(path, self.limit_bytes)
         refusal = TooLarge(f"the body is larger than {limit} bytes", limit_bytes=limit)
         stated = Headers(scope=scope).get("content-length", "")
         if stated.isdecimal() and int(stated) > limit:

@@ -13,14 +13,16 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
 from tuner.errors import Forbidden, TooManyRequests, Unauthorized, Unavailable
@@ -229,12 +231,24 @@ async def still_good(request: Request, token: str | None) -> bool:
     return True
 
 
-def require(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:
-    """A dependency: the one who asks, if one of the scopes covers it."""
-    wanted = " or ".join(scopes)
+@dataclass(frozen=True)
+class Require:
+    """A dependency: the one who asks, if one of the scopes covers it.
 
-    async def check(found: Annotated[Principal, Depends(principal)]) -> Principal:
-        if not any(found.may(scope) for scope in scopes):
+    Args:
+        scopes: Any of them is enough.
+    """
+
+    scopes: tuple[Scope, ...]
+
+    async def __call__(self, found: Annotated[Principal, Depends(principal)]) -> Principal:
+        """Lets him pass.
+
+        Raises:
+            Forbidden: None of the scopes covers it.
+        """
+        if not any(found.may(scope) for scope in self.scopes):
+            wanted = " or ".join(self.scopes)
             raise Forbidden(
                 f"this needs a token with the scope {wanted}",
                 scope=wanted,
@@ -242,7 +256,42 @@ def require(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:
             )
         return found
 
-    return check
+
+def require(*scopes: Scope) -> Require:
+    """A dependency: the one who asks, if one of the scopes covers it."""
+    return Require(scopes)
+
+
+class TokenFirst(APIRoute):
+    """A route that knows who asks before it reads anything of the body.
+
+    FastAPI reads and parses a body before it looks at any dependency: whoever reached the port
+    could keep the server busy with large ones.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own, behind the route's requirements."""
+        handle = super().get_route_handler()
+        required = [call for call in _calls(self.dependant) if isinstance(call, Require)]
+        if not required:
+            return handle
+
+        async def handle_known(request: Request) -> Response:
+            credentials = await bearer(request)
+            token = await shown(credentials, await cookie(request))
+            found = await principal(request, token, credentials)
+            for check in required:
+                await check(found)
+            return await handle(request)
+
+        return handle_known
+
+
+def _calls(dependant: Dependant) -> Iterator[Callable[..., Any] | None]:
+    """What is called for a route, its dependencies' dependencies included."""
+    yield dependant.call
+    for below in dependant.dependencies:
+        yield from _calls(below)
 
 
 async def context(request: Request) -> Context:

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from api.dashboard.render import back, root_of
 from api.routers.parameters import StudyId, TrialId, WorkerId
 from api.routers.pools import PoolId
-from api.security import Ctx, Principal, check_origin, require
+from api.security import Ctx, Principal, TokenFirst, check_origin, require
 from tuner import service
 from tuner.errors import InvalidInput
 from tuner.service import pools
@@ -27,7 +27,7 @@ def from_a_page(
 
 Clicker = Annotated[Principal, Depends(from_a_page)]
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 STUDY_ACTIONS: Mapping[str, Callable[..., object]] = {
     "pause": service.pause_study,

@@ -19,7 +19,7 @@ from api.dashboard.advisor_views import AdvisorPage, Answer, Changed, PlanForm
 from api.dashboard.question import MORE, Question, asked, known_studies, started, task_of
 from api.dashboard.render import Viewer, render, render_pieces, root_of
 from api.dashboard.views import Who
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 from tuner import service, tasks
 from tuner.advisor import RULES, Advice
 from tuner.advisor.families import TRAITS
@@ -28,7 +28,7 @@ from tuner.errors import Conflict, InvalidInput
 from tuner.service import Context
 from tuner.spec import StudySpec
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 TRIALS, EPOCHS = "60", "5"
 FRAGMENTS = {"answer": "advisor_answer.html", "brief": "advisor_brief.html"}

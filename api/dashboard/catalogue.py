@@ -12,9 +12,9 @@ from api.dashboard.render import Viewer, render
 from api.dashboard.views import Shown
 from api.routers import catalogue
 from api.routers.catalogue import Entry, RuleEntry, ScheduleEntry, TaskEntry
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 HEIGHT = 40.0
 """Of a drawn course, whose width counts as 100."""

@@ -12,12 +12,12 @@ from starlette.responses import Response
 from api.dashboard.render import Viewer, render
 from api.dashboard.views import Shown, StudySummary, curves_of
 from api.routers.parameters import StudyId
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.service import TrialView
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 MOST = 12
 """Trials that fit side by side."""

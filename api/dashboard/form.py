@@ -12,13 +12,13 @@ from starlette.responses import Response
 from api.dashboard.render import Viewer, render
 from api.dashboard.views import Shown
 from api.routers import catalogue
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 from tuner import service
 from tuner.errors import Forbidden
 from tuner.service import datasets
 from tuner.service.datasets import DatasetView
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 START: dict[str, Any] = {
     "name": "",

@@ -14,11 +14,11 @@ from starlette.responses import Response
 from api.dashboard.render import Viewer, render, render_pieces, root_of
 from api.dashboard.views import Shown, StudySummary, device_words
 from api.routers.parameters import Cursor
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 from tuner import service
 from tuner.service import Sketch
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 ROWS = 50
 STATES = ("queued", "running", "paused", "stopping", "completed", "cancelled", "failed")

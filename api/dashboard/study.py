@@ -16,13 +16,13 @@ from api.dashboard.render import Viewer, pieces_of, render, root_of
 from api.dashboard.table import Asked, TrialsTable, searched
 from api.dashboard.views import Shown, StudySummary, Who, curves_of
 from api.routers.parameters import Cursor, Filters, StudyId, filters_of
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 from tuner import service
 from tuner.errors import InvalidInput
 from tuner.service import METHODS, Context, RangeEvidence, StudyView, TrialView
 from tuner.service.memo import Memo
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 ROWS = 50
 MOST_ON_FRONT = 100

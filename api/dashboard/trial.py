@@ -13,11 +13,11 @@ from starlette.responses import Response
 from api.dashboard.render import Viewer, render, render_pieces
 from api.dashboard.views import FINISHED_TRIAL, Shown, StudySummary
 from api.routers.parameters import TrialId
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 from tuner import service
 from tuner.service import Context, TrialEvent, TrialView
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 REASONS = {
     "diverged": "Diverged: its objective was no finite number any more.",

@@ -15,13 +15,13 @@ from api.dashboard.actions import Clicker
 from api.dashboard.render import Viewer, render, root_of
 from api.dashboard.views import Shown, StudySummary, Who
 from api.routers.parameters import TrialId
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 from tuner import service
 from tuner.errors import Conflict, InvalidInput
 from tuner.protocol import Scalar
 from tuner.service import Context, TrialView
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 
 @dataclass(frozen=True)

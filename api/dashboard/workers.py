@@ -13,12 +13,12 @@ from starlette.responses import Response
 
 from api.dashboard.render import Viewer, render, render_pieces
 from api.dashboard.views import Shown, device_words
-from api.security import Ctx
+from api.security import Ctx, TokenFirst
 from tuner import service
 from tuner.service import WorkerView, pools
 from tuner.service.pools import PoolView
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 MOST = 500
 

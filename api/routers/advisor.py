@@ -8,13 +8,18 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.problems import documented, finite
-from api.security import Ctx, require
+from api.security import Ctx, TokenFirst, require
 from tuner import advisor, service
 from tuner.advisor import memory
 from tuner.errors import NotFound, Refusal, UnknownName
 from tuner.protocol import Config, Id
 
-router = APIRouter(prefix="/advisor", tags=["advisor"], dependencies=[Depends(require("read"))])
+router = APIRouter(
+    route_class=TokenFirst,
+    prefix="/advisor",
+    tags=["advisor"],
+    dependencies=[Depends(require("read"))],
+)
 
 LARGEST_BATCH = 2**31
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from api.problems import documented, finite
-from api.security import Ctx, require
+from api.security import Ctx, TokenFirst, require
 from tuner import optimizers, pruners, samplers, schedules, service, spaces
 from tuner.schedules.catalogue import describe
 from tuner.tasks import TaskForm
@@ -19,7 +19,10 @@ from tuner.tasks import TaskForm
 SCHEDULE_POINTS = 61
 
 router = APIRouter(
-    tags=["catalogue"], dependencies=[Depends(require("read"))], responses=documented()
+    route_class=TokenFirst,
+    tags=["catalogue"],
+    dependencies=[Depends(require("read"))],
+    responses=documented(),
 )
 
 

@@ -9,12 +9,12 @@ from fastapi.responses import FileResponse
 
 from api.body import Body
 from api.problems import documented
-from api.security import Ctx, Principal, Reader, Submitter, require
+from api.security import Ctx, Principal, Reader, Submitter, TokenFirst, require
 from tuner.errors import Conflict, NotFound, TooLarge
 from tuner.service import datasets
 from tuner.service.datasets import DatasetView
 
-router = APIRouter(prefix="/datasets", tags=["catalogue"])
+router = APIRouter(route_class=TokenFirst, prefix="/datasets", tags=["catalogue"])
 
 DatasetId = Annotated[int, Path(ge=1, lt=2**31, description="The dataset's id.", examples=[1])]
 Checksum = Annotated[

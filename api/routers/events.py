@@ -14,12 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from api.live import Feed, while_good
 from api.problems import documented
 from api.routers.parameters import Cursor, Limit, StudyId
-from api.security import Admin, Ctx, Reader, Shown, still_good
+from api.security import Admin, Ctx, Reader, Shown, TokenFirst, still_good
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.service import EventView, Page
 
-router = APIRouter()
+router = APIRouter(route_class=TokenFirst)
 
 RECHECK_SECONDS = 5.0
 """How often a listener's token is looked at again."""

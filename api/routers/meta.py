@@ -8,12 +8,12 @@ from pydantic import BaseModel
 
 from api.metrics import Metrics
 from api.problems import documented
-from api.security import Ctx, require
+from api.security import Ctx, TokenFirst, require
 from tuner import __version__
 from tuner.errors import SchemaOutdated, Unavailable
 from tuner.storage import migrate
 
-router = APIRouter(tags=["meta"])
+router = APIRouter(route_class=TokenFirst, tags=["meta"])
 
 
 class Health(BaseModel):

@@ -9,12 +9,12 @@ from pydantic import BaseModel
 
 from api.problems import documented
 from api.routers.parameters import StudyId
-from api.security import Ctx, Reader
+from api.security import Ctx, Reader, TokenFirst
 from tuner import service
 from tuner.errors import NotFound
 from tuner.service import Curves, Landscape, Overview, Progress, Timeline
 
-router = APIRouter(prefix="/studies/{study_id}", tags=["results"])
+router = APIRouter(route_class=TokenFirst, prefix="/studies/{study_id}", tags=["results"])
 
 Parameter = Annotated[str, Query(max_length=255, description="A searched hyperparameter.")]
 

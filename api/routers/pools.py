@@ -8,13 +8,13 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.problems import documented
-from api.security import Ctx, Reader, Submitter, Trainer
+from api.security import Ctx, Reader, Submitter, TokenFirst, Trainer
 from tuner.errors import Conflict, NotFound
 from tuner.protocol import PoolAnswer, PoolBeat
 from tuner.service import pools
 from tuner.service.pools import MOST_WANTED, PoolView
 
-router = APIRouter(prefix="/pools", tags=["workers"])
+router = APIRouter(route_class=TokenFirst, prefix="/pools", tags=["workers"])
 
 PoolId = Annotated[int, Path(ge=1, lt=2**31, description="The pool's id.", examples=[1])]
 

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Path, Query, Response
 
 from api.problems import documented, finite
 from api.routers.parameters import StudyId
-from api.security import Ctx, Reader
+from api.security import Ctx, Reader, TokenFirst
 from tuner import service
 from tuner.errors import NotFound, Refusal, UnknownName
 from tuner.service import Evaluator, Importances, RangeEvidence, TrialView
 
-router = APIRouter(prefix="/studies/{study_id}", tags=["results"])
+router = APIRouter(route_class=TokenFirst, prefix="/studies/{study_id}", tags=["results"])
 
 FigureName = Annotated[str, Path(max_length=64, description=", ".join(service.FIGURES))]
 

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Body, Query, Request, Response, status
 
 from api.problems import documented
 from api.routers.parameters import Cursor, Key, Limit, StudyId, StudyState
-from api.security import Ctx, Reader, Submitter
+from api.security import Ctx, Reader, Submitter, TokenFirst
 from tuner import service
 from tuner.errors import Conflict, NotFound, UnknownName
 from tuner.service import Page, Preview, StudyPatch, StudyView
 from tuner.spec import StudySpec
 
-router = APIRouter(prefix="/studies", tags=["studies"])
+router = APIRouter(route_class=TokenFirst, prefix="/studies", tags=["studies"])
 
 EXAMPLE = {
     "name": "digits-adamw",

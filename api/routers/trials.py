@@ -20,14 +20,14 @@ from api.routers.parameters import (
     TrialState,
     filters_of,
 )
-from api.security import Ctx, Reader, Submitter
+from api.security import Ctx, Reader, Submitter, TokenFirst
 from tuner import service
 from tuner.errors import Conflict, LeaseLost, NotFound
 from tuner.protocol import Config, Measured, SlotVerdict
 from tuner.service import Asked, LogView, MeasurementView, Page, TrialEvent, TrialView
 from tuner.service.context import LONGEST_ASK_SECONDS
 
-router = APIRouter(tags=["trials"])
+router = APIRouter(route_class=TokenFirst, tags=["trials"])
 
 Token = Annotated[str, Field(max_length=64, description="The lease token of the answer to ask.")]
 LeaseSeconds = Annotated[

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.problems import documented
 from api.routers.parameters import Cursor, Limit
-from api.security import Admin, Ctx
+from api.security import Admin, Ctx, TokenFirst
 from tuner.errors import Conflict, NotFound, UnknownName
 from tuner.service import Page, webhooks
 from tuner.service.outbox import STUDY_EVENTS
 from tuner.service.webhooks import CreatedWebhook, DeliveryView, WebhookView
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+router = APIRouter(route_class=TokenFirst, prefix="/webhooks", tags=["webhooks"])
 
 WebhookId = Annotated[int, Path(ge=1, lt=2**31, description="The webhook's id.", examples=[1])]
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from api.problems import documented
 from api.routers.parameters import WorkerId
-from api.security import Ctx, Reader, Submitter, Trainer
+from api.security import Ctx, Reader, Submitter, TokenFirst, Trainer
 from tuner import service
 from tuner.errors import NotFound
 from tuner.protocol import (
@@ -31,7 +31,7 @@ from tuner.protocol import (
 )
 from tuner.service import WorkerView
 
-router = APIRouter(prefix="/workers", tags=["workers"])
+router = APIRouter(route_class=TokenFirst, prefix="/workers", tags=["workers"])
 
 
 async def lane(request: Request) -> CapacityLimiter:

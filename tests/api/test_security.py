@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -34,6 +36,33 @@ def test_every_route_asks_for_a_token(server: Server) -> None:
             else:
                 assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), path
                 assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def begun(server: Server, method: str, path: str, secret: str) -> bytes:
+    """The status of the answer to a request whose body never comes."""
+    shown = f"Authorization: Bearer {secret}\r\n" if secret else ""
+    address = (urlsplit(server.url).hostname, urlsplit(server.url).port)
+    with socket.create_connection(address, timeout=60.0) as connection:
+        connection.sendall(
+            f"{method.upper()} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{shown}"
+            "Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n".encode()
+        )
+        return connection.makefile("rb").readline().split()[1]
+
+
+def test_no_body_is_read_of_somebody_who_may_not_send_it(server: Server) -> None:
+    """Or whoever reaches the port keeps the server busy, which reads and parses before it asks."""
+    with server.client() as client:
+        asked = [pair for pair in operations(client) if pair[1] not in OPEN_PATHS]
+    asked += [("post", path) for path in ("/trials/1/vary", "/studies/1/delete", "/pools/1/scale")]
+    for method, path in asked:
+        assert begun(server, method, path, "") == b"401", path
+    assert begun(server, "post", "/api/v1/studies", "wrong") == b"401"
+    assert begun(server, "post", "/api/v1/studies", server.token("read")) == b"403"
+
+
+def test_the_login_form_takes_no_more_than_a_token(server: Server) -> None:
+    assert begun(server, "post", "/login", "") == b"413"
 
 
 @pytest.mark.parametrize("secret", ["wrong", "tuner_" + "x" * 43, "é" * 5])
