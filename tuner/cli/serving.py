@@ -71,6 +71,7 @@ def serving(
     import uvicorn
     from uvicorn.importer import import_from_string
 
+    from tuner.cli.connections import PatientProtocol
     from tuner.service import Context, ServiceSettings, offer_tasks
     from tuner.storage import migrate
     from tuner.worker.scripts.config import scripts_of
@@ -100,6 +101,7 @@ def serving(
             offer_tasks(context, [script.form(name) for name, script in scripts.items()])
         http = uvicorn.Config(
             import_from_string(settings.app)(context, settings, auth=auth),
+            http=PatientProtocol,
             log_config=None,
             access_log=settings.log_level == "debug",
             proxy_headers=False,  # the application reads them itself, and only the proxy's own
