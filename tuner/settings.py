@@ -39,6 +39,12 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="sqlite:///FILE or postgresql://USER@HOST/NAME.")
     url: str = Field("http://127.0.0.1:8420", description="The server that commands talk to.")
     token: SecretStr | None = Field(None, description="What a command shows to the server.")
+    wait_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="How long a worker that starts waits for its server, and a server for its "
+        "database.",
+    )
 
     host: str = Field("127.0.0.1", description="The address that the server binds.")
     port: Port = Field(8420, description="The port that the server binds; 0 takes a free one.")

@@ -74,9 +74,12 @@ def serving(
     from tuner.cli.connections import PatientProtocol
     from tuner.service import Context, ServiceSettings, offer_tasks
     from tuner.storage import migrate
+    from tuner.worker.patience import patiently
     from tuner.worker.scripts.config import scripts_of
 
-    migrate.prepare(settings.database_url)
+    patiently(
+        lambda: migrate.prepare(settings.database_url), seconds=settings.wait_seconds, stop=stop
+    )
     with ExitStack() as stack:
         stack.enter_context(sparing_what_is_loaded())
         context = Context.open(

@@ -102,6 +102,7 @@ def worker(
             stop=stop,
             scripts=scripts,
             save_seconds=settings.checkpoint_seconds,
+            wait_seconds=settings.wait_seconds,
         )
     finally:
         gateway.close()
@@ -130,6 +131,7 @@ def _on_ray(
                 home=settings.home.absolute(),
                 checkpoints=settings.checkpoints,
                 save_seconds=settings.checkpoint_seconds,
+                wait_seconds=settings.wait_seconds,
                 log_level=settings.log_level,
                 log_json=settings.log_json,
             )

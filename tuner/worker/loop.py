@@ -34,6 +34,7 @@ from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import SAVE_SECONDS, Crew
 from tuner.worker.datasets import DatasetCache
+from tuner.worker.patience import patiently
 from tuner.worker.probe import run_probe
 from tuner.worker.scripts.config import Scripts
 from tuner.worker.scripts.crew import ScriptCrew
@@ -93,6 +94,7 @@ def run_worker(
     sharing: int = 1,
     scripts: Scripts = MappingProxyType({}),
     save_seconds: float = SAVE_SECONDS,
+    wait_seconds: float = 0.0,
 ) -> None:
     """Works until ``stop`` is set or the service drains this worker.
 
@@ -110,6 +112,7 @@ def run_worker(
         sharing: How many workers share the device and its memory.
         scripts: Programs that it may run, by name; see ``tuner.worker.scripts.config``.
         save_seconds: How often each trial is saved.
+        wait_seconds: How long to wait for the service at first; later it waits without end.
 
     Raises:
         InvalidInput: There is no such device or task, or no checkpoint can be written.
@@ -134,14 +137,20 @@ def run_worker(
         locate=datasets.located,
     )
     team = Team(crew, ScriptCrew(scripts, chosen, store.folder or root))
-    worker = _Worker(gateway, name, team, slots, stop)
+    worker = _Worker(gateway, name, team, slots, stop, wait_seconds)
     with logs.bound(worker=worker.id):
         worker.run()
 
 
 class _Worker:
     def __init__(
-        self, gateway: Gateway, name: str, team: Team, slots: int | None, stop: threading.Event
+        self,
+        gateway: Gateway,
+        name: str,
+        team: Team,
+        slots: int | None,
+        stop: threading.Event,
+        wait_seconds: float,
     ) -> None:
         self.gateway = gateway
         self.stop = stop
@@ -150,14 +159,15 @@ class _Worker:
         self.most = team.populations.slots
         self.wanted = slots or devices.FIRST_SLOTS[self.device.type]
         self.fixed = slots is not None
-        self.registration = gateway.register(
-            WorkerHello(
-                name=name,
-                device=devices.describe(self.device),
-                tasks=team.tasks,
-                slots=self.most,
-                forms=team.forms,
-            )
+        hello = WorkerHello(
+            name=name,
+            device=devices.describe(self.device),
+            tasks=team.tasks,
+            slots=self.most,
+            forms=team.forms,
+        )
+        self.registration = patiently(
+            lambda: gateway.register(hello), seconds=wait_seconds, stop=stop
         )
         self.id = self.registration.worker_id
         self.draining = False

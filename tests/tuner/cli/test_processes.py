@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -200,3 +201,39 @@ def safely(home: Path) -> list[str]:
         return states(home)
     except sqlite3.OperationalError:
         return []
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_worker_waits_for_its_server(environment: dict[str, str], tmp_path: Path) -> None:
+    port = free_port()
+    worker = ["worker", "--device", "cpu", "--url", f"http://127.0.0.1:{port}"]
+    serve = ["serve", "--port", str(port), "--no-auth", "--workers", "0"]
+    log = tmp_path / "worker.log"
+    with started(worker, environment, log) as early:
+        assert eventually(lambda: "waiting for 300 s at most" in log.read_text()), log.read_text()
+        with started(serve, environment, tmp_path / "log") as server:
+            http = Transport(address(tmp_path / "log", server))
+            assert eventually(lambda: bool(http.call("GET", "workers").json())), log.read_text()
+            http.close()
+            early.send_signal(signal.SIGTERM)
+            assert early.wait(60) == 0
+    assert "waiting" not in log.read_text().replace("waiting for 300 s", "", 1)
+
+
+def test_a_worker_with_a_wrong_token_does_not_wait(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with started(
+        ["serve", "--port", "0", "--workers", "0"], environment, tmp_path / "log"
+    ) as server:
+        url = address(tmp_path / "log", server)
+        worker = ["worker", "--device", "cpu", "--url", url, "--token", "wrong"]
+        with started(worker, environment, tmp_path / "worker.log") as wrong:
+            assert wrong.wait(120) == 1
+    assert "token" in (tmp_path / "worker.log").read_text()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
+from tuner import logs
 from tuner.cli.serving import serving
 from tuner.client import Client
-from tuner.errors import InvalidInput, Unauthorized
+from tuner.errors import InvalidInput, Unauthorized, Unavailable
 from tuner.service import Context, tokens
 from tuner.settings import Settings
 from tuner.storage import migrate
@@ -45,6 +49,39 @@ def test_a_file_for_workers_is_refused_where_there_are_none(
     with (
         pytest.raises(InvalidInput, match="config: is for workers"),
         serving(settings, auth=False, stop=threading.Event(), config=tmp_path / "worker.toml"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"])
+def test_it_waits_for_a_database_that_is_starting(
+    settings: Settings, database_url: str, tmp_path: Path
+) -> None:
+    """Its socket is not there yet."""
+    url = make_url(database_url)
+    socket = tmp_path / "socket"
+    late = url.set(query={**url.query, "host": str(socket)}).render_as_string(hide_password=False)
+    stream = io.StringIO()
+    logs.configure("info", as_json=False, stream=stream)
+
+    def start() -> None:
+        while "the database cannot be reached" not in stream.getvalue():
+            time.sleep(0.01)
+        socket.symlink_to(str(url.query["host"]))
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    waiting = settings.model_copy(update={"database_url": late, "wait_seconds": 600.0})
+    with serving(waiting, auth=False, stop=threading.Event()) as here, Client(here) as client:
+        assert list(client.studies()) == []
+    starting.join()
+
+
+def test_it_does_not_wait_for_a_database_for_ever(settings: Settings) -> None:
+    nowhere = {"database_url": "postgresql://nobody@127.0.0.1:1/none", "wait_seconds": 0.0}
+    with (
+        pytest.raises(Unavailable),
+        serving(settings.model_copy(update=nowhere), auth=False, stop=threading.Event()),
     ):
         pass
 

@@ -39,6 +39,7 @@ class Plan:
         home: Where checkpoints go; on storage that all nodes share, any of them resumes any trial.
         checkpoints: Where they go instead: an address that all nodes reach.
         save_seconds: How often each trial is saved.
+        wait_seconds: How long they, and the driver, wait for the server at first.
         log_level: The least severe line that they log.
         log_json: Whether they log one JSON object a line.
     """
@@ -55,6 +56,7 @@ class Plan:
     home: Path = Path(".tuner")
     checkpoints: str | None = None
     save_seconds: float = SAVE_SECONDS
+    wait_seconds: float = 0.0
     log_level: str = "info"
     log_json: bool = False
 
@@ -112,6 +114,7 @@ class Actor:
                 sharing=self._sharing,
                 scripts=plan.scripts,
                 save_seconds=plan.save_seconds,
+                wait_seconds=plan.wait_seconds,
             )
         finally:
             gateway.close()

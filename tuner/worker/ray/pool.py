@@ -13,6 +13,7 @@ from typing import Any
 from tuner.errors import InvalidInput, TunerError, Unavailable
 from tuner.protocol import PoolAnswer, PoolBeat
 from tuner.transport import Transport
+from tuner.worker.patience import patiently
 from tuner.worker.ray.actor import Actor, Plan
 
 log = logging.getLogger(__name__)
@@ -110,8 +111,11 @@ class Pool:
         """Says how the pool stands, when it is time to, and learns how many are wanted."""
         if time.monotonic() < self._beat_at:
             return
+        wait = 0.0 if self._known else self.plan.wait_seconds
         try:
-            answer = self._say(first=not self._known)
+            answer = patiently(
+                lambda: self._say(first=not self._known), seconds=wait, stop=self.stop
+            )
         except Unavailable as error:
             if not self._known:
                 raise
