@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpx
 
@@ -20,6 +20,15 @@ from tuner.errors import InvalidInput
 SETTING = "TUNER_WEBHOOK_HOSTS"
 LONGEST = 2000
 NAT64 = IPv6Network("64:ff9b::/96")
+UNICAST = IPv6Network("2000::/3")
+"""All that IPv6 has given out to the public internet."""
+NOT_PUBLIC = (
+    IPv4Network("168.63.129.16/32"),  # a cloud's own services; its holder routes it nowhere else
+    IPv4Network("192.0.0.0/24"),  # IETF's protocols, and a cloud's metadata
+    IPv4Network("192.88.99.0/24"),  # relays of 6to4, which are no more
+    IPv6Network("3fff::/20"),  # documentation
+)
+"""What ``ipaddress`` takes for public, for its tables are as old as the Python that runs."""
 
 Address = IPv4Address | IPv6Address
 
@@ -73,8 +82,10 @@ def is_public(address: Address) -> bool:
         inner = _inner(address)
         if inner is not None:
             return is_public(inner)
-        if address.is_site_local:
+        if address not in UNICAST:
             return False
+    if any(address in network for network in NOT_PUBLIC):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved)
 
 
