@@ -11,6 +11,7 @@ from api.dashboard import (
     assets,
     catalogue,
     compare,
+    confirm,
     form,
     login,
     reference,
@@ -39,6 +40,7 @@ def install(app: FastAPI) -> None:
         vary,
         advisor,
         actions,
+        confirm,
         catalogue,
         reference,
     )

@@ -91,9 +91,16 @@ def problem_page(request: Request, document: Problem) -> Response:
 
 
 def back(request: Request, fallback: str) -> RedirectResponse:
-    """To the page that a form was sent from, if it is one of ours."""
+    """To the page that a form was sent from, if it is one of ours.
+
+    Not to one that has this form's own path: it asked whether to send it.
+    """
     came = urlsplit(request.headers.get("referer", ""))
-    ours = came.netloc == request.headers.get("host") and came.path.startswith(root_of(request))
+    ours = (
+        came.netloc == request.headers.get("host")
+        and came.path.startswith(root_of(request))
+        and came.path != request.url.path
+    )
     path = came.path if ours else root_of(request) + fallback
     if ours and came.query:
         path += f"?{came.query}"

@@ -60,7 +60,12 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def window(
-    browser: Browser, size: str = "desktop", scheme: str = "light", *, forgive: str = ""
+    browser: Browser,
+    size: str = "desktop",
+    scheme: str = "light",
+    *,
+    forgive: str = "",
+    scripts: bool = True,
 ) -> Iterator[Page]:
     """A page of its own; fails the test when its console shows an error.
 
@@ -69,12 +74,14 @@ def window(
         size: A name of ``SIZES``.
         scheme: ``light`` or ``dark``.
         forgive: A pattern of console errors that the test provokes.
+        scripts: Whether JavaScript runs.
     """
     width, height = SIZES[size]
     context: BrowserContext = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if scheme == "dark" else "light",
         reduced_motion="reduce",
+        java_script_enabled=scripts,
         permissions=["clipboard-read", "clipboard-write"],
     )
     context.set_default_timeout(PATIENCE_MS)

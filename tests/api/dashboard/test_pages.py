@@ -321,6 +321,31 @@ def test_buttons_change_the_study_and_come_back(
     assert client.get("/studies/1").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/studies/1/delete", 200),
+        ("/studies/1/pause", 405),
+        ("/studies/9/delete", 404),
+        ("/trials/1/stop", 200),
+        ("/workers/1/drain", 200),
+        ("/workers/9/drain", 404),
+    ],
+)
+def test_what_asks_changes_nothing(
+    client: httpx.Client, server: Server, evil_study: StudyView, path: str, status: int
+) -> None:
+    before = service.show_study(server.context, evil_study.id)
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert service.show_study(server.context, evil_study.id).counts == before.counts
+    assert service.list_workers(server.context)[0].state == "active"
+    if status == 200:
+        assert EVIL not in answer.text
+        with server.client(server.token("read")) as reader:
+            assert reader.get(path).status_code == 403
+
+
 def test_a_variation_starts_from_the_trial_and_is_enqueued(
     client: httpx.Client, spec: Spec, server: Server
 ) -> None:

@@ -18,6 +18,7 @@ from tests.api.dashboard.cables import cable
 from tests.api.loops import submitted, train
 from tests.api.workers import work
 from tuner import service
+from tuner.protocol import WorkerHello
 from tuner.service import StudyView
 from tuner.storage import SqlStorage
 
@@ -336,6 +337,46 @@ def test_actions_ask_before_they_act(browser: Browser, server: Server, spec: Spe
         expect(page.locator(".page-head .chip.cancelled")).to_be_visible()
         assert service.show_study(server.context, study.id).state == "cancelled"
         page.get_by_role("button", name="Delete").click()
+        page.get_by_role("button", name="Do it").click()
+        expect(page.get_by_role("heading", name="No studies yet")).to_be_visible()
+
+
+def test_actions_ask_before_they_act_without_javascript_too(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    (asked,) = service.ask(server.context, study.id)
+    hello = WorkerHello(name="gpu-1", tasks=["digits"])
+    service.register_worker(server.context, hello)
+
+    def state() -> str:
+        return service.show_study(server.context, study.id).state
+
+    with window(browser, scripts=False) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/trials/{asked.trial_id}")
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("heading")).to_have_text("Stop trial 0? Its measurements stay.")
+        assert service.show_trial(server.context, asked.trial_id).state == "running"
+        page.get_by_role("button", name="Do it").click()
+        expect(page.locator(".page-head .chip.fail")).to_be_visible()
+        page.goto(f"{server.url}/workers")
+        page.get_by_role("button", name="Drain").click()
+        expect(page.get_by_role("heading")).to_contain_text("Let gpu-1 finish")
+        page.get_by_role("button", name="Do it").click()
+        expect(page.get_by_role("table").locator(".chip.draining")).to_be_visible()
+        page.goto(f"{server.url}/studies/{study.id}")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("heading")).to_contain_text("End “digits-adamw” now?")
+        page.get_by_role("link", name="Keep as it is").click()
+        expect(page).to_have_url(f"{server.url}/studies/{study.id}")
+        assert state() == "running"
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Do it").click()
+        expect(page.locator(".page-head .chip.cancelled")).to_be_visible()
+        page.get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("heading")).to_contain_text("This cannot be undone.")
+        assert state() == "cancelled"
         page.get_by_role("button", name="Do it").click()
         expect(page.get_by_role("heading", name="No studies yet")).to_be_visible()
 

@@ -1,5 +1,6 @@
 // What every page does: local times, confirmed actions, pieces that refresh themselves, swaps of a
-// piece instead of the page. Without JavaScript all of it still works as plain links and forms.
+// piece instead of the page. Without JavaScript all of it still works as plain links and forms, and
+// what would be asked in a dialog is a page of its own.
 
 import { swap } from "./pieces.js";
 
@@ -30,6 +31,7 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (await confirmed(form.dataset.confirm)) {
     form.dataset.confirmed = "yes";
+    form.method = "post";
     form.requestSubmit(event.submitter);
   }
 });
