@@ -63,6 +63,8 @@ class StudySummary:
     reason: str | None
     description: str
     task: str
+    own_loop: bool
+    """Whether programs of its users train, and no worker ever does."""
     metric: str
     """The first objective."""
     objectives: int
@@ -119,6 +121,7 @@ class StudySummary:
             reason=study.reason,
             description=study.description,
             task=study.task or "own loop",
+            own_loop=study.task is None,
             metric=first.metric if first else "value",
             objectives=len(study.directions),
             minimize=direction == "minimize",

@@ -18,6 +18,13 @@ from tuner.service import StudyView
 
 Spec = dict[str, Any]
 EVIL = """<script>alert(1)</script>'"><img src=x onerror=alert(2)>"""
+OWN = {
+    "name": "mine",
+    "objective": {"metric": "loss", "direction": "minimize"},
+    "space": {"depth": {"type": "int", "low": 1, "high": 4}},
+    "sampler": "random",
+    "budget": {"trials": 3, "epochs": 2},
+}
 PAGES = ("/", "/studies/1", "/trials/1", "/workers", "/new?clone=1", "/catalogue", "/docs")
 
 
@@ -344,6 +351,17 @@ def test_what_asks_changes_nothing(
         assert EVIL not in answer.text
         with server.client(server.token("read")) as reader:
             assert reader.get(path).status_code == 403
+
+
+def test_who_waits_is_told_for_whom(client: httpx.Client, server: Server, spec: Spec) -> None:
+    """No worker ever trains what a program of the user's own does."""
+    submitted(server.context, spec, name="theirs")
+    own = submitted(server.context, OWN)
+    html = client.get("/studies/1").text
+    assert "<code>tuner worker</code>" in html
+    html = client.get(f"/studies/{own.id}").text
+    assert f"client.ask({own.id})" in html
+    assert "<code>tuner worker</code>" not in html
 
 
 def test_a_variation_starts_from_the_trial_and_is_enqueued(
