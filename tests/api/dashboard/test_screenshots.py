@@ -17,7 +17,7 @@ from tests.api.loops import submitted
 from tests.tuner.service import probing
 from tests.tuner.service.simulation import Trainer
 from tuner import service
-from tuner.protocol import PoolBeat
+from tuner.protocol import Measured, PoolBeat, WorkerHello
 from tuner.service import StudyView, pools
 
 Spec = dict[str, Any]
@@ -95,6 +95,69 @@ def test_pages_fit_and_screenshots(
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= SIZES[size][0], f"{name} is {wide} wide"
             kept(page, f"{name}-{size}-{scheme}")
+
+
+def test_pages_fit_a_telephone_whatever_things_are_called(browser: Browser, server: Server) -> None:
+    """As long as names may be, and nowhere to break a line."""
+
+    def long(text: str, most: int = 255) -> str:
+        return (text * most)[:most]
+
+    metric, parameter = long("metric_", 60), long("parameter_", 60)
+    study = submitted(
+        server.context,
+        {
+            "name": long("study_"),
+            "tags": [long("tag_", 60)],
+            "description": long("description_"),
+            "objective": {"metric": metric, "direction": "minimize"},
+            "space": {
+                parameter: {"type": "categorical", "choices": [long("choice_", 60), "b"]},
+                "depth": {"type": "int", "low": 1, "high": 4},
+            },
+            "sampler": "random",
+            "pruner": "none",
+            "budget": {"trials": 4, "epochs": 2},
+        },
+    )
+    first, second = service.ask(server.context, study.id, 2)
+    for asked in (first, second):
+        measured = Measured(step=1, metrics={metric: 0.5, long("other_", 60): 1.0})
+        service.report_trial(server.context, asked.trial_id, asked.token, measured)
+    service.tell(server.context, first.trial_id, first.token, values=[0.5])
+    service.tell(
+        server.context, second.trial_id, second.token, state="fail", reason=long("reason_")
+    )
+    queued = submitted(server.context, {**study.spec, "name": long("queued_")})
+    device = {"kind": "cuda", "name": long("device_", 60), "host": long("host_", 60)}
+    hello = WorkerHello(name=long("worker_"), tasks=[long("task_", 60)], device=device)
+    service.register_worker(server.context, hello)
+    beat = PoolBeat(name=long("pool_"), driver="a", first=True, running=2, fits=8)
+    pools.show_life(server.context, beat)
+    paths = [
+        "/",
+        f"/studies/{study.id}",
+        f"/studies/{queued.id}",
+        f"/studies/{study.id}/compare?trials=1,2",
+        f"/studies/{queued.id}/delete",
+        f"/trials/{first.trial_id}",
+        f"/trials/{second.trial_id}",
+        f"/trials/{first.trial_id}/vary",
+        f"/advisor?study={study.id}",
+        "/workers",
+        "/workers/1/drain",
+        f"/new?clone={study.id}",
+        f"/?text={long('text_', 200)}",
+        f"/{long('nowhere_')}",
+    ]
+    wide = {}
+    with window(browser, "mobile", forgive="status of 404") as page:
+        log_in(page, server)
+        for path in paths:
+            page.goto(server.url + path)
+            expect(page.locator("main h1, main h2").first).to_be_visible()
+            wide[path] = page.evaluate("document.documentElement.scrollWidth")
+    assert {path: width for path, width in wide.items() if width > SIZES["mobile"][0]} == {}
 
 
 def kept(page: Page, name: str) -> None:
