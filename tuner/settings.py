@@ -119,6 +119,18 @@ class Settings(BaseSettings):
             object.__setattr__(self, "data_roots", (Path.cwd(), self.home.absolute()))
         return self
 
+    def make_home(self) -> None:
+        """Makes the home, for its owner alone, where there is none.
+
+        Raises:
+            InvalidInput: It cannot be made.
+        """
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"there is no folder {self.home}, nor can it be made: {error.strerror}"
+            raise InvalidInput("home", reason) from error
+
     @property
     def checkpoint_root(self) -> str:
         """Where checkpoints go."""

@@ -41,8 +41,8 @@ def demo(
 
     settings = Settings.read(host="127.0.0.1", port=port, workers=workers, home=home)
     log = settings.home / "demo.log"
+    settings.make_home()
     try:
-        settings.home.mkdir(parents=True, exist_ok=True)
         opened = log.open("a", encoding="utf-8")
     except OSError as error:
         raise InvalidInput("home", f"{log} cannot be written: {error.strerror}") from error

@@ -68,6 +68,7 @@ def run(
         load(path)
     settings = Settings.read(home=home, database_url=database_url, log_level="warning")
     scripts = scripts_of(config, settings.home)
+    settings.make_home()
     logs.configure(settings.log_level, as_json=settings.log_json)
     spec = StudySpec.from_yaml(file)
     if seed is not None:

@@ -77,6 +77,7 @@ def serving(
     from tuner.worker.patience import patiently
     from tuner.worker.scripts.config import scripts_of
 
+    settings.make_home()
     patiently(
         lambda: migrate.prepare(settings.database_url), seconds=settings.wait_seconds, stop=stop
     )

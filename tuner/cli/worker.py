@@ -73,6 +73,7 @@ def worker(
     settings = Settings.read(url=url, token=token, home=home, checkpoints=checkpoints)
     scripts = scripts_of(config, settings.home)
     logs.configure(settings.log_level, as_json=settings.log_json)
+    settings.make_home()
     if engine is Engine.ray:
         options = {"slots": slots, "tasks": task or [], "scripts": dict(scripts)}
         options |= {"cpus": cpus_per_worker or 1, "sharing": sharing}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -223,7 +224,7 @@ class Database:
             return engine
         folder = Path(cast("str", self.url.database)).absolute().parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidInput(
                 "database_url", f"there is no folder {folder}, nor can it be made: {error.strerror}"
@@ -234,6 +235,7 @@ class Database:
             **pool_options,
             **json_options,
         )
+        event.listen(engine, "do_connect", _make_private)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -263,6 +265,15 @@ def _check_when_idle(engine: Engine) -> None:
 
     event.listen(engine, "checkin", note_use)
     event.listen(engine, "checkout", check)
+
+
+def _make_private(_dialect: object, _record: object, args: list[str], _options: object) -> None:
+    """Makes the file for its owner alone where there is none; SQLite gives its others that mode.
+
+    It holds what webhooks sign with. Where it cannot be made, SQLite says why.
+    """
+    with suppress(OSError):
+        os.close(os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

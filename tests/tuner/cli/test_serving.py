@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -41,6 +42,31 @@ def started(settings: Settings, capsys: pytest.CaptureFixture[str], *, auth: boo
             else:
                 assert list(client.studies()) == []
         return printed
+
+
+def test_what_a_server_keeps_is_for_its_user_alone(settings: Settings, tmp_path: Path) -> None:
+    """The database holds what webhooks sign with. What is there already stays as it is."""
+    home = tmp_path / "home"
+    file = home / "tuner.sqlite"
+    private = {"home": home, "database_url": f"sqlite:///{file}"}
+    before = os.umask(0o022)
+    try:
+        with serving(settings.model_copy(update=private), auth=True, stop=threading.Event()):
+            found = {path.name: oct(path.stat().st_mode & 0o777) for path in home.iterdir()}
+        assert oct(home.stat().st_mode & 0o777) == "0o700"
+        assert found == dict.fromkeys(
+            ("tuner.sqlite", "tuner.sqlite-shm", "tuner.sqlite-wal"), "0o600"
+        )
+        home.chmod(0o755)
+        file.chmod(0o640)
+        with serving(settings.model_copy(update=private), auth=True, stop=threading.Event()):
+            pass
+        assert (home.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o755, 0o640)
+        elsewhere = {"home": tmp_path / "other"}
+        with serving(settings.model_copy(update=elsewhere), auth=True, stop=threading.Event()):
+            assert (tmp_path / "other").stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
 
 
 def test_a_file_for_workers_is_refused_where_there_are_none(
