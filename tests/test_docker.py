@@ -73,7 +73,7 @@ def test_the_image_runs_a_command_that_exists() -> None:
 @pytest.mark.parametrize("name", ours())
 def test_variables_are_settings(name: str) -> None:
     known = {f"TUNER_{field}".upper() for field in Settings.model_fields}
-    assert set(SERVICES[name]["environment"]) <= known
+    assert set(SERVICES[name]["environment"]) <= known | {"PGPASSWORD"}
     in_image = {pair.partition("=")[0] for line in instruction("ENV") for pair in line.split()}
     assert {variable for variable in in_image if variable.startswith("TUNER_")} <= known
 
@@ -99,9 +99,16 @@ def test_dependencies_volumes_and_health_fit_together() -> None:
 
 def test_the_database_is_reached_by_the_name_and_user_it_has() -> None:
     database = SERVICES["db"]["environment"]
-    url = SERVICES["api"]["environment"]["TUNER_DATABASE_URL"]
-    assert url.endswith(f"@db/{database['POSTGRES_DB']}")
-    assert f"//{database['POSTGRES_USER']}:{database['POSTGRES_PASSWORD']}@" in url
+    for name in ("migrate", "api"):
+        told = SERVICES[name]["environment"]
+        url = f"postgresql://{database['POSTGRES_USER']}@db/{database['POSTGRES_DB']}"
+        assert told["TUNER_DATABASE_URL"] == url, "any character of a password passes beside it"
+        assert told["PGPASSWORD"] == database["POSTGRES_PASSWORD"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_logs_do_not_fill_the_disk(name: str) -> None:
+    assert {"max-size", "max-file"} <= set(SERVICES[name]["logging"]["options"])
 
 
 def test_the_port_is_published_to_this_machine_only() -> None:
