@@ -165,6 +165,13 @@ def _pgserver() -> Any:
     return pgserver
 
 
+def postgres_tools() -> Path | None:
+    """Where the programs are that fit the server; None: where the shell finds them."""
+    if os.environ.get(SERVER_ENV):
+        return None
+    return Path(_pgserver().__file__).parent / "pginstall" / "bin"
+
+
 def _folder(run: str | None = None) -> Path:
     return Path(tempfile.gettempdir()) / f"{PREFIX}{run or os.environ[RUN_ENV]}"
 

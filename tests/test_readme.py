@@ -25,7 +25,10 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [
     README,
-    *((ROOT / "docs" / f"{name}.md").read_text() for name in ("clusters", "studies", "webhooks")),
+    *(
+        (ROOT / "docs" / f"{name}.md").read_text()
+        for name in ("clusters", "operations", "settings", "studies", "webhooks")
+    ),
 ]
 
 

@@ -2,11 +2,14 @@
 
 Every setting is an environment variable with the prefix ``TUNER_``, such as ``TUNER_DATABASE_URL``;
 a ``.env`` file in the working directory may hold them too. Nothing else reads the environment.
+
+``python -m tuner.settings > docs/settings.md`` writes the page of them anew; a test compares.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -169,3 +172,30 @@ def _refused(error: ValidationError) -> InvalidInput:
     name = "TUNER_" + "_".join(str(part) for part in first["loc"]).upper() if first["loc"] else ""
     message = first["msg"].removeprefix("Value error, ")
     return InvalidInput(name, message)
+
+
+INTRODUCTION = """\
+# Settings
+
+<!-- Generated: python -m tuner.settings > docs/settings.md -->
+
+Each is an environment variable, or a line of a `.env` file in the working directory. They are read
+once, as a process starts; what a command is told by an option wins.
+
+| setting | default | what |
+|-|-|-|
+"""
+
+
+def page() -> str:
+    """``docs/settings.md``."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        variable = field.validation_alias or f"TUNER_{name.upper()}"
+        default = "" if field.default in (None, "", ()) else f"`{field.default}`"
+        rows.append(f"| `{variable}` | {default} | {field.description} |\n")
+    return INTRODUCTION + "".join(rows)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

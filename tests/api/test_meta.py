@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -117,6 +118,13 @@ def test_metrics_say_that_the_database_is_away(away: httpx.Client) -> None:
     assert told.status_code == 200
     assert "tuner_up 0.0" in told.text
     assert "tuner_studies" not in told.text
+
+
+def test_the_page_names_every_metric(client: httpx.Client) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    told = client.get("/metrics").text
+    found = set(re.findall(r"^# TYPE (tuner_\w+) (?:gauge|histogram)", told, re.MULTILINE))
+    assert set(re.findall(r"`(tuner_\w+)", page)) == found - {"tuner_http_request_seconds_created"}
 
 
 def test_it_is_not_ready_on_tables_of_another_version(server: Server) -> None:

@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 
 from tuner.errors import InvalidInput
-from tuner.settings import Settings
+from tuner.settings import Settings, page
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert DOCS.read_text(encoding="utf-8") == page(), (
+        "run: python -m tuner.settings > docs/settings.md"
+    )
 
 
 @pytest.fixture(autouse=True)
