@@ -65,6 +65,7 @@ def test_axe_finds_nothing(
         f"/trials/{asked.trial_id}": ".chip.running",
         f"/trials/{failed.trial_id}": ".notice",
         f"/trials/{asked.trial_id}/vary": "form.card input",
+        f"/studies/{running.id}/cancel": "form button",
         "/advisor": "circle.new",
         "/advisor?lr=fast&batch_size=64&to=128": "#advisor-error",
         "/workers": "tbody tr",
