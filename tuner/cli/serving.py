@@ -78,9 +78,9 @@ def serving(
     from tuner.worker.scripts.config import scripts_of
 
     settings.make_home()
-    patiently(
-        lambda: migrate.prepare(settings.database_url), seconds=settings.wait_seconds, stop=stop
-    )
+    # A file does not come later, and who has it locked is waited for anyway.
+    wait = 0.0 if settings.database_url.startswith("sqlite") else settings.wait_seconds
+    patiently(lambda: migrate.prepare(settings.database_url), seconds=wait, stop=stop)
     with ExitStack() as stack:
         stack.enter_context(sparing_what_is_loaded())
         context = Context.open(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, SupportsFloat, SupportsIndex
+from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 from tuner.client.connection import Connection
 from tuner.errors import TunerError, Unavailable
@@ -91,7 +91,10 @@ class OwnLoop(Connection):
             LeaseLost: The trial is not yours any more; it was handed to somebody else.
             Conflict: It ended otherwise than this says.
         """
-        given = None if values is None else [_as_json(number) for number in _listed(values)]
+        given: Any = values
+        if values is not None and not isinstance(values, str | Mapping):
+            # Those go as they are: the server says what should be there.
+            given = [_as_json(number) for number in _listed(values)]
         body = {"token": trial.token, "values": given, "state": state, "reason": reason}
         body = {key: value for key, value in body.items() if value is not None}
         path = f"trials/{trial.trial_id}/tell"

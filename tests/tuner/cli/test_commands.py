@@ -125,7 +125,7 @@ def test_a_home_that_is_of_no_use_is_one_line(
 
 def test_a_demo_without_a_home_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--home", "/proc/nowhere"]) == 2
-    assert capsys.readouterr().err.startswith("tuner: home: /proc/nowhere/demo.log cannot be")
+    assert capsys.readouterr().err.startswith("tuner: home: there is no folder /proc/nowhere")
 
 
 def test_the_database_goes_up_and_down(capsys: pytest.CaptureFixture[str]) -> None:
