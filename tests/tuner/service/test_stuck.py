@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 
 import psycopg
 import pytest
@@ -176,15 +176,19 @@ def test_a_message_whose_end_cannot_be_noted_holds_up_no_other(
     webhooks.create_webhook(ctx, "chat", "https://93.184.216.34/", actor="root")
     for name in ("a", "b"):
         service.cancel_study(ctx, submit(ctx, name=name).id)
+    first = threading.Lock()
     with psycopg.connect(database_url.replace("+psycopg", "")) as other:
 
-        def send(messages: Sequence[Outgoing]) -> list[Outcome]:
-            other.execute(
-                "SELECT 1 FROM deliveries WHERE message = %s FOR UPDATE", [messages[0].message]
-            )
-            return [Outcome(200, None) for _ in messages]
+        def send(message: Outgoing) -> Outcome:
+            if first.acquire(blocking=False):
+                query = "SELECT 1 FROM deliveries WHERE message = %s FOR UPDATE"
+                other.execute(query, [message.message])
+            return Outcome(200, None)
 
-        assert outbox.deliver(ctx, send) == 2
+        with closing(outbox.Courier(ctx, send)) as courier:
+            attempts = courier.deliver()
+        ends = {type(attempt.exception()) for attempt in attempts}
+        assert ends == {Locked, type(None)}
         other.rollback()
     states = sorted(delivery.state for delivery in webhooks.deliveries(ctx, "chat").items)
     assert states == ["delivered", "waiting"]
