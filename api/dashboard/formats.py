@@ -22,7 +22,9 @@ def num(value: object, digits: int = 3) -> str:
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: "−∞"}.get(value, "NaN")
     size = abs(value)
-    if value == 0 or 1e-3 <= size < 1e5:
+    if 0.99 < size < 1:  # a decay rate, of which the distance to 1 is what counts
+        text = f"{value:.{digits - 2 - math.floor(math.log10(1 - size))}f}".rstrip("0").rstrip(".")
+    elif value == 0 or 1e-3 <= size < 1e5:
         text = f"{value:.0f}" if size >= 10**digits else f"{value:.{digits}g}"
     else:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")

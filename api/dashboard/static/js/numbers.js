@@ -10,6 +10,10 @@ export function number(value, digits = 3) {
   const size = Math.abs(value);
   let text;
   if (Number.isInteger(value) && size < 1e9) text = String(value);
+  else if (size > 0.99 && size < 1) {
+    // A decay rate, of which the distance to 1 is what counts.
+    text = String(Number(value.toFixed(digits - 2 - Math.floor(Math.log10(1 - size)))));
+  }
   else if (size !== 0 && (size < SMALL || size >= LARGE)) {
     text = value.toExponential(digits - 1).replace(/\.?0+e/, "e").replace("e+", "e");
   } else if (size >= 10 ** digits) text = value.toFixed(0);
