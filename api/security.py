@@ -200,7 +200,18 @@ async def principal(
     token: Annotated[str | None, Depends(shown)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None,
 ) -> Principal:
-    """Who asks; raises ``Unauthorized`` where nobody is known."""
+    """Who asks; raises ``Unauthorized`` where nobody is known.
+
+    :class:`TokenFirst` has found out already, before anything of the body was read.
+    """
+    found: Principal | None = getattr(request.state, "principal", None)
+    return found or await known(request, token, credentials)
+
+
+async def known(
+    request: Request, token: str | None, credentials: HTTPAuthorizationCredentials | None
+) -> Principal:
+    """Who shows this token, which came in that header or in a cookie."""
     if not request.app.state.auth:
         check_origin(request, browser=False)
         return ANYBODY
@@ -208,9 +219,9 @@ async def principal(
         raise Unauthorized("this needs a token: Authorization: Bearer ...")
     if credentials is None:
         check_origin(request, browser=True)
-    known = tokens.known(request.app.state.context, token)
-    if known is not None:
-        return Principal.of(known)
+    lately = tokens.known(request.app.state.context, token)
+    if lately is not None:
+        return Principal.of(lately)
     return await run_in_threadpool(authenticate, request, token)
 
 
@@ -279,9 +290,9 @@ class TokenFirst(APIRoute):
         async def handle_known(request: Request) -> Response:
             credentials = await bearer(request)
             token = await shown(credentials, await cookie(request))
-            found = await principal(request, token, credentials)
+            request.state.principal = await known(request, token, credentials)
             for check in required:
-                await check(found)
+                await check(request.state.principal)
             return await handle(request)
 
         return handle_known
