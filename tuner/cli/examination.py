@@ -11,7 +11,7 @@ import torch
 
 from tuner.errors import TunerError
 from tuner.training import Population, TrainingData, memory
-from tuner.training.architecture import build, loss_names, loss_numbers, mixing_modules
+from tuner.training.architecture import build, loss_config, mixing_modules
 from tuner.training.source import open_source
 
 if TYPE_CHECKING:
@@ -161,8 +161,7 @@ def _wrong(
 ) -> Iterator[str]:
     """What would make trials fail or lie, in sentences."""
     x, y = data.train.take(torch.arange(min(SAMPLES, len(data.train))))
-    numbers = {name: torch.tensor(value) for name, value in loss_numbers(config).items()}
-    given = {**loss_names(config), **numbers, "label_smoothing": torch.tensor(0.0)}
+    given = {**loss_config(config), "label_smoothing": torch.tensor(0.0)}
     model.eval()
     output = model(x)
     loss, measured = task.loss(output, y, given), task.metrics(output, y)

@@ -132,6 +132,12 @@ def loss_numbers(config: Config) -> dict[str, float]:
     return numbers
 
 
+def loss_config(config: Config) -> dict[str, Any]:
+    """What a loss gets of one trial's config: its numbers as 0-d tensors."""
+    numbers = {name: torch.tensor(value) for name, value in loss_numbers(config).items()}
+    return {**loss_names(config), **numbers}
+
+
 def loss_names(config: Config) -> dict[str, Any]:
     """What a whole population has in common in its config: what a loss may branch on."""
     return {

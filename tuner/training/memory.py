@@ -18,7 +18,7 @@ from tuner import optimizers
 from tuner.advisor.memory import Footprint, measured, trials_per_device
 from tuner.tasks import Config, Task
 from tuner.training import Population, TrainingData
-from tuner.training.architecture import build, describe, loss_names, loss_numbers
+from tuner.training.architecture import build, describe, loss_config
 from tuner.training.randomness import slot_functions
 from tuner.training.rows import Rows
 from tuner.training.slot import DEFAULT_OPTIMIZER
@@ -156,7 +156,6 @@ def _kept(
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    numbers = {name: torch.tensor(value) for name, value in loss_numbers(config).items()}
     zero = torch.zeros((), dtype=torch.int32)
     held = {x.untyped_storage().data_ptr(): x.nbytes, y.untyped_storage().data_ptr(): y.nbytes}
     # The graph holds every saved tensor until the pass is over, so no address comes twice.
@@ -165,6 +164,6 @@ def _kept(
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         slot_functions(zero, zero),
     ):
-        total = task.loss(model(x), y, {**loss_names(config), **numbers}).sum()
+        total = task.loss(model(x), y, loss_config(config)).sum()
     del total
     return float(sum({**kept, **held}.values()))
