@@ -93,10 +93,8 @@ def facts(name: str, params: Frozen) -> Facts:
     task = build(name, {k: _thaw(v) for k, v in params})
     try:
         splits = task.data()
-        for part in ("train", "valid"):
-            if not len(getattr(splits, part)):
-                word = "training" if part == "train" else "validation"
-                raise InvalidInput("task.params", f"the data have no {word} samples")
+        if splits.lacking:
+            raise InvalidInput("task.params", f"the data have no {splits.lacking} samples")
         size = len(splits.train)  # type: ignore[arg-type]  # others than map-style raise TypeError
     except InvalidInput as error:
         raise _within("task.params", error) from error

@@ -54,6 +54,14 @@ class Splits:
     valid: Samples
     test: Samples | None = None
 
+    @property
+    def lacking(self) -> str:
+        """Which samples there are none of, though there must be; empty where none is lacking."""
+        for what, samples in (("training", self.train), ("validation", self.valid)):
+            if not len(samples):  # type: ignore[arg-type]  # others than map-style raise TypeError
+                return what
+        return ""
+
 
 @dataclass(frozen=True)
 class Setting:

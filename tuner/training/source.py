@@ -124,9 +124,8 @@ class TrainingData:
 
     def __init__(self, task: Task, device: torch.device, dtype: torch.dtype) -> None:
         splits = task.data()
-        for what, samples in (("training", splits.train), ("validation", splits.valid)):
-            if not len(samples):  # type: ignore[arg-type]  # as data() promises
-                raise InvalidInput(f"task {task.name}", f"data() gives no {what} samples")
+        if splits.lacking:
+            raise InvalidInput(f"task {task.name}", f"data() gives no {splits.lacking} samples")
         self.train: Source = open_source(splits.train, device, dtype)
         self.valid: Source = open_source(splits.valid, device, dtype)
 
