@@ -254,10 +254,9 @@ def _table(hyper: tuple[HyperEntry, ...]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for h in hyper:
-        low = "-inf" if h.low is None else f"{h.low:g}"
-        high = "inf" if h.high is None else f"{h.high:g}"
-        left = "(" if h.open_low or h.low is None else "["
-        right = ")" if h.open_high or h.high is None else "]"
+        low = -math.inf if h.low is None else h.low
+        high = math.inf if h.high is None else h.high
+        legal = interval(low, high, open_low=h.open_low, open_high=h.open_high)
         searched = ""
         if h.search is not None:
             scale = ", log of 1 - x" if h.complement else ", log" if h.log else ""
@@ -266,11 +265,16 @@ def _table(hyper: tuple[HyperEntry, ...]) -> str:
         if h.prior_center is not None:
             unit = " decades" if h.log else ""
             prior = f"{h.prior_center:g} ± {h.prior_spread:g}{unit}"
-        lines.append(
-            f"| `{h.name}` | {h.default:g} | {left}{low}, {high}{right} | {searched} | {prior} "
-            f"| {h.doc} |"
-        )
+        lines.append(f"| `{h.name}` | {h.default:g} | {legal} | {searched} | {prior} | {h.doc} |")
     return "\n".join(lines)
+
+
+def interval(low: float, high: float, *, open_low: bool, open_high: bool) -> str:
+    """Legal numbers, as mathematics writes them; whole bounds with all their digits."""
+    left = "(" if open_low or math.isinf(low) else "["
+    right = ")" if open_high or math.isinf(high) else "]"
+    ends = (str(end) if isinstance(end, int) else f"{end:g}" for end in (low, high))
+    return f"{left}{', '.join(ends)}{right}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from tuner import pruners, samplers, schedules
 from tuner.optimizers import Hyper
+from tuner.optimizers.catalogue import interval
 from tuner.schedules import warmup
 from tuner.settings import Settings
 from tuner.spaces import Option
@@ -343,13 +344,7 @@ def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:
     """Legal numbers; nothing where all are."""
     if math.isinf(low) and math.isinf(high):
         return ""
-    left = "(" if open_low or math.isinf(low) else "["
-    right = ")" if open_high or math.isinf(high) else "]"
-    return f"{left}{_number(low)}, {_number(high)}{right}"
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    return interval(low, high, open_low=open_low, open_high=open_high)
 
 
 def _value(value: object) -> str:
