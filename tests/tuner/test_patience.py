@@ -9,7 +9,7 @@ import pytest
 
 from tuner import logs
 from tuner.errors import Unauthorized, Unavailable
-from tuner.worker.patience import patiently
+from tuner.patience import patiently
 
 
 class Starting:

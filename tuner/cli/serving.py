@@ -72,9 +72,9 @@ def serving(
     from uvicorn.importer import import_from_string
 
     from tuner.cli.connections import PatientProtocol
+    from tuner.patience import patiently
     from tuner.service import Context, ServiceSettings, offer_tasks
     from tuner.storage import migrate
-    from tuner.worker.patience import patiently
     from tuner.worker.scripts.config import scripts_of
 
     settings.make_home()

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tuner import logs, tasks
 from tuner.errors import InvalidInput, TunerError, Unavailable
+from tuner.patience import patiently
 from tuner.protocol import (
     Gateway,
     Heartbeat,
@@ -34,7 +35,6 @@ from tuner.training.engine import Choice
 from tuner.worker import device as devices
 from tuner.worker.crew import SAVE_SECONDS, Crew
 from tuner.worker.datasets import DatasetCache
-from tuner.worker.patience import patiently
 from tuner.worker.probe import run_probe
 from tuner.worker.scripts.config import Scripts
 from tuner.worker.scripts.crew import ScriptCrew

@@ -67,7 +67,7 @@ def test_images_lie_either_way_in_single_precision(device: torch.device, kind: t
     for slot in range(4):
         pop.load(slot, {**config, "lr": 0.02 * (slot + 1)}, seed=slot, epochs=EPOCHS, data_seed=5)
     pop.train(EPOCHS * zoo.TRAIN)
-    tried = "".join(pop.engine.explanation)
+    tried = pop.engine.explanation
     assert "fused x4" in tried
     assert "channels last" in tried
     assert pop.engine.verdict.fused

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.errors import InvalidInput, TunerError, Unavailable
+from tuner.patience import patiently
 from tuner.protocol import PoolAnswer, PoolBeat
 from tuner.transport import Transport
-from tuner.worker.patience import patiently
 from tuner.worker.ray.actor import Actor, Plan
 
 log = logging.getLogger(__name__)
