@@ -51,7 +51,7 @@ class Listed:
 
     study: StudySummary
     spark: Spark | None
-    """None where there is nothing to draw yet."""
+    """None where there is nothing to draw yet, or no best: several objectives have a front."""
     device: str
 
 
@@ -127,7 +127,8 @@ def listed(study: StudySummary, sketch: Sketch | None) -> Listed:
     if sketch is None:
         return Listed(study, None, "")
     devices = dict.fromkeys(device_words(device) for device in sketch.devices)
-    return Listed(study, spark(sketch, study.metric), ", ".join(devices))
+    drawn = spark(sketch, study.metric) if study.objectives == 1 else None
+    return Listed(study, drawn, ", ".join(devices))
 
 
 def spark(sketch: Sketch, metric: str) -> Spark | None:
