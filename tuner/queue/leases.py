@@ -156,10 +156,13 @@ def cut(session: Session, moment: datetime, end: datetime, *, asked: bool) -> No
     )
 
 
-def run_out(session: Session, trial_ids: Collection[int], now: datetime) -> list[int]:
-    """Which of these leases have run out, locked so that nobody renews them any more."""
-    query = select(Trial.id).where(Trial.id.in_(trial_ids), Trial.lease_expires_at < now)
-    return list(session.scalars(query.order_by(Trial.id).with_for_update()))
+def run_out(session: Session, trial_ids: Collection[int], now: datetime) -> dict[int, datetime]:
+    """When those of these leases ran out that did, locked so that nobody renews them any more."""
+    query = select(Trial.id, Trial.lease_expires_at).where(
+        Trial.id.in_(trial_ids), Trial.lease_expires_at < now
+    )
+    rows = session.execute(query.order_by(Trial.id).with_for_update())
+    return {trial_id: ended for trial_id, ended in rows if ended is not None}
 
 
 def held_by(session: Session, worker_id: int) -> dict[int, list[int]]:
@@ -235,4 +238,21 @@ def next_attempt(row: TrialRow) -> None:
     """Puts a trial back into the queue for another attempt."""
     row.wait()
     row.attempt += 1
-    row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
+    row.step = _saved(row)
+
+
+def hand_back(row: TrialRow) -> None:
+    """Puts a trial back into the queue that its holder gives up of its own accord.
+
+    It is the same attempt, unless steps that were reported are trained again: their points would
+    stay those of the first time.
+    """
+    if _saved(row) < row.step:
+        next_attempt(row)
+    else:
+        row.wait()
+
+
+def _saved(row: TrialRow) -> int:
+    """The step from which a trial goes on."""
+    return int(row.checkpoint["step"]) if row.checkpoint else 0

@@ -21,6 +21,7 @@ from tuner.queue import probes
 from tuner.queue.leases import LEASE_EXPIRED
 from tuner.service.claims import Claim
 from tuner.service.context import Context
+from tuner.service.reporting import LONGEST_REASON
 from tuner.service.turn import Turn
 from tuner.service.turns import take
 from tuner.service.views import RangeEvidence, range_fields
@@ -32,8 +33,6 @@ from tuner.storage.models import Probe as StoredProbe
 from tuner.storage.studies import OPEN_STATES
 
 log = logging.getLogger(__name__)
-
-LONGEST_REASON = 2000
 
 
 def offer(ctx: Context, study_id: int, claim: Claim) -> Probe | None:
@@ -53,6 +52,7 @@ def offer(ctx: Context, study_id: int, claim: Claim) -> Probe | None:
             return None
         claim.keep(this)
         this.state("running")
+        this.go_on()
         _note(this, probe)
         return _message(this.checked, study_id, lease.token)
 
@@ -87,8 +87,7 @@ def take_in(ctx: Context, report: ProbeReport, *, actor: str | None = None) -> N
         this.revised = True
         this.study.device_seconds += report.seconds
         if report.outcome == "returned":
-            probes.wait(probe)
-            _note(this, probe, reason="returned")
+            _hand_back(this, probe)
         elif report.outcome == "failed":
             this.end_probe("failed", (report.reason or "error")[:LONGEST_REASON])
         else:
@@ -132,9 +131,11 @@ def reclaim(ctx: Context, turn: Turn) -> None:
     probe = probes.lock(turn.session, turn.study.id)
     if probe is None or probe.lease_expires_at is None or probe.lease_expires_at >= turn.now:
         return
+    ended = probe.lease_expires_at
     reason = probes.give_up(probe, max_attempts=ctx.settings.max_attempts)
     if reason is None:
         _note(turn, probe, reason=LEASE_EXPIRED)
+        turn.rest(ended)
     else:
         turn.end_probe("failed", reason)
 
@@ -143,8 +144,13 @@ def give_back(turn: Turn, worker_id: int) -> None:
     """A worker that leaves still held the probe: another one may take it."""
     probe = probes.lock(turn.session, turn.study.id)
     if probe is not None and probe.worker_id == worker_id and probe.lease_token is not None:
-        probes.wait(probe)
-        _note(turn, probe, reason="returned")
+        _hand_back(turn, probe)
+
+
+def _hand_back(turn: Turn, probe: StoredProbe) -> None:
+    probes.wait(probe)
+    _note(turn, probe, reason="returned")
+    turn.rest()
 
 
 def _judge(turn: Turn, probe: StoredProbe, report: ProbeReport) -> None:

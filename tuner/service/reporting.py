@@ -194,7 +194,7 @@ def _carry_out(
     if action == "finish":
         turn.end(row, "complete", None if reason == "complete" else reason, told=True)
     elif action == "stop" and failed and reason == OUT_OF_MEMORY and row.reason != OUT_OF_MEMORY:
-        # Once more, alone or among fewer; the mark stays on the trial until it ends.
+        # Once more: what stood beside it may have taken the room. The mark stays on the trial.
         leases.next_attempt(row)
         row.reason = OUT_OF_MEMORY
         turn.moved(row)
@@ -208,9 +208,7 @@ def _carry_out(
         turn.moved(row)
     elif outcome == "returned" or turn.study.state == "paused":
         # The search still counts it as busy: it goes on as soon as somebody takes it.
-        row.wait()
-        row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
-        turn.moved(row, returned=True)
+        turn.hand_back(row)
         action = "pause"
     elif _late(turn):
         turn.end(row, "pruned", "budget: seconds", told=True)

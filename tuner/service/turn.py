@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from tuner.queue import probes
+from tuner.queue import leases, probes
 from tuner.queue.leases import Lease
 from tuner.search import Search, Suggestion
 from tuner.service.outbox import announce
@@ -200,6 +200,11 @@ class Turn:
         if row.paused:
             data["paused"] = True
         self.note("trial.state", row, **data)
+
+    def hand_back(self, row: TrialRow) -> None:
+        """The trial waits for another holder; see :func:`leases.hand_back`, and :meth:`rest`."""
+        leases.hand_back(row)
+        self.moved(row, returned=True)
 
     def end(self, row: TrialRow, state: str, reason: str | None, *, told: bool = False) -> None:
         """The trial's last change; ``told``: it answers its holder, who may have to ask again."""

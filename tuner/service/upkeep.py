@@ -90,17 +90,16 @@ def _reclaim(ctx: Context) -> None:
     for study_id, ids in late.items():
         with _guarded(study_id), turn(ctx, study_id, wait=False) as this:
             this.join()
-            late_ids = leases.run_out(this.session, ids, this.now)
-            lost = this.rows(late_ids).values()
-            until = max((row.lease_expires_at or this.now for row in lost), default=this.now)
-            for row in lost:
+            ended = leases.run_out(this.session, ids, this.now)
+            for row in this.rows(ended).values():
                 outcome = leases.give_up(row, max_attempts=ctx.settings.max_attempts, now=this.now)
                 if outcome == "fail":
                     row.values = None
                     this.end(row, "fail", leases.LEASE_EXPIRED)
                 else:
                     this.moved(row, cause=leases.LEASE_EXPIRED)
-            this.rest(until)
+            # Of a row at hand that is as its holder's last report left it; heartbeats came since.
+            this.rest(max(ended.values(), default=None))
             this.settle()
     with ctx.db.session() as session:
         silent = queue_probes.expired(session, ctx.now())
@@ -135,6 +134,9 @@ def _settle(ctx: Context) -> None:
         if state in OPEN_STATES and live.settled_at == revision and not timed:
             continue
         with _guarded(study_id), turn(ctx, study_id, wait=False) as this:
+            if not this.study.spec:  # an Optuna study, which its own program ends
+                this.settled = True
+                continue
             if this.study.state in OPEN_STATES:
                 this.join()
             this.settle()
@@ -158,13 +160,12 @@ def _suggest(ctx: Context) -> None:
             for task in worker.tasks:
                 slots = 1 if task in scripts else worker.slots
                 free[task] = free.get(task, 0) + min(max(slots - held, 0), AHEAD)
-        if not any(free.values()):
+        free = {task: n for task, n in free.items() if n > 0}
+        if not free:
             return
         waiting = [
-            (queued, min(n, queued.max_concurrent or n))
-            for task, n in free.items()
-            if n > 0
-            for queued in tallies.queued(session.connection(), [task], ctx.now())
+            (queued, min(free[queued.task], queued.max_concurrent or free[queued.task]))
+            for queued in tallies.queued(session.connection(), free, ctx.now())
         ]
     for queued, wanted in waiting:
         live = ctx.searches.of(queued.id)

@@ -223,16 +223,22 @@ class TestDeath:
         worker.work()
         assert len(lrs(ctx, study)) == 8
 
-    def test_a_worker_that_leaves_or_stops_gives_it_back(self, ctx: Context) -> None:
+    def test_a_worker_that_leaves_or_stops_gives_it_back(self, ctx: Context, clock: Clock) -> None:
         study = auto(ctx)
         worker, other = Trainer(ctx), Trainer(ctx, name="other")
         given(ctx, worker)
+        clock.advance(3)
         service.leave(ctx, worker.id)
         assert range_of(ctx, study).state == "waiting"
+        clock.advance(100)
         probe = given(ctx, other)
+        clock.advance(4)
         say(ctx, other, probe, outcome="returned", seconds=1.0)
+        clock.advance(100)
         found = range_of(ctx, study)
         assert (found.state, found.attempt) == ("waiting", 1)
+        # Its time is that in which somebody was at work.
+        assert service.show_study(ctx, study.id).active_seconds == pytest.approx(7)
         assert states(ctx, study) == ["running", "waiting", "running", "waiting"]
 
 

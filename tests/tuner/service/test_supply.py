@@ -11,7 +11,7 @@ import pytest
 from tests.tuner.service.simulation import SPACE, Clock, Trainer, submit
 from tuner import service
 from tuner.errors import Conflict, InvalidInput
-from tuner.protocol import LeaseRequest
+from tuner.protocol import Heartbeat, LeaseRequest
 from tuner.search import Search
 from tuner.service import Context
 
@@ -132,12 +132,40 @@ def test_seconds_in_which_nobody_holds_a_trial_are_not_counted(ctx: Context, clo
     assert len(Trainer(ctx, slots=2).lease()) == 2
 
 
-def test_wall_seconds_end_a_study_that_nobody_works_on(ctx: Context, clock: Clock) -> None:
-    study = submit(ctx, budget={"seconds": 100, "epochs": 1000})
+def test_the_clock_of_a_lost_trial_stops_with_the_last_heartbeat(
+    ctx: Context, clock: Clock
+) -> None:
+    study = submit(ctx, budget={"seconds": 10_000.0, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    for _ in range(60):  # a long round
+        clock.run(10, ctx)
+        service.heartbeat(ctx, trainer.id, Heartbeat(held={leased.trial_id: leased.token}))
+    clock.run(200, ctx)
+    assert service.show_trial(ctx, leased.trial_id).state == "waiting"
+    spent = service.show_study(ctx, study.id).active_seconds
+    assert spent == pytest.approx(600 + ctx.settings.lease_seconds)
+
+
+def test_the_clock_rests_when_the_only_worker_leaves(ctx: Context, clock: Clock) -> None:
+    study = submit(ctx, budget={"seconds": 10_000.0, "epochs": 4})
     trainer = Trainer(ctx, slots=1)
     trainer.lease()
+    clock.run(10, ctx)
     service.leave(ctx, trainer.id)
-    clock.advance(101)
+    clock.run(500, ctx)
+    assert service.show_study(ctx, study.id).active_seconds == pytest.approx(10)
+
+
+def test_wall_seconds_end_a_study_of_which_nobody_reports(ctx: Context, clock: Clock) -> None:
+    study = submit(ctx, budget={"seconds": 100, "epochs": 1000})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    for _ in range(11):
+        clock.run(10, ctx)
+        service.heartbeat(ctx, trainer.id, Heartbeat(held={leased.trial_id: leased.token}))
+    assert service.show_study(ctx, study.id).state == "running"
+    service.leave(ctx, trainer.id)
     service.tick(ctx)
     done = service.show_study(ctx, study.id)
     assert (done.state, done.reason) == ("completed", "seconds")
