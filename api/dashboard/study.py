@@ -215,7 +215,7 @@ def _table(
         trials, following = found.items, found.next_cursor
     workers: dict[int, str] = {}
     if asked.columns is not None and "worker" in asked.columns:
-        workers = {worker.id: worker.name for worker in service.list_workers(context)}
+        workers = service.worker_names(context, {t.worker_id for t in trials if t.worker_id})
     base = f"{root_of(request)}/studies/{study.id}"
     return TrialsTable.of(study, trials, following, asked, base=base, workers=workers)
 

@@ -45,7 +45,7 @@ Lane = Annotated[CapacityLimiter, Depends(lane)]
 
 @router.get("", summary="Workers", responses=documented())
 def list_workers(context: Ctx, _principal: Reader) -> list[WorkerView]:
-    """Every worker that is known, with its device, its slots and when it was last heard of."""
+    """The workers that are there, or were in the last week: device, slots, last sign of life."""
     return service.list_workers(context)
 
 

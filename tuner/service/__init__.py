@@ -81,6 +81,7 @@ from tuner.service.workers import (
     list_workers,
     register_worker,
     report,
+    worker_names,
 )
 
 __all__ = [
@@ -176,4 +177,5 @@ __all__ = [
     "trials_frame",
     "update_study",
     "utc_now",
+    "worker_names",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -42,6 +42,9 @@ from tuner.storage.events import NewEvent
 from tuner.storage.models import Worker
 from tuner.storage.trials import TrialRow
 from tuner.storage.workers import Present
+
+KNOWN = timedelta(days=7)
+"""For how long a worker that has gone is listed."""
 
 
 def register_worker(ctx: Context, hello: WorkerHello, *, actor: str | None = None) -> Registration:
@@ -189,9 +192,8 @@ def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
         with suppress(NotFound), turn(ctx, study_id, actor=actor) as this:
             for row in this.rows(ids).values():
                 if row.worker_id == worker_id and row.lease_token is not None:
-                    row.wait()
-                    row.step = int(row.checkpoint["step"]) if row.checkpoint else 0
-                    this.moved(row, returned=True)
+                    this.hand_back(row)
+            this.rest()
     ctx.heard.pop(worker_id, None)
     now = ctx.now()
     with ctx.db.write() as session:
@@ -203,11 +205,17 @@ def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
 
 
 def list_workers(ctx: Context) -> list[WorkerView]:
-    """All workers, those heard of last first."""
+    """All workers that are there or were in the last week, those heard of last first."""
     with ctx.db.session() as session:
-        everyone = workers.everyone(session)
+        everyone = workers.everyone(session, ctx.now() - KNOWN)
         held = workers.held(session, [worker.id for worker in everyone])
     return [worker_view(worker, held.get(worker.id, 0)) for worker in everyone]
+
+
+def worker_names(ctx: Context, worker_ids: Collection[int]) -> dict[int, str]:
+    """What these workers are called, however long ago they trained."""
+    with ctx.db.session() as session:
+        return workers.names(session, worker_ids)
 
 
 def drain_worker(ctx: Context, worker_id: int, *, actor: str | None = None) -> WorkerView:

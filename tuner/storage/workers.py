@@ -87,9 +87,17 @@ def silent(session: Session, before: datetime) -> list[Worker]:
     )
 
 
-def everyone(session: Session) -> list[Worker]:
-    """All workers, those heard of last first."""
-    return list(session.scalars(select(Worker).order_by(Worker.heartbeat_at.desc(), Worker.id)))
+def everyone(session: Session, since: datetime) -> list[Worker]:
+    """The workers that are there or were after ``since``, those heard of last first."""
+    known = (Worker.state != "gone") | (Worker.heartbeat_at > since)
+    order = (Worker.heartbeat_at.desc(), Worker.id)
+    return list(session.scalars(select(Worker).where(known).order_by(*order)))
+
+
+def names(session: Session, worker_ids: Collection[int]) -> dict[int, str]:
+    """What these workers are called, however long they have been gone."""
+    rows = session.execute(select(Worker.id, Worker.name).where(Worker.id.in_(worker_ids)))
+    return {row.id: row.name for row in rows}
 
 
 def active(session: Session) -> list[tuple[Worker, int]]:

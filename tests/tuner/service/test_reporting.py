@@ -297,6 +297,19 @@ def test_a_worker_that_leaves_hands_its_trials_on(ctx: Context) -> None:
     assert {(t.attempt, t.start) for t in taken} == {(1, 1)}
 
 
+def test_a_worker_that_left_long_ago_is_not_listed_but_still_has_its_name(
+    ctx: Context, clock: Clock
+) -> None:
+    submit(ctx, budget={"trials": 2, "epochs": 4})
+    old, idle = Trainer(ctx, slots=1, name="old"), Trainer(ctx, slots=1, name="idle")
+    old.lease()
+    service.leave(ctx, old.id)
+    clock.advance(8 * 86_400)
+    service.heartbeat(ctx, idle.id, Heartbeat())
+    assert [w.name for w in service.list_workers(ctx)] == ["idle"]
+    assert service.worker_names(ctx, [old.id]) == {old.id: "old"}
+
+
 def test_a_returned_trial_goes_on_from_its_checkpoint_in_the_same_attempt(ctx: Context) -> None:
     submit(ctx, budget={"trials": 1, "epochs": 4})
     trainer = Trainer(ctx, slots=1)
@@ -309,6 +322,21 @@ def test_a_returned_trial_goes_on_from_its_checkpoint_in_the_same_attempt(ctx: C
     trainer.held.clear()
     (again,) = trainer.lease()
     assert (again.attempt, again.start) == (1, 1)
+
+
+def test_steps_that_are_trained_again_are_another_attempt(ctx: Context) -> None:
+    """Their points would stay those of the first time, and the value would be of the second."""
+    study = submit(ctx, budget={"trials": 1, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    trainer.deliver(unsaved(trainer.next_report()))
+    service.pause_study(ctx, study.id)
+    trainer.deliver(unsaved(trainer.next_report()))
+    service.resume_study(ctx, study.id)
+    (again,) = trainer.lease()
+    assert (again.trial_id, again.attempt, again.start) == (leased.trial_id, 2, 0)
+    trainer.round()
+    assert (2, 1) in [(p.attempt, p.step) for p in service.measurements(ctx, leased.trial_id)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, None])
