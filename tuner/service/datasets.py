@@ -99,6 +99,7 @@ def add_dataset(
     with _received(_folder(ctx), content, max_bytes) as (part, sha256, size):
         summary = inspect(part, format, max_bytes)
         with ctx.db.write() as session:
+            datasets.lock_content(session, sha256)
             found = datasets.by_name(session, name, lock=True)
             if found is not None and (found.sha256, found.format) != (sha256, format):
                 raise Conflict(f"there is another dataset named {name!r}", name=name)
@@ -147,6 +148,7 @@ def delete_dataset(ctx: Context, dataset: int | str, *, actor: str | None = None
     now = ctx.now()
     with ctx.db.write() as session:
         found = datasets.get(session, dataset, lock=True)
+        datasets.lock_content(session, found.sha256)
         mine = str(_reference(found))
         using = [
             name

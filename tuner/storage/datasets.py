@@ -41,6 +41,17 @@ def by_checksum(session: Session, sha256: str) -> Dataset | None:
     return session.scalar(select(Dataset).where(Dataset.sha256 == sha256).limit(1))
 
 
+def lock_content(session: Session, sha256: str) -> None:
+    """Lets nobody else add or remove a name of this content until the transaction ends.
+
+    Its file goes with the last name, and rows that others have not committed yet are not counted.
+    SQLite has one writer at a time.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        key = int.from_bytes(bytes.fromhex(sha256[:16]), signed=True)
+        session.execute(select(func.pg_advisory_xact_lock(key)))
+
+
 def every(session: Session) -> list[Dataset]:
     """All datasets, by name."""
     return list(session.scalars(select(Dataset).order_by(Dataset.name)))

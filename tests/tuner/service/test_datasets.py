@@ -9,13 +9,16 @@ import io
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy import func, select, text
 
+from tests.installation import until
 from tests.tuner.service.simulation import spec
 from tuner import service
 from tuner.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable, UnknownName
@@ -25,6 +28,8 @@ from tuner.service.context import Context, ServiceSettings
 from tuner.service.datasets import DatasetView
 from tuner.spec import StudySpec
 from tuner.storage import Database
+from tuner.storage import datasets as stored
+from tuner.storage.models import Dataset
 
 CSV = b"age,kind,target\n1,a,0.5\n2,b,0.25\n"
 
@@ -99,6 +104,26 @@ def test_a_name_is_one_content(ctx: Context) -> None:
     with pytest.raises(Conflict):
         datasets.add_dataset(ctx, "people", io.BytesIO(CSV + b"3,c,1\n"), format="csv")
     assert len(files(ctx)) == 1
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_a_file_stays_for_a_name_that_another_server_is_adding(ctx: Context) -> None:
+    made = datasets.add_dataset(ctx, "first", io.BytesIO(CSV), format="csv")
+    waiting = (
+        select(func.count())
+        .where(text("wait_event_type = 'Lock'"))
+        .select_from(text("pg_stat_activity"))
+    )
+    with ThreadPoolExecutor() as threads:
+        with ctx.db.write() as adding:  # as add_dataset does, and has not committed yet
+            stored.lock_content(adding, made.sha256)
+            values = {"name": "second", "format": "csv", "sha256": made.sha256, "summary": {}}
+            stored.add(adding, Dataset(**values, size_bytes=1, created_at=ctx.now()))
+            deleting = threads.submit(datasets.delete_dataset, ctx, "first")
+            with ctx.db.session() as looking:
+                until(lambda: looking.scalar(waiting), "the deletion to wait")
+        deleting.result(60)
+    assert datasets.dataset_file(ctx, made.sha256).read_bytes() == CSV
 
 
 def test_a_file_goes_with_its_last_name(ctx: Context) -> None:
