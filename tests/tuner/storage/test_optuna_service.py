@@ -118,7 +118,9 @@ def test_what_optuna_ends_is_lost_to_its_worker(ctx: Context) -> None:
     assert service.show_trial(ctx, first.trial_id).value == 0.5
 
 
-def test_the_service_neither_runs_nor_breaks_on_a_study_of_optunas(ctx: Context) -> None:
+def test_the_service_neither_runs_nor_breaks_on_a_study_of_optunas(
+    ctx: Context, caplog: pytest.LogCaptureFixture
+) -> None:
     study = optuna.create_study(study_name="theirs", storage=SqlStorage(ctx.db))
     study.enqueue_trial({"x": 0.5})
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
@@ -126,9 +128,20 @@ def test_the_service_neither_runs_nor_breaks_on_a_study_of_optunas(ctx: Context)
     worker = Trainer(ctx, slots=4)
     service.tick(ctx)
     assert worker.lease() == []
+    assert not [record for record in caplog.records if "upkeep failed" in record.message]
     view = service.find_study(ctx, "theirs")
     assert view is not None
     assert (view.counts.complete, view.counts.waiting) == (2, 1)
     assert view.best is not None
     assert view.best.value == study.best_value
     assert len(service.list_trials(ctx, view.id).items) == 3
+
+
+def test_a_study_that_optuna_deletes_is_told_of(ctx: Context) -> None:
+    study = submit(ctx)
+    optuna.delete_study(study_name=study.name, storage=SqlStorage(ctx.db))
+    assert service.find_study(ctx, study.name) is None
+    told = service.audit(ctx).items[0]
+    assert (told.kind, told.data["name"]) == ("study.deleted", study.name)
+    with pytest.raises(KeyError):
+        optuna.delete_study(study_name=study.name, storage=SqlStorage(ctx.db))

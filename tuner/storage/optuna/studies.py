@@ -11,11 +11,13 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from tuner.errors import Conflict
+from tuner.storage import events, studies
 from tuner.storage.engine import Database
+from tuner.storage.events import NewEvent
 from tuner.storage.models import Study
 from tuner.storage.optuna import frozen
 from tuner.storage.optuna.history import History, directions, metrics
@@ -56,9 +58,13 @@ class StudyCalls(BaseStorage):
     def delete_study(self, study_id: int) -> None:
         """See the base class."""
         with self.database.write() as session:
-            gone = session.scalar(delete(Study).where(Study.id == study_id).returning(Study.id))
-            if gone is None:
+            query = select(Study.name).where(Study.id == study_id).with_for_update()
+            name = session.scalar(query)
+            if name is None:
                 raise _no_study(study_id)
+            studies.delete(session, study_id)
+            told = NewEvent("study.deleted", study_id, data={"name": name})
+            events.add(session, [told], None, datetime.now(UTC))
         self._history.forget(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
