@@ -1,14 +1,10 @@
-"""Alembic's environment. ``tuner.storage.migrate`` hands it the connection and owns the commit.
-
-``alembic -x url=sqlite:///FILE revision --autogenerate -m ...`` works here too, for developers.
-"""
+"""Alembic's environment. ``tuner.storage.migrate`` hands it the connection and owns the commit."""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import Connection
 
-from tuner.storage.engine import Database
 from tuner.storage.models import Base
 
 
@@ -24,11 +20,4 @@ def run(connection: Connection) -> None:
         context.run_migrations()
 
 
-given = context.config.attributes.get("connection")
-if given is not None:
-    run(given)
-else:
-    database = Database(context.get_x_argument(as_dictionary=True)["url"])
-    with database.engine.begin() as opened:
-        run(opened)
-    database.dispose()
+run(context.config.attributes["connection"])

@@ -130,7 +130,9 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session for reading: one consistent view, rolled back at the end, refuses to write.
+        """A session for reading: rolled back at the end, refuses to write.
+
+        On SQLite all of it sees one state; on PostgreSQL each statement what is committed then.
 
         Raises:
             Unavailable: The database cannot be reached.
