@@ -54,7 +54,9 @@ def demo(
             serving(settings, auth=False, stop=stop, worker_log=log) as url,
             Client(url) as client,
         ):
-            study = client.submit(named(client, load(file or example())))
+            # A name of its own, so that the example can still be submitted beside it.
+            spec = load(file) if file else {**load(example()), "name": "demo"}
+            study = client.submit(named(client, spec))
             err.print(f"study {study.id} at {url}/studies/{study.id}, log in {log}\n", markup=False)
             study = watch(lambda: client.study(study.id), stop=stop, quiet=json)
             best = client.best(study.id, k=5)

@@ -151,6 +151,19 @@ def test_no_worker_outlives_a_server_that_was_killed(
         gateway.close()
 
 
+def test_a_demo_leaves_the_name_of_its_example_free(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    arguments = ["demo", "--port", "0", "--workers", "1", "--json"]
+    with started(arguments, {**environment, "TUNER_HOME": str(tmp_path)}, log) as process:
+        assert process.wait(240) == 0, log.read_text()
+    with sqlite3.connect(f"file:{tmp_path / 'tuner.sqlite'}?mode=ro", uri=True) as connection:
+        assert connection.execute("SELECT name, state FROM studies").fetchall() == [
+            ("demo", "completed")
+        ]
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits for its parent does not."""
     try:
