@@ -34,7 +34,7 @@ def cluster(address: str | None) -> Iterator[Any]:
     try:
         import ray  # noqa: PLC0415  (an extra, and slow to load)
     except ImportError as error:
-        raise InvalidInput("engine", "Ray is not installed: pip install 'tuner[ray]'") from error
+        raise InvalidInput("engine", "Ray is not installed: pip install ray") from error
     # Options of a cluster to start are refused by one to join.
     mine: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
