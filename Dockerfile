@@ -21,6 +21,10 @@ COPY migrations ./migrations
 RUN pip install -c constraints.txt --no-build-isolation --no-deps .
 
 FROM ${PYTHON_IMAGE}
+# torch compiles optimizer steps with it; without one they run eagerly.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++ \
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --create-home tuner && install -d -o tuner -g tuner /data
 COPY --from=build /opt/tuner /opt/tuner
 ENV PATH=/opt/tuner/bin:$PATH \

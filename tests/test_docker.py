@@ -134,6 +134,15 @@ def test_the_image_does_not_run_as_root() -> None:
     assert DOCKERFILE.index("\nUSER ") < DOCKERFILE.index("\nENTRYPOINT")
 
 
+def test_optimizer_steps_can_be_compiled() -> None:
+    final = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert re.search(r"apt-get install .*g\+\+", final)
+    assert final.index("g++") < final.index("\nUSER ")
+    for name in ours():
+        # A tmpfs of Docker's forbids otherwise to load what was compiled there.
+        assert SERVICES[name]["tmpfs"] == ["/tmp:exec"]
+
+
 def test_compose_itself_takes_the_file() -> None:
     docker = shutil.which("docker")
     if (
