@@ -1,4 +1,4 @@
-"""``tuner token``: access tokens, made and revoked beside the database, without a server."""
+"""``tuner token``: access tokens, made and revoked in the database itself, without a server."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tuner.cli.options import DatabaseUrl, Json
 from tuner.cli.output import err, out, print_json, print_table, say
+from tuner.errors import InvalidInput
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
     from tuner.service import Context
 
-app = typer.Typer(help="Create, list and revoke access tokens.", no_args_is_help=True)
+app = typer.Typer(
+    help="Create, list and revoke access tokens, in the database itself: run it where the server "
+    "runs, with the server's TUNER_HOME or TUNER_DATABASE_URL.",
+    no_args_is_help=True,
+)
 
 
 @app.command()
@@ -85,11 +91,24 @@ def revoke(
 
 @contextmanager
 def opened(database_url: str | None) -> Iterator[Context]:
-    """A service context on the database of the settings, its tables checked."""
+    """A service context on the database of the settings, its tables checked.
+
+    Raises:
+        InvalidInput: It is a file that is not there: no server would know a token in a new one.
+    """
     from tuner.service import Context
     from tuner.storage import migrate
+    from tuner.storage.engine import parse_url
 
     url = Settings.read(database_url=database_url).database_url
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+        raise InvalidInput(
+            "database_url",
+            f"there is no database {parsed.database}; tokens are made in the server's own: set "
+            "TUNER_HOME or TUNER_DATABASE_URL as the server has it (`tuner db upgrade` makes a "
+            "new one)",
+        )
     migrate.prepare(url)
     context = Context.open(url)
     try:

@@ -65,8 +65,9 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "no/such/file.yaml"], "file"),
     (["db", "upgrade", "--database-url", "mysql://x/y"], "database_url"),
     (["db", "upgrade", "no-such-revision"], "revision"),
-    (["token", "create", "--name", "n", "--scope", "everything"], "scope"),
-    (["token", "create", "--name", "", "--scope", "read"], "name"),
+    (["token", "create", "--name", "n", "--scope", "read"], "TUNER_HOME or TUNER_DATABASE_URL"),
+    (["token", "list"], "TUNER_HOME or TUNER_DATABASE_URL"),
+    (["token", "revoke", "n"], "TUNER_HOME or TUNER_DATABASE_URL"),
     (["serve", "--host", "0.0.0.0"], "host"),
     (["serve", "--host", "0.0.0.0", "--no-auth"], "no_auth"),
     (["serve", "--no-auth", "--behind-proxy"], "no_auth"),
@@ -102,10 +103,16 @@ def test_a_server_that_is_not_there_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("home", "code", "says"),
-    [("/proc/nowhere", 2, "nor can it be made"), ("damaged", 1, "damaged, or is none")],
+    ("command", "home", "code", "says"),
+    [
+        (["db", "upgrade"], "/proc/nowhere", 2, "nor can it be made"),
+        (["serve"], "/proc/nowhere", 2, "nor can it be made"),
+        (["token", "list"], "damaged", 1, "damaged, or is none"),
+        (["db", "upgrade"], "damaged", 1, "damaged, or is none"),
+        (["serve"], "damaged", 1, "damaged, or is none"),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("command", [["token", "list"], ["db", "upgrade"], ["serve"]], ids=str)
 def test_a_home_that_is_of_no_use_is_one_line(
     command: list[str],
     home: str,
@@ -182,7 +189,30 @@ def test_a_database_password_is_not_printed(capsys: pytest.CaptureFixture[str]) 
     assert "s3cret" not in printed.out + printed.err
 
 
+@pytest.mark.parametrize(
+    ("name", "scope", "field"), [("n", "everything", "scope"), ("", "read", "name")]
+)
+def test_a_token_that_cannot_be_is_one_line(
+    name: str, scope: str, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["db", "upgrade"]) == 0
+    capsys.readouterr()
+    assert main(["token", "create", "--name", name, "--scope", scope]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"tuner: {field}")
+    assert printed.err.count("\n") == 1
+
+
+def test_a_token_of_no_server_is_not_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["token", "create", "--name", "n", "--scope", "read"]) == 2
+    assert "there is no database" in capsys.readouterr().err
+    assert not Path(".tuner").exists()
+
+
 def test_a_token_lives_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["db", "upgrade"]) == 0
+    capsys.readouterr()
     create = ["token", "create", "--name", "ci", "--scope", "read", "--scope", "submit"]
     assert main([*create, "--days", "1"]) == 0
     secret = capsys.readouterr().out.strip()
