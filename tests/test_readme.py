@@ -112,7 +112,7 @@ def test_variables_exist() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", "".join(PAGES[1:])):
+    for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", "".join(PAGES[1:])):
         assert (ROOT / "docs" / target).exists(), target
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
