@@ -18,10 +18,12 @@ app = typer.Typer(help="Upload, list and delete datasets.", no_args_is_help=True
 @app.command()
 def add(
     file: Annotated[Path, typer.Argument(help="A CSV, Parquet or npz file.")],
-    name: Annotated[str | None, typer.Option(help="For studies to use; the file's name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Its name in studies; by default the file's.")
+    ] = None,
     kind: Annotated[
         Literal["csv", "parquet", "npz"] | None,
-        typer.Option("--format", help="By default the file's ending."),
+        typer.Option("--format", help="By default, what the file's ending says."),
     ] = None,
     url: Url = None,
     token: Token = None,
@@ -51,7 +53,10 @@ def list_(url: Url = None, token: Token = None, json: Json = False) -> None:
 
 @app.command()
 def delete(
-    name: Annotated[str, typer.Argument(help="Its name.")], url: Url = None, token: Token = None
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
 ) -> None:
     """Deletes a dataset that no open study uses."""
     with connected(url, token) as client:
@@ -59,4 +64,7 @@ def delete(
         if found is None:
             raise NotFound("dataset", name)
         client.delete_dataset(found.id)
-    say(f"deleted {name}")
+    if json:
+        print_json(found)
+    else:
+        say(f"deleted {name}")

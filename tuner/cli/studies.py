@@ -40,7 +40,9 @@ def connected(url: str | None, token: str | None) -> Iterator[Client]:
 def submit(
     file: Annotated[Path, typer.Argument(help="A study file.")],
     watch: Annotated[bool, typer.Option("--watch", help="Show progress until it ends.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and preview only.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Have the server check it and show what it would try.")
+    ] = False,
     url: Url = None,
     token: Token = None,
     json: Json = False,
@@ -52,7 +54,7 @@ def submit(
             if json:
                 print_json(preview)
             else:
-                say(f"{preview.trials} trials, at most {preview.total_epochs} epochs in all")
+                say(f"{preview.trials} trials, at most {preview.total_epochs:.12g} epochs in all")
                 names = sorted({name for sample in preview.samples for name in sample})
                 rows = [[sample.get(name) for name in names] for sample in preview.samples]
                 print_table(names, rows, title="ten configurations it might try")
@@ -71,7 +73,13 @@ def submit(
 
 
 def list_(
-    state: Annotated[str | None, typer.Option(help="Only studies in this state.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            help="Only studies in this state: queued, running, paused, stopping, completed, "
+            "cancelled or failed."
+        ),
+    ] = None,
     tag: Annotated[str | None, typer.Option(help="Only studies with this tag.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 50,
     url: Url = None,
@@ -108,8 +116,10 @@ def show(
 def log(
     study: Study,
     trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
-    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt's; the last.")] = None,
-    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines at the end.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Which attempt; the last by default.")
+    ] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only this many last lines.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the trial ends.")] = False,
     url: Url = None,
     token: Token = None,
@@ -135,17 +145,17 @@ def log(
 
 
 def pause(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:
-    """Holds a study; its trials keep their checkpoints."""
+    """Pauses a study; its trials keep their checkpoints."""
     _steer("pause", study, url, token, json)
 
 
 def resume(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:
-    """Lets a paused study go on."""
+    """Resumes a paused study."""
     _steer("resume", study, url, token, json)
 
 
 def stop(study: Study, url: Url = None, token: Token = None, json: Json = False) -> None:
-    """Starts no more trials of a study; those that run finish."""
+    """Starts no more trials of a study; running ones finish."""
     _steer("stop", study, url, token, json)
 
 
@@ -157,10 +167,10 @@ def cancel(study: Study, url: Url = None, token: Token = None, json: Json = Fals
 def export(
     study: Study,
     kind: Annotated[
-        Literal["csv", "json", "parquet"], typer.Option("--format", help="The form.")
+        Literal["csv", "json", "parquet"], typer.Option("--format", help="The file's format.")
     ] = "csv",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file; else standard output.")
+        Path | None, typer.Option("--output", "-o", help="A file; by default standard output.")
     ] = None,
     url: Url = None,
     token: Token = None,

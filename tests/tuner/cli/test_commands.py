@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -14,6 +16,7 @@ from tuner.cli import main
 from tuner.cli.main import app
 from tuner.cli.output import duration, plain, shown
 from tuner.storage import migrate
+from tuner.storage.models import STUDY_STATES
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +37,28 @@ def test_the_commands_of_the_contract_are_there() -> None:
     long = {"demo", "serve", "worker", "run"}
     wanted = long | {"submit", "studies", "show", "export", "advise", "token", "db"}
     assert wanted <= commands
+
+
+def test_every_command_that_prints_an_answer_takes_json() -> None:
+    def without(command: Any, path: str) -> Iterator[str]:
+        parts: dict[str, Any] = getattr(command, "commands", {})
+        if not parts or command.invoke_without_command:
+            options = [name for parameter in command.params for name in parameter.opts]
+            if "--json" not in options:
+                yield path
+        for name, part in parts.items():
+            yield from without(part, f"{path} {name}".strip())
+
+    assert list(without(typer.main.get_command(app), "")) == ["serve", "worker"]
+
+
+def test_the_states_that_studies_can_be_listed_by_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["studies", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(state in shown for state in STUDY_STATES)
 
 
 def test_the_known_error_of_the_square_root(capsys: pytest.CaptureFixture[str]) -> None:
