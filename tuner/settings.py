@@ -52,7 +52,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="The address that the server binds.")
     port: Port = Field(8420, description="The port that the server binds; 0 takes a free one.")
     workers: int | None = Field(
-        None, ge=0, le=1024, description="Local workers of `serve`; one a GPU, or one a core."
+        None,
+        ge=0,
+        le=1024,
+        description="Local workers of `serve`; by default one a GPU, or without one, one a core up "
+        "to 8.",
     )
     root_path: str = Field("", description="The path under which a proxy shows the server.")
     app: str = Field("api.app:create_app", description="What makes the HTTP application.")
@@ -77,7 +81,7 @@ class Settings(BaseSettings):
     )
 
     lease_seconds: float = Field(30.0, gt=0, description="A lease's life without a heartbeat.")
-    heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker shows life.")
+    heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker sends a heartbeat.")
     max_attempts: int = Field(
         3, ge=1, description="Workers that may die over a trial without its coming further."
     )
@@ -85,7 +89,7 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("info", description="The least severe line that is logged.")
     log_json: bool = Field(False, description="One JSON object a line instead of text.")
 
-    ci: str = Field("", validation_alias="CI", description="Set where nobody watches a terminal.")
+    ci: str = Field("", validation_alias="CI", description="Set where nobody watches the terminal.")
 
     @field_validator("checkpoints")
     @classmethod
@@ -180,7 +184,7 @@ INTRODUCTION = """\
 <!-- Generated: python -m tuner.settings > docs/settings.md -->
 
 Each is an environment variable, or a line of a `.env` file in the working directory. They are read
-once, as a process starts; what a command is told by an option wins.
+once, as a process starts; an option of a command wins over its setting.
 
 | setting | default | what |
 |-|-|-|

@@ -21,7 +21,7 @@ def audit(
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Lists changes of anything on the server, by whom and when."""
+    """Lists every change on the server: what, by whom and when."""
     with connected(url, token) as client:
         found = list(islice(client.audit(), limit))
     if json:

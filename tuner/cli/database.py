@@ -21,7 +21,7 @@ def upgrade(
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Brings the database up to this version; does nothing where it is there already."""
+    """Brings the database up to this version; does nothing if it is there already."""
     from tuner.storage import migrate
 
     url = Settings.read(database_url=database_url).database_url
@@ -31,11 +31,11 @@ def upgrade(
 @app.command()
 def downgrade(
     revision: Annotated[str, typer.Argument(help="Where to go; `base` drops every table.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask what may be lost.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before data is lost.")] = False,
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Takes the database back to an earlier version, without what that one has no place for."""
+    """Takes the database back to an earlier version; what that one has no place for is lost."""
     from tuner.storage import migrate
 
     url = Settings.read(database_url=database_url).database_url

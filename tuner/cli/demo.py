@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 def demo(
     file: Annotated[Path | None, typer.Argument(help="A study file; digits by default.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to bind; 0 takes a free one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Local workers to start.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Local workers; by default as `serve` starts.")
+    ] = None,
     leave: Annotated[
         bool, typer.Option("--exit", help="End when the study does; so does CI=true.")
     ] = False,

@@ -11,21 +11,30 @@ from tuner.errors import InvalidInput
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Url = Annotated[
-    str | None, typer.Option(help="The server; else TUNER_URL, else http://127.0.0.1:8420.")
+    str | None,
+    typer.Option(help="The server; by default TUNER_URL, or http://127.0.0.1:8420."),
 ]
 Token = Annotated[
-    str | None, typer.Option(help="The token to show; better in TUNER_TOKEN, out of the history.")
+    str | None,
+    typer.Option(help="The token to show; TUNER_TOKEN keeps it out of the shell's history."),
 ]
 DatabaseUrl = Annotated[
-    str | None, typer.Option("--database-url", help="The database; else TUNER_DATABASE_URL.")
+    str | None,
+    typer.Option(
+        "--database-url",
+        help="The database; by default TUNER_DATABASE_URL, or SQLite in TUNER_HOME.",
+    ),
 ]
 Home = Annotated[
-    Path | None, typer.Option(help="Folder of database, checkpoints and logs; else TUNER_HOME.")
+    Path | None,
+    typer.Option(help="Folder of database, checkpoints and logs; by default TUNER_HOME."),
 ]
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", help="The worker's own file, of scripts to run; else worker.toml in the home."
+        "--config",
+        help="The worker's own file, which names the scripts that it may run; by default "
+        "worker.toml in the home.",
     ),
 ]
 
@@ -33,7 +42,7 @@ Checkpoints = Annotated[
     str | None,
     typer.Option(
         help="Where checkpoints go: a folder, or an address that fsspec knows, such as "
-        "s3://BUCKET/PREFIX; else TUNER_CHECKPOINTS, else the home."
+        "s3://BUCKET/PREFIX; by default TUNER_CHECKPOINTS, or the home."
     ),
 ]
 

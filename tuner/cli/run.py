@@ -32,14 +32,16 @@ LONGEST = 60
 def run(
     file: Annotated[Path, typer.Argument(help="A study file.")],
     seed: Annotated[
-        int | None, typer.Option(help="Another seed than the file's: other weights, other order.")
+        int | None, typer.Option(help="A seed in place of the file's: other weights and order.")
     ] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto takes every GPU there is.")
     ] = "auto",
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Workers; one a GPU by default, or one a core. More share a GPU."),
+        typer.Option(
+            min=1, help="Workers; by default one a GPU, or one a core up to 8. More share a GPU."
+        ),
     ] = None,
     slots: Annotated[
         int | None, typer.Option(min=1, help="Trials trained at once; measured by default.")

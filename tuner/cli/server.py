@@ -19,10 +19,14 @@ def serve(
     host: Annotated[str | None, typer.Option(help="The address to bind.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to bind; 0 takes a free one.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Local workers to start; 0 for a server alone.")
+        int | None,
+        typer.Option(
+            help="Local workers to start; by default one a GPU, or one a core up to 8. 0 for a "
+            "server alone."
+        ),
     ] = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Ask nobody for a token; on loopback only.")
+        bool, typer.Option("--no-auth", help="Require no token; on loopback only.")
     ] = False,
     behind_proxy: Annotated[
         bool | None,
@@ -30,7 +34,9 @@ def serve(
     ] = None,
     plain_http: Annotated[
         bool | None,
-        typer.Option("--plain-http", help="Bind beyond loopback without TLS: the network is ours."),
+        typer.Option(
+            "--plain-http", help="Bind beyond loopback without TLS, in a network you trust."
+        ),
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="Another task: MODULE:CLASS; may be repeated.")

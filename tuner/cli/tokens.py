@@ -29,16 +29,18 @@ app = typer.Typer(
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Who uses it: what the audit trail will say.")],
+    name: Annotated[str, typer.Option(help="Who uses it; the audit trail shows this name.")],
     scope: Annotated[list[str], typer.Option(help="read, submit, work or admin; may be repeated.")],
-    days: Annotated[float | None, typer.Option(help="It expires after so many.")] = None,
+    days: Annotated[
+        float | None, typer.Option(help="Days until it expires; by default never.")
+    ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take the name from a token, which stops working.")
+        bool, typer.Option("--replace", help="Replace the token of that name, which stops working.")
     ] = False,
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Makes a token and prints its secret, this once."""
+    """Makes a token and prints its secret, once."""
     from tuner.service import tokens
 
     with opened(database_url) as context:

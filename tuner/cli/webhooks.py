@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 15.0
 @app.command()
 def create(
     address: Annotated[str, typer.Argument(metavar="URL", help="Where to post, over https.")],
-    name: Annotated[str, typer.Option(help="What it is called.")],
+    name: Annotated[str, typer.Option(help="Its name.")],
     event: Annotated[
         list[str] | None,
         typer.Option(help="study.completed, study.failed or study.cancelled; may be repeated."),
@@ -37,7 +37,7 @@ def create(
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Has an address told when studies end, and prints the secret of its signatures, this once."""
+    """Registers an address to be told when studies end, and prints its signing secret, once."""
     with connected(url, token) as client:
         made = client.create_webhook(name, address, events=event or None, tag=tag)
     if json:
@@ -74,7 +74,7 @@ def delete(webhook: Webhook, url: Url = None, token: Token = None, json: Json = 
 
 @app.command("test")
 def try_(webhook: Webhook, url: Url = None, token: Token = None, json: Json = False) -> None:
-    """Sends a message that means nothing, and says what became of it."""
+    """Sends a test message, and says what became of it."""
     with connected(url, token) as client:
         found = client.webhook(webhook)
         sent = _tried(client, found.id, client.try_webhook(found.id).id)

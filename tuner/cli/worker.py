@@ -29,24 +29,27 @@ def worker(
     url: Url = None,
     token: Token = None,
     name: Annotated[
-        str | None, typer.Option(help="What it is called; host and pid else, or `ray`.")
+        str | None, typer.Option(help="Its name; by default host and pid, with ray `ray`.")
     ] = None,
     engine: Annotated[
         Engine,
         typer.Option(
-            help="local trains in this process; ray keeps a worker for each GPU, or for some "
-            "CPUs, of a Ray cluster."
+            help="local trains in this process, on one device; ray keeps a worker for each GPU, "
+            "or for some CPUs, of a Ray cluster."
         ),
     ] = Engine.local,
     address: Annotated[
         str | None,
-        typer.Option(help="With ray: auto or HOST:PORT of a cluster; this machine alone else."),
+        typer.Option(
+            help="With ray: auto or HOST:PORT of a cluster; by default this machine alone."
+        ),
     ] = None,
     cpus_per_worker: Annotated[
         int | None, typer.Option(min=1, help="With ray: CPUs of each worker; one by default.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
+        str,
+        typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto takes the first GPU, if any."),
     ] = "auto",
     sharing: Annotated[
         int,

@@ -46,7 +46,7 @@ def drain(
 ) -> None:
     """Lets a worker finish what it holds, and gives it no more.
 
-    One that Ray has placed is replaced; to have fewer of them, scale.
+    Ray replaces a worker that it has placed; to have fewer of them, scale.
     """
     with connected(url, token) as client:
         found = client.drain_worker(_worker(client, worker).id)
@@ -62,15 +62,15 @@ def scale(
         str, typer.Argument(metavar="N", help="How many; `auto`: as many as the cluster fits.")
     ],
     pool: Annotated[
-        str | None, typer.Option(help="Of which pool; needed where there are several.")
+        str | None, typer.Option(help="Which pool; needed if there are several.")
     ] = None,
     url: Url = None,
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Says how many workers Ray should keep (see `tuner worker --engine ray`).
+    """Sets how many workers Ray keeps (see `tuner worker --engine ray`).
 
-    Those that are too many save what they train and hand it back. The server keeps the number.
+    Surplus workers save what they train and hand it back. The server remembers the number.
     """
     if wanted != "auto" and not (wanted.isascii() and wanted.isdecimal()):
         raise InvalidInput("N", f"{wanted!r} is neither a number nor auto")

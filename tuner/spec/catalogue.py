@@ -42,9 +42,10 @@ PAGE = Template("""\
 <!-- Generated: python -m tuner.spec.catalogue > docs/studies.md -->
 
 A study is a file in YAML (`tuner submit`, `tuner run`), the same fields as a JSON body
-(`POST /api/v1/studies`), or a form in the dashboard. Only `name` must be there, and without a task
-of tuner's also `space`. Fields that do not exist and values that nothing can take are refused by
-name before anything runs; `tuner submit FILE --dry-run` checks a file and shows what it would try.
+(`POST /api/v1/studies`), or a form in the dashboard. Only `name` is required; without a built-in or
+registered task, `space` is too. Fields that do not exist and values that nothing can take are
+refused by name before anything runs. `tuner submit FILE --dry-run` has a server check a file, and
+shows what it would try.
 
 ```yaml
 name: digits-small
@@ -95,17 +96,17 @@ budget: {trials: 40, epochs: 5}
 
 $constraint
 
-It is looked at on each report; trials that break it still teach the sampler what to avoid.
+It is checked on each report; trials that break it still teach the sampler what to avoid.
 
 ### `budget`
 
 $budget
 
-A study without `budget` has $trials trials of $epochs epochs, and under the sampler `grid` no more
-of its points. A `budget` that is there must name `trials`, `total_epochs` or `seconds`, since
-`epochs` or `target` alone need not end a study; only `grid` and `manual` do without. Whichever
-bound is met first ends it. An epoch goes through all training samples once, at any batch size.
-`epochs` in the space takes the place of that in the budget.
+A study without `budget` has $trials trials of $epochs epochs; with the sampler `grid`, at most as
+many trials as the grid has points. A `budget` must name `trials`, `total_epochs` or `seconds`,
+since `epochs` or `target` alone need not end a study; only `grid` and `manual` do without. The
+study ends when the first of these bounds is met. An epoch goes through all training samples once,
+at any batch size. `epochs` in the space takes the place of that in the budget.
 
 Trials are measured and pruned each `eval_every` epochs, which must divide `epochs`: one such period
 is a *step* of a trial's curve, and what a pruner counts in.
@@ -113,8 +114,8 @@ is a *step* of a trial's curve, and what a pruner counts in.
 ### `seed` and order
 
 All trials of a study start from the weights and see the samples in the order that `seed` gives, and
-so do those of another study with that seed. The sampler's draws come from `sampler.seed`, where
-there is one. Studies of higher `priority` are served first, those of equal priority share the
+so do those of another study with that seed. The sampler's draws come from `sampler.seed`, if it is
+given. Studies of higher `priority` are served first, those of equal priority share the
 devices. A trial whose worker dies is tried again, $attempts times in all unless the server says
 otherwise (`TUNER_MAX_ATTEMPTS`); one that fails by itself is not.
 
@@ -139,18 +140,18 @@ $keys
 
 ### `space: auto`
 
-What a study with a task takes that has no `space`: the default optimizer with its own ranges,
-batch sizes of which an epoch still has four steps, and whatever the task's settings say to search
-(the column *search* in [tasks.md](tasks.md)).
+The space of a study that has a task but no `space`: the default optimizer with its own ranges,
+batch sizes that leave an epoch at least four steps, and the task's settings that are worth
+searching (the column *search* in [tasks.md](tasks.md)).
 
 ```yaml
 $auto
 ```
 
-It also asks for a range test (`range_test`): a worker measures first which learning rates are
-worth searching, in one run in which the rate rises steadily, and the range of `lr` becomes theirs.
-Any study may ask for it whose `lr` is a float on a log scale without a condition, under one
-optimizer; there the range is narrowed only.
+It also asks for a range test (`range_test`): a worker first measures which learning rates are worth
+searching, in one run in which the rate rises steadily, and `lr` is then searched in that range. Any
+other study may ask for it too, if it has one optimizer and its `lr` is a float on a log scale
+without a condition; its range is then only narrowed.
 
 ### Names
 
