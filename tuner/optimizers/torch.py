@@ -226,8 +226,25 @@ class RuleOptimizer(torch.optim.Optimizer):
         Raises:
             InvalidInput: It is another optimizer's; names the setting or state that does not fit.
         """
-        state_dict = self._fitting(state_dict)
-        super().load_state_dict(state_dict)
+        fitting: dict[str, Any] = {}
+
+        def fit(_: object, given: dict[str, Any]) -> dict[str, Any]:
+            fitting.update(self._fitting(given))
+            return fitting
+
+        # What the user's own hooks make of it is what fits or not, and the last word is theirs.
+        hooks = (
+            self.register_load_state_dict_pre_hook(fit),
+            self.register_load_state_dict_post_hook(lambda _: self._loaded(fitting), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _loaded(self, state_dict: dict[str, Any]) -> None:
+        """Takes the state in its own types, which torch has made those of the parameters."""
         self._reset()
         saved_ids = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
         own = chain.from_iterable(g["params"] for g in self.param_groups)

@@ -167,3 +167,33 @@ def test_one_number_a_group_loads_in_any_shape() -> None:
     optimizer.load_state_dict(state)
     assert optimizer.state[p]["weight_sum"].shape == (1,)
     optimizer.step()
+
+
+def test_hooks_around_loading_act_as_torchs_do() -> None:
+    """torch's documented one finds the state by the names of the parameters."""
+    net = model()
+    first = optimizers.AdamW(net.named_parameters())
+    fit(net, first, 3)
+    state = first.state_dict()
+    second = optimizers.AdamW([*net.named_parameters()][::-1])
+
+    def by_name(optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+        (saved,), (group,) = given["param_groups"], optimizer.param_groups
+        entries = dict(zip(saved["param_names"], given["state"].values(), strict=True))
+        states = {i: entries[name] for i, name in enumerate(group["param_names"])}
+        named = {**saved, "param_names": group["param_names"]}
+        return {**given, "state": states, "param_groups": [named]}
+
+    def forget(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.state[net[0].bias]["exp_avg"].zero_()
+
+    hook = second.register_load_state_dict_pre_hook(by_name)
+    second.load_state_dict(state)
+    for p in net.parameters():
+        assert torch.equal(second.state[p]["exp_avg"], first.state[p]["exp_avg"])
+    second.register_load_state_dict_post_hook(forget)
+    second.load_state_dict(state)
+    assert not second.state[net[0].bias]["exp_avg"].any()
+    hook.remove()
+    with pytest.raises(InvalidInput, match="exp_avg: shape"):
+        second.load_state_dict(state)
