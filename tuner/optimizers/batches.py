@@ -30,6 +30,8 @@ class Batch:
     flat: Tensor | None = None
     flat_grad: Tensor | None = None
     views: tuple[Tensor, ...] = ()
+    """Those of :attr:`flat`, shaped as the parameters."""
+    grad_views: tuple[Tensor, ...] = ()
 
     @functools.cached_property
     def types(self) -> tuple[object, ...]:
@@ -41,8 +43,8 @@ class Batch:
         """Parameters and gradients, each as the one tensor that the rule sees."""
         grads = [cast(Tensor, p.grad) for p in self.params]
         if self.flat is not None and self.flat_grad is not None:
-            for flat, tensors in ((self.flat, self.params), (self.flat_grad, grads)):
-                torch.cat([t if t.ndim == 1 else t.reshape(-1) for t in tensors], out=flat)
+            torch._foreach_copy_(self.views, self.params)
+            torch._foreach_copy_(self.grad_views, grads)
             return self.flat, self.flat_grad
         p, g = self.params[0], grads[0]
         return (p.view(-1), g.contiguous().view(-1)) if len(self.dims) == 1 else (p, g)
@@ -82,7 +84,8 @@ def join(rule: Rule, params: list[Tensor], entries: list[dict[str, Any]]) -> Bat
     total = sum(p.numel() for p in params)
     flat = torch.empty(total, dtype=first.dtype, device=first.device)
     grad = torch.empty_like(flat)
-    return Batch(params, entries, state, step, (-1,), flat, grad, _shaped(flat, params))
+    views, grad_views = _shaped(flat, params), _shaped(grad, params)
+    return Batch(params, entries, state, step, (-1,), flat, grad, views, grad_views)
 
 
 def in_place(p: Tensor) -> tuple[Tensor, Dims]:

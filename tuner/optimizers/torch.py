@@ -13,7 +13,8 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, Final, cast, overload
+from operator import attrgetter, is_
+from typing import Any, ClassVar, Final, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -37,6 +38,18 @@ Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tenso
 
 _OWN: Final[Any] = object()
 """The rule's own default; None might be a setting that somebody forgot to read."""
+
+
+_dtype = attrgetter("dtype")
+_layout_of_grad = attrgetter("grad.layout")
+
+
+class _Layout(NamedTuple):
+    """How the parameters of a group were batched, and what of them that holds for."""
+
+    key: tuple[object, ...]
+    entries: list[dict[str, Any]]
+    batches: list[Batch]
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -289,7 +302,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _reset(self) -> None:
         """Forgets what is only derived from state and settings."""
-        self._layouts: dict[int, tuple[tuple[int, ...], list[Batch]]] = {}
+        self._layouts: dict[int, _Layout] = {}
         self._tables: dict[tuple[int, torch.dtype, torch.device], CoefficientRows] = {}
 
     def _check(self, hyper: Mapping[str, Any]) -> None:
@@ -335,17 +348,19 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _batches(self, index: int, group: Mapping[str, Any]) -> list[Batch]:
         """The group's parameters with gradients, batched; made anew when that set changes."""
         params = [p for p in group["params"] if p.grad is not None]
-        key = tuple(map(id, params))
-        known, batches = self._layouts.get(index, ((), []))
-        if key == known and all(
-            self.state.get(p) is entry
-            for batch in batches
-            for p, entry in zip(batch.params, batch.entries, strict=True)
-        ):
-            return batches
+        # Read at every step for every parameter, hence by functions of C.
+        key = (
+            *map(id, params),
+            *map(_dtype, params),
+            *map(Tensor.is_contiguous, params),
+            *map(_layout_of_grad, params),
+        )
+        known = self._layouts.get(index)
+        if known and key == known.key and all(map(is_, map(self.state.get, params), known.entries)):
+            return known.batches
         together: dict[object, list[Tensor]] = {}
         for p in params:
-            if cast(Tensor, p.grad).layout != torch.strided:
+            if _layout_of_grad(p) != torch.strided:
                 raise InvalidInput("params", "sparse gradients are not supported")
             alone = self.rule.granularity == "tensor" or (
                 self.rule.granularity == "element" and p.numel() >= gather_below(p.device)
@@ -358,7 +373,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             join(self.rule, members, [self._entry(p) for p in members])
             for members in together.values()
         ]
-        self._layouts[index] = (key, batches)
+        self._layouts[index] = _Layout(key, [self.state[p] for p in params], batches)
         return batches
 
 

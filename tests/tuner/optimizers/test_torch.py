@@ -225,6 +225,40 @@ def test_large_and_strided_and_scalar_parameters_take_the_same_steps() -> None:
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [4, 64], ids=["gathered", "alone"])
+def test_a_model_may_change_its_layout_between_steps(channels: int) -> None:
+    runs = []
+    for make in (optimizers.AdamW, torch.optim.AdamW):
+        generator = torch.Generator().manual_seed(0)
+        net = nn.Conv2d(channels, 128, 3)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator))
+        optimizer = make(net.parameters(), lr=0.01)
+        for memory_format in (None, torch.channels_last, torch.contiguous_format):
+            if memory_format is not None:
+                net.to(memory_format=memory_format)
+            for p in net.parameters():
+                p.grad = torch.randn(p.shape, generator=generator) + p.detach()
+            optimizer.step()
+        runs.append(net)
+    same(*runs, 1e-6)
+
+
+def test_a_model_that_becomes_wider_steps_wide() -> None:
+    net = nn.Linear(3, 2)
+    optimizer = optimizers.AdamW(net.parameters(), lr=1e-9)  # too small a step for float32
+    for dtype, moves in ((torch.float32, False), (torch.float64, True)):
+        net.to(dtype)
+        with torch.no_grad():
+            net.bias.fill_(1.0)
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert net.bias.dtype == dtype
+        assert bool((net.bias < 1).all()) == moves
+
+
 def test_state_of_half_parameters_is_float32_and_survives_a_state_dict() -> None:
     params = [nn.Parameter(torch.ones(4, dtype=torch.bfloat16))]
     optimizer = optimizers.AdamW(params)
@@ -310,6 +344,17 @@ def test_the_rate_may_be_positional_or_a_tensor() -> None:
     same(nets[0], nets[1], 0.0)
     same(nets[0], nets[2])
     assert optimizers.AdamW(nets[0].parameters()).param_groups[0]["lr"] == 1e-3
+
+
+def test_a_gradient_that_turns_sparse_is_refused_too() -> None:
+    for shape in ((4, 3), (300, 300)):
+        p = nn.Parameter(torch.ones(shape))
+        optimizer = optimizers.Adagrad([p])
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        p.grad = torch.ones_like(p).to_sparse()
+        with pytest.raises(InvalidInput, match="sparse"):
+            optimizer.step()
 
 
 def test_sparse_and_complex_are_refused() -> None:
