@@ -195,12 +195,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 if estimates is None and p.grad is None:
                     continue
-                estimate = given[p] if estimates is not None else batch_size * p.grad.square()
+                work = working_dtype(p.dtype)
+                if estimates is None:  # whose square 16 bits may not hold
+                    estimate = p.grad.to(work).square() * batch_size
+                else:
+                    estimate = given[p].to(work)
                 entry = self._entry(p)
                 flat = {name: flattened(self.rule, name, entry[name]) for name in self.rule.state}
                 c = self._coefficients(index, group, entry["step"], p)
-                work = working_dtype(p.dtype)
-                for name, new in self.rule.refresh(flat, estimate.reshape(-1).to(work), c).items():
+                for name, new in self.rule.refresh(flat, estimate.reshape(-1), c).items():
                     flat[name].copy_(new)
 
     @torch.no_grad()

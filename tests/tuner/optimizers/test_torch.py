@@ -377,6 +377,16 @@ def test_estimates_are_asked_for_by_name() -> None:
         optimizers.Muon(model().parameters(), scale="none")
 
 
+@pytest.mark.parametrize("grad", [1e-4, 300.0])
+def test_curvature_of_half_gradients_is_taken_wide(grad: float) -> None:
+    p = nn.Parameter(torch.zeros(4, dtype=torch.float16))
+    p.grad = torch.full_like(p, grad)
+    optimizer = optimizers.SophiaG([p])
+    optimizer.update_hessian(batch_size=1000)
+    expected = 0.01 * 1000 * p.grad.double().square()  # beneath, or above, what float16 holds
+    torch.testing.assert_close(optimizer.state[p]["hessian"].double(), expected)
+
+
 @pytest.mark.parametrize("name", ["sophia_g", "sophia_h"])
 def test_steps_without_any_curvature_are_warned_of_once(name: str) -> None:
     def started(steps: int) -> tuple[nn.Sequential, RuleOptimizer]:
