@@ -20,6 +20,8 @@ def hutchinson(
     """
     grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
     used = [(g, p) for g, p in zip(grads, params, strict=True) if g is not None and g.requires_grad]
+    if not used:  # which autograd would not differentiate: the loss is linear in them
+        return [torch.zeros_like(p) for p in params]
     signs = [
         torch.randint(0, 2, g.shape, generator=generator, device=g.device, dtype=g.dtype) * 2 - 1
         for g, _ in used

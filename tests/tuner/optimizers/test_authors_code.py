@@ -159,6 +159,11 @@ def test_cautious_adamw_agrees_with_the_authors_code(problem: Any, decay: float)
     assert problem.gap(ours, mine.step, theirs, step_theirs) <= EXACT
 
 
+def test_hutchinson_finds_no_curvature_in_a_line() -> None:
+    p, idle = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    assert [t.tolist() for t in hutchinson((p * 2).sum(), [p, idle])] == [[0.0] * 3] * 2
+
+
 def test_hutchinson_finds_the_diagonal_of_a_quadratic() -> None:
     generator = torch.Generator().manual_seed(0)
     diagonal = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
