@@ -101,9 +101,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         if isinstance(param_group, dict):  # torch refuses what is none
             self._check({k: v for k, v in param_group.items() if k not in NOTES})
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
-            if p.is_complex():
-                raise InvalidInput("params", "complex parameters are not supported")
+        # Looked at once torch has made one list of all the forms that parameters may come in.
+        if any(p.is_complex() for p in self.param_groups[-1]["params"]):
+            del self.param_groups[-1]
+            raise InvalidInput("params", "complex parameters are not supported")
 
     @overload
     def step(self, closure: None = None) -> None: ...

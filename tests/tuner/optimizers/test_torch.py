@@ -364,6 +364,10 @@ def test_sparse_and_complex_are_refused() -> None:
         optimizers.AdamW(table.parameters()).step()
     with pytest.raises(InvalidInput, match="complex"):
         optimizers.AdamW([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+    optimizer = optimizers.AdamW([nn.Parameter(torch.ones(2))])
+    with pytest.raises(InvalidInput, match="complex"):
+        optimizer.add_param_group({"params": nn.Parameter(torch.ones(2, dtype=torch.complex64))})
+    assert len(optimizer.param_groups) == 1
 
 
 def test_estimates_are_asked_for_by_name() -> None:
