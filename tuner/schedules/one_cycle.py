@@ -21,8 +21,8 @@ class OneCycle(Schedule):
 
     Smith and Topin, "Super-Convergence", 2017, https://arxiv.org/abs/1708.07120, in torch's two
     phases: the peak is at step ``peak_at * T - 1`` and the end at ``T - 1`` (optax puts the peak at
-    ``peak_at * T``). The momentum is that of ``sgd`` or ``beta1`` of Adam's kin. It brings its own
-    rise; a warm-up besides leads to its first value.
+    ``peak_at * T``). It moves an optimizer's ``momentum`` (of Muon that of the matrices), or the
+    ``beta1`` of Adam's kin. It brings its own rise; a warm-up besides leads to its first value.
     """
 
     summary = "Up for a third of the budget, then down to almost nothing; momentum the other way."

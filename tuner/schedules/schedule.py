@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,6 +78,15 @@ GAMMA = Hyper(0.1, 0.0, 1.0, open_low=True, search=(0.01, 0.9), log=True, doc="f
 def progress(t: Tensor, T: Tensor) -> Tensor:
     """The fraction of the schedule that is over, within [0, 1]."""
     return (t / T).clamp(0.0, 1.0)
+
+
+def momentum_name(settings: Container[str]) -> str:
+    """Which of an optimizer's settings a scheduled momentum goes to; empty where it has none.
+
+    As in torch's ``OneCycleLR`` ``betas`` come before ``momentum``; a ``beta1`` by itself is the
+    momentum of Adam's kin, and of Muon that of the vectors, beside a ``momentum`` of the matrices.
+    """
+    return next((name for name in ("betas", "momentum", "beta1") if name in settings), "")
 
 
 class Schedule(ABC):

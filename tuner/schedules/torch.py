@@ -15,7 +15,7 @@ from tuner.errors import InvalidInput
 from tuner.schedules import registry, warmup
 from tuner.schedules.joined import split
 from tuner.schedules.plateau import Plateau, PlateauState
-from tuner.schedules.schedule import CONTEXT, Tensors, number
+from tuner.schedules.schedule import CONTEXT, Tensors, momentum_name, number
 
 
 class LRScheduler(torch_schedules.LRScheduler):
@@ -171,9 +171,6 @@ class LRScheduler(torch_schedules.LRScheduler):
 
 
 def _set_momentum(group: dict[str, Any], momentum: float) -> None:
-    if "betas" in group:
-        group["betas"] = (momentum, *group["betas"][1:])
-    elif "beta1" in group:
-        group["beta1"] = momentum
-    elif "momentum" in group:
-        group["momentum"] = momentum
+    name = momentum_name(group)
+    if name:
+        group[name] = (momentum, *group[name][1:]) if name == "betas" else momentum

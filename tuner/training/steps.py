@@ -13,6 +13,7 @@ from torch import Tensor
 from tuner.optimizers import Rule
 from tuner.optimizers.kernels import apply_, coefficient_table, working_dtype
 from tuner.schedules.plan import stack
+from tuner.schedules.schedule import momentum_name
 from tuner.training.batch import Gradients
 from tuner.training.rows import FLAT, Rows
 from tuner.training.slot import Slot
@@ -283,9 +284,8 @@ def _table(
     multiplier, momentum = stack([trial.plan for trial in trials], starts, count, factors)
     h["lr"] = h["lr"] * multiplier * torch.tensor(scale, dtype=torch.float64)
     if momentum is not None:
-        # One-cycle moves momentum; for rules with betas, torch moves beta1.
-        name = "momentum" if "momentum" in h else "beta1"
-        if name in h:
+        name = momentum_name(h)
+        if name:
             h[name] = torch.where(momentum.isnan(), h[name], momentum)
     steps = torch.tensor(starts)[None, :] + torch.arange(count)[:, None]
     return coefficient_table(rule, h, steps, owner.dtype, owner.device)

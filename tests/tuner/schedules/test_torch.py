@@ -215,6 +215,25 @@ def test_one_cycle_moves_beta1_as_torchs_does_with_betas(name: str) -> None:
             following.step()
 
 
+def test_one_cycle_moves_what_torchs_moves_of_a_rule_with_both() -> None:
+    """Muon has a momentum for matrices and a beta1 for vectors."""
+    from tuner.optimizers import create  # noqa: PLC0415  (only these tests need them)
+
+    groups = []
+    for kind, more in (
+        (LRScheduler, {"schedule": "one_cycle"}),
+        (torch.optim.lr_scheduler.OneCycleLR, {"max_lr": 0.1}),
+    ):
+        opt = create("muon", [nn.Parameter(torch.ones(2, 2))], lr=0.1)
+        scheduler: Any = kind(opt, total_steps=10, **more)
+        for _ in range(4):
+            opt.step()
+            scheduler.step()
+        groups.append(opt.param_groups[0])
+    assert groups[0]["momentum"] == pytest.approx(groups[1]["momentum"]) != 0.95
+    assert groups[0]["beta1"] == groups[1]["beta1"] == 0.9
+
+
 def test_refusals() -> None:
     opt = optimizer()
     with pytest.raises(InvalidInput, match="final"):

@@ -13,6 +13,7 @@ from tests.tuner.tasks import zoo
 from tuner import optimizers
 from tuner.errors import InvalidInput
 from tuner.optimizers import create
+from tuner.schedules import LRScheduler
 from tuner.schedules.plan import Plan
 from tuner.tasks import Arrays, Setting, Splits, Task
 from tuner.training import program
@@ -48,12 +49,17 @@ def plain_loop(task: Task, config: dict[str, Any], seed: int, epochs: int = EPOC
     batch_size = config["batch_size"]
     per_epoch = math.ceil(len(x) / batch_size)
     plan = Plan.of(config, EPOCHS * per_epoch, epochs=EPOCHS)
-    multipliers, _ = plan.table(0, EPOCHS * per_epoch)
+    scheduler = LRScheduler(
+        optimizer,
+        plan.schedule.name,
+        total_steps=plan.total_steps,
+        warmup_steps=plan.warmup_steps,
+        **plan.settings,
+    )
     numbers = {
         "label_smoothing": torch.tensor(config.get("label_smoothing", 0.0), dtype=torch.float64)
     }
     seed32 = torch.tensor((seed * 2654435761 + 97) % (1 << 31), dtype=torch.int32)
-    step = 0
     for epoch in range(epochs):
         order = permutation(len(x), 5, epoch)
         for at in range(0, len(x), batch_size):
@@ -66,10 +72,8 @@ def plain_loop(task: Task, config: dict[str, Any], seed: int, epochs: int = EPOC
             loss.backward()
             if config.get("clip_norm"):
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config["clip_norm"])
-            for group in optimizer.param_groups:
-                group["lr"] = config["lr"] * float(multipliers[step])
             optimizer.step()
-            step += 1
+            scheduler.step()
     return model
 
 
@@ -456,7 +460,7 @@ def test_every_optimizer_trains_as_its_ordinary_face(name: str) -> None:
     rate = optimizers.get(name).hyper["lr"].default
     configs = [
         {"optimizer": name, "lr": rate, "batch_size": 10},
-        {"optimizer": name, "lr": rate / 2, "batch_size": 20},
+        {"optimizer": name, "lr": rate / 2, "batch_size": 20, "schedule": "one_cycle"},
     ]
     pop = population(task, 2)
     for slot, config in enumerate(configs):
