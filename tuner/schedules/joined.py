@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,6 +74,16 @@ def split(
     return schedule, schedule.check(rest, prefix)
 
 
+class _Part(NamedTuple):
+    """One part with its arguments, and the step at which it begins."""
+
+    schedule: Schedule
+    t: Tensor
+    T: Tensor
+    h: Tensors
+    start: Tensor
+
+
 @register("joined")
 class Joined(Schedule):
     """Each part runs for its ``share`` of the steps after the warm-up, on a clock of its own.
@@ -81,7 +91,8 @@ class Joined(Schedule):
     The curve has no jumps between its parts: each multiplies on from the value where the one before
     ended. With ``continuous: false`` every part starts at its own value, as in torch's
     ``SequentialLR`` and optax's ``join_schedules``. A part that starts from 0 cannot be scaled, and
-    is taken as it is.
+    is taken as it is. Where a part moves the momentum, as ``one_cycle`` does, it stays through the
+    parts that follow where that one left it.
 
     Example:
         ``schedule.parts: constant share=3; linear final=0.1`` in a study, which is in Python also
@@ -118,24 +129,38 @@ class Joined(Schedule):
 
     @override
     def multiplier(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor:
-        context = {**h, "warmup_steps": torch.zeros_like(h["warmup_steps"])}
-        start = torch.zeros_like(T)
         level = torch.ones_like(T)
         result = torch.ones_like(t * T)
+        for i, part in enumerate(self._timed(t, T, h)):
+            value = part.schedule.multiplier(part.t, part.T, part.h)
+            if self.chosen["continuous"] and i:
+                first = part.schedule.multiplier(torch.zeros_like(T), part.T, part.h)
+                level = torch.where(first > 0.0, level / first.clamp(min=1e-300), 1.0)
+            result = torch.where(t >= part.start, level * value, result)
+            if self.chosen["continuous"]:
+                level = level * part.schedule.multiplier(part.T, part.T, part.h)
+        return result
+
+    @override
+    def momentum(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor | None:
+        result: Tensor | None = None
+        for part in self._timed(t, T, h):
+            value = part.schedule.momentum(part.t, part.T, part.h)
+            if value is not None:
+                before = torch.full_like(t * T, torch.nan) if result is None else result
+                result = torch.where(t >= part.start, value, before)
+        return result
+
+    def _timed(self, t: Tensor, T: Tensor, h: Tensors) -> Iterator[_Part]:
+        """The parts, each with its own clock, which stops where the next one begins."""
+        context = {**h, "warmup_steps": torch.zeros_like(h["warmup_steps"])}
+        start = torch.zeros_like(T)
         for i, (schedule, settings, share) in enumerate(self.parts):
             length = share * T
             own = {name: torch.tensor(v, dtype=torch.float64) for name, v in settings.items()}
-            own = {**context, **own}
             local = t - start if i == len(self.parts) - 1 else (t - start).minimum(length)
-            value = schedule.multiplier(local.clamp(min=0.0), length, own)
-            if self.chosen["continuous"] and i:
-                first = schedule.multiplier(torch.zeros_like(T), length, own)
-                level = torch.where(first > 0.0, level / first.clamp(min=1e-300), 1.0)
-            result = torch.where(t >= start, level * value, result)
-            if self.chosen["continuous"]:
-                level = level * schedule.multiplier(length, length, own)
+            yield _Part(schedule, local.clamp(min=0.0), length, {**context, **own}, start)
             start = start + length
-        return result
 
     @override
     def reach(self, T: int, h: Mapping[str, float], prefix: str) -> None:

@@ -121,7 +121,8 @@ class Plan:
             factor: The present factor of a stateful schedule (``PlateauState.factor``).
 
         Returns:
-            float64 ``[count]``; the momentum likewise, or None where the schedule leaves it alone.
+            float64 ``[count]``; the momentum likewise, NaN at steps at which the schedule leaves it
+            alone, or None where it always does.
         """
         lr, momentum = stack([self], [start_step], count, [factor])
         return lr[:, 0], None if momentum is None else momentum[:, 0]
@@ -181,7 +182,7 @@ def stack(
 
     Returns:
         Multipliers of ``lr``, float64 ``[count, K]``, and momenta ``[count, K]``, NaN for slots
-        whose schedule leaves the momentum alone; None where all do.
+        and steps whose schedule leaves the momentum alone; None where all do.
     """
     now = [1.0] * len(plans) if factors is None else [float(f) for f in factors]
     if not len(plans) == len(starts) == len(now):

@@ -139,7 +139,10 @@ class Schedule(ABC):
         return self.multiplier(torch.zeros_like(T), T, h)
 
     def momentum(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor | None:
-        """The momentum (or beta1) at each step where the schedule sets it too, else None."""
+        """The momentum (or beta1) where the schedule sets it too, NaN at steps where it does not.
+
+        None where it never does.
+        """
         return None
 
     def reach(  # noqa: B027  (most schedules reach every setting)

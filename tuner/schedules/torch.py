@@ -122,7 +122,7 @@ class LRScheduler(torch_schedules.LRScheduler):
         t = t.minimum(T - 1.0 if self._schedule.jumps else T)
         factor = warmup.factor(self.warmup_shape, step, h["warmup_steps"])
         momentum = self._schedule.momentum(t, T, h)
-        if momentum is not None:
+        if momentum is not None and not momentum.isnan():
             for group in self.optimizer.param_groups:
                 _set_momentum(group, float(momentum))
         if self.last_epoch < self.warmup_steps:

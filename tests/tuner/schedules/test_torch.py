@@ -234,6 +234,28 @@ def test_one_cycle_moves_what_torchs_moves_of_a_rule_with_both() -> None:
     assert groups[0]["beta1"] == groups[1]["beta1"] == 0.9
 
 
+def test_a_joined_one_cycle_moves_the_momentum_and_leaves_it_there() -> None:
+    parts = "constant share=2; one_cycle share=2 momentum_high=0.93; linear"
+    lr, table = Plan.of({"schedule": "joined", "schedule.parts": parts}, 50).table(0, 50)
+    alone_lr, alone = Plan.of({"schedule": "one_cycle", "schedule.momentum_high": 0.93}, 20).table(
+        0, 20
+    )
+    assert table is not None
+    assert alone is not None
+    assert table[:20].isnan().all()
+    torch.testing.assert_close(table[20:40], alone)
+    assert table[40:].tolist() == pytest.approx([0.93] * 10)
+    assert float(lr[30]) == pytest.approx(float(alone_lr[10] / alone_lr[0]))
+    opt = optimizer(momentum=0.9)
+    scheduler = LRScheduler(opt, "joined", total_steps=50, parts=parts)
+    seen = []
+    for _ in range(50):
+        seen.append(opt.param_groups[1]["momentum"])
+        opt.step()
+        scheduler.step()
+    assert seen == pytest.approx(table.nan_to_num(0.9).tolist())
+
+
 def test_refusals() -> None:
     opt = optimizer()
     with pytest.raises(InvalidInput, match="final"):
