@@ -50,18 +50,21 @@ def per_slot(c: Tensor) -> Tensor:
     return c.reshape(-1, 1, 1) if c.ndim else c
 
 
-def where_flagged(
-    flag: Tensor, old: Tensor, source: Tensor, make: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """``old``, with ``make(source)`` for the slots that ``flag`` marks, computed for those alone.
+def flagged(flag: Tensor, count: int) -> Tensor:
+    """Which of ``count`` slots a coefficient, 0-d or ``[K, 1, ...]``, marks by a number above 0."""
+    return (flag > 0).reshape(-1).expand(count).nonzero().reshape(-1)
+
+
+def replaced(due: Tensor, old: Tensor, source: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """``old`` with ``make(source)`` for some slots, computed for those alone.
 
     Args:
-        flag: 0-d or ``[B, 1, 1]``, above 0 where a slot is due.
+        due: The slots, as :func:`flagged` finds them; for both sides of a matrix at once, since a
+            GPU is waited for.
         old: ``[B, n, n]``.
         source: ``[B, n, n]``, what the new matrices are made from.
         make: Takes and gives some rows of a batch.
     """
-    due = (flag > 0).expand(old.shape[0], 1, 1).reshape(-1).nonzero().reshape(-1)
     return old if due.numel() == 0 else old.index_copy(0, due, make(source[due]))
 
 

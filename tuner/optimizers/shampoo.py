@@ -19,11 +19,12 @@ from tuner.optimizers import register
 from tuner.optimizers.hyper import coupled_decay, log_lr, setting
 from tuner.optimizers.matrix import (
     as_matrix,
+    flagged,
     inverse_root,
     lead,
     per_slot,
+    replaced,
     sides,
-    where_flagged,
 )
 from tuner.optimizers.rule import Dims, Hyper, Rule, Tensors
 from tuner.optimizers.sgd import SGD
@@ -134,16 +135,17 @@ class Shampoo(Rule):
         """The preconditioned gradient ``[B, rows, columns]``; enters the new moments in ``new``."""
         u = g
         used = [side for side in ("left", "right") if state[side].numel()]
+        if not used:
+            return u
         power = partial(inverse_root, root=2 * len(used))
+        due = flagged(c["refresh"], g.shape[0])
         for side in used:
             old = state[side]
             moment = old.reshape(g.shape[0], *old.shape[-2:])
             moment = moment + (g @ g.mT if side == "left" else g.mT @ g)
             eps = per_slot(c["eps"]).expand(g.shape[0], 1, 1)
             ridge = moment + eps * torch.eye(moment.shape[-1], dtype=g.dtype, device=g.device)
-            root = where_flagged(
-                per_slot(c["refresh"]), state[f"{side}_root"].reshape(moment.shape), ridge, power
-            )
+            root = replaced(due, state[f"{side}_root"].reshape(moment.shape), ridge, power)
             u = root @ u if side == "left" else u @ root
             new[side], new[f"{side}_root"] = moment.reshape(old.shape), root.reshape(old.shape)
         return u

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from tuner.optimizers import register
 from tuner.optimizers.hyper import beta1, beta2, decoupled_decay, epsilon, log_lr, setting
-from tuner.optimizers.matrix import as_matrix, eigh, lead, per_slot, sides, where_flagged
+from tuner.optimizers.matrix import as_matrix, eigh, flagged, lead, per_slot, replaced, sides
 from tuner.optimizers.rule import Dims, Hyper, Rule, Tensors
 
 _PAPER = "Vyas et al., 2024, section 5"
@@ -121,47 +121,45 @@ class SOAP(Rule):
             )
             u = _rotate(as_matrix(m, dims), bases) / (v.sqrt() + per_slot(c["eps"]))
             u = _rotate(u, bases, back=True).reshape(p.shape)
-            for side in ("left", "right"):
-                if state[side].numel():
-                    v = self._turn(side, matrix, v, state, new, c)
+            v = _turned(matrix, v, bases, state, new, c)
             v = v.reshape(*batch, *(p.shape[axis] for axis in dims))
         new["exp_avg_sq"] = v
         return torch.addcmul(p, u, c["step_size"]) * c["decay"], new
 
-    def _turn(
-        self,
-        side: str,
-        g: Tensor,
-        v: Tensor,
-        state: Tensors,
-        new: dict[str, Tensor],
-        c: Tensors,
-    ) -> Tensor:
-        """Enters one side's new moment and basis in ``new``; gives ``v`` in the basis's order."""
-        shape = state[side].shape
-        moment = _batched(state[side], g)
-        moment = torch.lerp(moment, g @ g.mT if side == "left" else g.mT @ g, per_slot(c["keep3"]))
-        old = _batched(state[f"{side}_basis"], g)
-        basis = where_flagged(per_slot(c["first"]), old, moment, _eigenvectors)
-        product = moment @ old
-        order = (old * product).sum(-2).argsort(stable=True, dim=-1, descending=True)  # [B, n]
-        product = torch.take_along_dim(product, order.unsqueeze(-2), -1)
-        basis = where_flagged(per_slot(c["refresh"]), basis, product, _orthonormal)
-        axis = -2 if side == "left" else -1
-        index = order.unsqueeze(-1) if side == "left" else order.unsqueeze(-2)
-        v = torch.where(per_slot(c["refresh"]) > 0, torch.take_along_dim(v, index, axis), v)
-        new[side], new[f"{side}_basis"] = moment.reshape(shape), basis.reshape(shape)
+
+def _turned(
+    g: Tensor, v: Tensor, bases: Tensors, state: Tensors, new: dict[str, Tensor], c: Tensors
+) -> Tensor:
+    """Enters the new moments and bases in ``new``; gives ``v`` in the order of the bases."""
+    used = [side for side in ("left", "right") if bases[side].numel()]
+    if not used:
         return v
+    first, due = (flagged(c[name], g.shape[0]) for name in ("first", "refresh"))
+    for side in used:
+        square = g @ g.mT if side == "left" else g.mT @ g
+        moment = torch.lerp(_batched(state[side], g), square, per_slot(c["keep3"]))
+        basis = replaced(first, bases[side], moment, _eigenvectors)
+        if due.numel():
+            basis, order = _iterated(due, moment, basis)
+            axis, index = (-2, order.unsqueeze(-1)) if side == "left" else (-1, order.unsqueeze(-2))
+            v = v.index_copy(0, due, torch.take_along_dim(v[due], index, axis))
+        new[side] = moment.reshape(state[side].shape)
+        new[f"{side}_basis"] = basis.reshape(state[side].shape)
+    return v
+
+
+def _iterated(due: Tensor, moment: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """``basis`` one power iteration on for the slots that are due, and their order ``[due, n]``."""
+    old = basis[due]
+    product = moment[due] @ old
+    order = (old * product).sum(-2).argsort(stable=True, dim=-1, descending=True)
+    product = torch.take_along_dim(product, order.unsqueeze(-2), -1)
+    return basis.index_copy(0, due, torch.linalg.qr(product)[0]), order
 
 
 def _eigenvectors(moment: Tensor) -> Tensor:
     """Columns by falling eigenvalue."""
     return eigh(moment)[1].flip(-1)
-
-
-def _orthonormal(product: Tensor) -> Tensor:
-    q: Tensor = torch.linalg.qr(product)[0]
-    return q
 
 
 def _batched(square: Tensor, like: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ import logging
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.devices import CPU, each_device
 from tuner import optimizers
@@ -149,6 +151,38 @@ def test_a_compiled_kernel_keeps_masked_slots_whatever_the_size(
     ((_, _, plain, *_),) = compiled._kernels
     assert plain == (device == CPU and not cut)
     assert not compiled._broken
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations of one kind and the matrices they are given."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.matrices = kind, 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function.overloadpacket.__name__ == self.kind:
+            self.matrices += len(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("kind", "each", "due"), [("bmm", 8, 2), ("linalg_qr", 0, 2)])
+def test_bases_cost_what_they_do_only_where_they_are_due(kind: str, each: int, due: int) -> None:
+    """SOAP's, of slots that refresh at different steps: for each slot, and for each that is due."""
+    rule = optimizers.get("soap")
+    hyper = {key: torch.full((2,), h.default).double() for key, h in rule.hyper.items()}
+    hyper["refresh"] = torch.tensor([2.0, 3.0]).double()
+    p = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    state = rule.init(p, (-2, -1))
+    for t in range(7):
+        c = coefficient_table(rule, hyper, torch.tensor([t, t]), torch.float32)
+        c = {key: value.view(2, 1, 1) for key, value in c.items()}
+        with Counted(kind) as counted:
+            apply_(rule, p, p.clone(), state, c, (-2, -1))
+        turning = (t % 2 == 0) + (t % 3 == 0) if t else 0
+        assert counted.matrices == 2 * each + turning * due
 
 
 def test_without_a_compiler_it_runs_eager_and_says_so_once(
