@@ -34,9 +34,10 @@ class Prodigy(Rule):
     State: ``exp_avg``, ``exp_avg_sq``, ``s``, ``p0``, one number a coordinate; ``numerator`` (N),
     ``d`` and ``d_max``, one number each, these in units of d0, so that slots may differ in it.
 
-    Differs: nothing from the authors' package (prodigyopt), whose step still uses the last d in
+    Differs: the step is that of the authors' package (prodigyopt), which still uses the last d in
     ``d lr b``. ``beta3`` 0 stands for its default, the root of beta2. The ordinary optimizer keeps
-    one d for each parameter group. optax's form differs. A rate of 0 leaves everything as it is.
+    one d for each parameter group (prodigyopt: one for all of them), whose parameters are of one
+    type on one device. optax's form differs. A rate of 0 leaves everything as it is.
 
     Args:
         decoupled: Whether decay shrinks the weights or is added to the gradient.

@@ -58,7 +58,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     Each parameter counts its own steps, as in torch: one without a gradient is left alone. State of
     16-bit parameters is float32, and the step is computed in float32 and rounded once at its end.
     Rules that reduce over the model (Prodigy) do so over the parameters of a group that have a
-    gradient, and count the steps of the group.
+    gradient, which must be of one type on one device, and count the steps of the group.
 
     Args:
         params: Parameters, groups (dicts with settings of their own), or named parameters.
@@ -373,6 +373,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             if self.rule.granularity == "model":
                 step = None  # whatever each has counted, they are one model
             together.setdefault(id(p) if alone else (p.dtype, p.device, step), []).append(p)
+        if self.rule.granularity == "model" and len(together) > 1:
+            raise InvalidInput(
+                "params",
+                f"{self.rule.name} sums over a group, and these are of several types or on several "
+                "devices; give each kind a group of its own",
+            )
         batches = [
             join(self.rule, members, [self._entry(p) for p in members])
             for members in together.values()

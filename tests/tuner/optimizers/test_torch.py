@@ -202,6 +202,17 @@ def test_prodigy_keeps_one_distance_while_parameters_come_and_go() -> None:
     assert first["step"] == second["step"] == 12
 
 
+def test_prodigy_keeps_no_two_distances_in_a_group() -> None:
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]
+    for p in params:
+        p.grad = p.detach() * 0.5
+    mixed = optimizers.Prodigy(params)
+    with pytest.raises(InvalidInput, match="params: prodigy sums over a group"):
+        mixed.step()
+    assert all(mixed.state[p]["step"] == 0 for p in params)
+    optimizers.Prodigy([{"params": [p]} for p in params]).step()
+
+
 def test_large_and_strided_and_scalar_parameters_take_the_same_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     starts = [
