@@ -42,9 +42,7 @@ _broken: set[tuple[object, ...]] = set()
 """Kernels, and types of device, for which the compiler does not work in this process."""
 
 
-def run_compiled(
-    rule: Rule, items: Sequence[Item], c: Tensors, dims: Dims, mask: Tensor | None
-) -> bool:
+def run_compiled(rule: Rule, items: Sequence[Item], c: Tensors, dims: Dims) -> bool:
     """Steps the items in place by one kernel; False, with nothing done, where that cannot be.
 
     Args:
@@ -54,7 +52,6 @@ def run_compiled(
             types, which is not looked at.
         c: Coefficients that all items share.
         dims: As in ``apply_``.
-        mask: bool ``[K, 1, ...]``, or None.
     """
     first = items[0][0]
     device = first.device.type
@@ -64,13 +61,13 @@ def run_compiled(
     types = (first.device, first.dtype, *(s.dtype for s in items[0][2].values()))
     plain = group or _plain(*items[0])
     shared = next(iter(c.values())).ndim == 0
-    key = (_key_of(rule), group, plain, single, first.ndim, shared, types, mask is None)
+    key = (_key_of(rule), group, plain, single, first.ndim, shared, types)
     if (device,) in _broken or key in _broken:
         return False
     if group and len(items) < GROUP:
         items = [*items, *_filler(rule, key, first)[len(items) :]]
     named = [t for p, g, state in items for t in (p, g, *state.values())]
-    tensors = [*named, *c.values(), *(() if mask is None else (mask,))]
+    tensors = [*named, *c.values()]
     if not plain:
         # Of a view the compiler would also trace, and guard, what it is a view of; no ``.data`` is.
         tensors = [t.data for t in tensors]
@@ -155,14 +152,12 @@ def _formula(
     """What a kernel computes; takes its tensors one by one."""
     width = 2 + len(states)
     first_c = count * width
-    first_mask = first_c + len(names)
 
     def formula(*tensors: Tensor) -> None:
-        c = dict(zip(names, tensors[first_c:first_mask], strict=True))
-        mask = tensors[first_mask] if len(tensors) > first_mask else None
+        c = dict(zip(names, tensors[first_c:], strict=True))
         for start in range(0, first_c, width):
             state = dict(zip(states, tensors[start + 2 : start + width], strict=True))
-            step_(rule, tensors[start], tensors[start + 1], state, c, dims, mask)
+            step_(rule, tensors[start], tensors[start + 1], state, c, dims)
 
     return formula
 

@@ -34,10 +34,13 @@ def apply_(
     c: Tensors,
     dims: Dims,
     *,
-    mask: Tensor | None = None,
     compiled: bool = False,
 ) -> None:
     """One step of ``rule``, written into ``p`` and the tensors of ``state`` in place.
+
+    Every slot it is given steps. Where only some step now, they are views of those rows, as in
+    :mod:`tuner.training.steps`, where slots that step together lie side by side: the others cost
+    nothing and keep their bits, NaN or not.
 
     Args:
         rule: The formula.
@@ -48,21 +51,18 @@ def apply_(
         c: Coefficients by name, ``[K, 1, ...]`` or 0-d; for 16-bit parameters give them in
             float32, in which such parameters are updated before they are rounded back.
         dims: The negative axes of ``shape``.
-        mask: bool ``[K]``: the slots that step now. The others keep their bits, NaN or not.
         compiled: Whether to run one compiled pass (element and model rules). Falls back to the
             eager form, once and with a log line, where no compiler works.
     """
     if p.numel() == 0:
         return
-    if mask is not None:
-        mask = mask.reshape(-1, *(1 for _ in dims))
     if rule.granularity == "tensor":
-        step_(rule, p, g, state, c, dims, mask)
+        step_(rule, p, g, state, c, dims)
         return
     large = p.numel() >= COMPILED_FROM
-    if compiled and large and run_compiled(rule, [(p, g, state)], c, dims, mask):
+    if compiled and large and run_compiled(rule, [(p, g, state)], c, dims):
         return
-    _apply_eager(rule, p, g, state, c, dims, mask)
+    _apply_eager(rule, p, g, state, c, dims)
 
 
 def apply_all_(rule: Rule, items: Sequence[Item], c: Tensors, *, compiled: bool = False) -> None:
@@ -82,19 +82,17 @@ def apply_all_(rule: Rule, items: Sequence[Item], c: Tensors, *, compiled: bool 
     left = [item for item in items if 1 < item[0].numel() < 1 << 31]
     others = [item for item in items if not 1 < item[0].numel() < 1 << 31]
     if compiled and rule.granularity == "element":
-        while len(left) > 1 and run_compiled(rule, left[:GROUP], c, (-1,), None):
+        while len(left) > 1 and run_compiled(rule, left[:GROUP], c, (-1,)):
             left = left[GROUP:]
     for p, g, state in (*left, *others):
         apply_(rule, p, g, state, c, (-1,), compiled=compiled)
 
 
-def _apply_eager(
-    rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims, mask: Tensor | None
-) -> None:
+def _apply_eager(rule: Rule, p: Tensor, g: Tensor, state: Tensors, c: Tensors, dims: Dims) -> None:
     budget = CHUNK * torch.get_num_threads()
     whole = rule.granularity == "model" or p.device.type != "cpu" or len(dims) != 1
     if whole or p.numel() <= budget:
-        step_(rule, p, g, state, c, dims, mask)
+        step_(rule, p, g, state, c, dims)
         return
     width = p.shape[-1]
     columns = min(width, budget)
@@ -104,21 +102,20 @@ def _apply_eager(
         rows = max(1, budget // columns)
         row_cuts = [slice(k, k + rows) for k in range(0, p.shape[0], rows)]
     for cut in row_cuts:
-        _apply_rows(rule, *_rows(cut, p, g, state, c, mask), dims=dims, columns=columns)
+        _apply_rows(rule, *_rows(cut, p, g, state, c), dims=dims, columns=columns)
 
 
 def _rows(
-    cut: slice | None, p: Tensor, g: Tensor, state: Tensors, c: Tensors, mask: Tensor | None
-) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+    cut: slice | None, p: Tensor, g: Tensor, state: Tensors, c: Tensors
+) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """The same arguments for some of the slots."""
     if cut is None:
-        return p, g, dict(state), dict(c), mask
+        return p, g, dict(state), dict(c)
     return (
         p[cut],
         g[cut],
         {name: s[cut] for name, s in state.items()},
         {name: value[cut] if value.ndim else value for name, value in c.items()},
-        None if mask is None else mask[cut],
     )
 
 
@@ -128,7 +125,6 @@ def _apply_rows(
     g: Tensor,
     state: Tensors,
     c: Tensors,
-    mask: Tensor | None,
     *,
     dims: Dims,
     columns: int,
@@ -140,7 +136,7 @@ def _apply_rows(
     for start in range(0, width, columns):
         cut = (..., slice(start, start + columns))
         here = {name: s[cut] if name in wide else s for name, s in state.items()}
-        new = updated(rule, p[cut], g[cut], here, c, dims, mask)
+        new = updated(rule, p[cut], g[cut], here, c, dims)
         p[cut].copy_(new[""])
         for name in wide:
             here[name].copy_(new[name])

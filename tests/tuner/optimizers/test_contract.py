@@ -60,16 +60,15 @@ class Stack:
                 key: value if self.slots is None else value.reshape(-1, *(1 for _ in dims))
                 for key, value in flat.items()
             }
-            if self.rule.needs:
-                estimate = (p * p + 0.1) * n.abs()
-                for key, new in self.rule.refresh(state, estimate, c).items():
-                    kept = (
-                        new
-                        if mask is None
-                        else torch.where(mask.reshape(-1, *(1 for _ in dims)), new, state[key])
-                    )
-                    state[key].copy_(kept)
-            apply_(self.rule, p, n + 0.5 * p, state, c, dims, mask=mask)
+            g = n + 0.5 * p
+            estimate = (p * p + 0.1) * n.abs()
+            for rows in [...] if mask is None else runs(mask):
+                here = {key: s[rows] for key, s in state.items()}
+                own = {key: value[rows] for key, value in c.items()}
+                if self.rule.needs:
+                    for key, new in self.rule.refresh(here, estimate[rows], own).items():
+                        here[key].copy_(new)
+                apply_(self.rule, p[rows], g[rows], here, own, dims)
         self.step_count += 1 if mask is None else mask.to(torch.int64)
 
     def slot(self, k: int) -> Tensor:
@@ -77,6 +76,13 @@ class Stack:
 
     def only(self) -> Tensor:
         return torch.cat([p.reshape(-1) for p in self.params])
+
+
+def runs(mask: Tensor) -> list[slice]:
+    """Neighbouring slots that step now: a mask is honoured by views of their rows."""
+    edges = torch.cat([mask.new_zeros(1), mask, mask.new_zeros(1)]).int().diff().nonzero()
+    ends = edges.reshape(-1, 2).tolist()
+    return [slice(start, stop) for start, stop in ends]
 
 
 def noises(rule: Rule, shapes: tuple[tuple[int, ...], ...], steps: int) -> list[list[Tensor]]:
