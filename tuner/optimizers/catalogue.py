@@ -23,7 +23,9 @@ closures and the schedulers of torch. Settings have the names below, `beta1` and
 
 `load_state_dict` takes its own checkpoints, and those of the same optimizer in `torch.optim`: Adam,
 AdamW, NAdam, SGD, RMSprop and Adagrad, whose `betas` become `beta1` and `beta2`, whose `alpha`
-becomes `beta2`. Anything else is refused by the name of the setting or state that does not fit.
+becomes `beta2`. Anything else is refused by the name of the setting or state that does not fit:
+another rule's checkpoint, or one made with other options, such as `decoupled`. Rules that differ in
+defaults and options alone (`adam`, `adamw`, `amsgrad`; `sgd`, `momentum`, `nag`) count as one.
 
 torch's `OneCycleLR` and `CyclicLR` look for `betas` or `momentum`: with rules that have `beta1` and
 no `momentum` give them `cycle_momentum=False`, or take

@@ -1,8 +1,9 @@
 """Checkpoints that an optimizer takes over: its own as they are, torch's where they mean the same.
 
 torch keeps for its Adam, AdamW, NAdam, SGD, RMSprop and Adagrad what our rules of those names keep,
-partly under other names. What a checkpoint says must hold of the optimizer that takes it over;
-anything else, such as another rule's state, is refused before it can train wrongly.
+partly under other names. What a checkpoint says, its rule and the rule's options too, must hold of
+the optimizer that takes it over; anything else is refused before it can train wrongly. Checkpoints
+of our own from before these were written down are taken for what they fit.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ those of Lightning and timm read."""
 
 _HOW = frozenset({"foreach", "fused", "capturable"})
 """Settings of torch that say how its step is computed, not what it is."""
-_OPTIONS = {"amsgrad": "amsgrad", "centered": "centered", "decoupled_weight_decay": "decoupled"}
-"""Settings of torch that are options of a rule here."""
+_OPTIONS = {"decoupled_weight_decay": "decoupled"}
+"""Settings of torch that are options of a rule here, where the names are others."""
+_ALIKE = (frozenset({"adam", "adamw", "amsgrad"}), frozenset({"sgd", "momentum", "nag"}))
+"""Rules that differ in defaults and options alone, which a checkpoint tells."""
 _DERIVED = frozenset({"mu_product"})
 """State of torch's NAdam that follows from the step."""
 
@@ -47,8 +50,13 @@ def settings_of(
     Raises:
         InvalidInput: Names the first setting that the rule lacks, or that is otherwise here.
     """
+    group = dict(group)
+    saved = group.pop("rule", rule.name)
+    if saved != rule.name and not any({saved, rule.name} <= alike for alike in _ALIKE):
+        raise InvalidInput("rule", f"the checkpoint is one of {saved}, and this is {rule.name}")
     own: dict[str, Any] = {}
     translated: dict[str, Any] = {}
+    options = rule.options
     for name, value in group.items():
         if name in rule.hyper or name in NOTES:
             own[name] = value
@@ -58,13 +66,13 @@ def settings_of(
             translated["beta2"] = value
         elif name == "initial_accumulator_value" and "initial_accumulator" in rule.hyper:
             translated["initial_accumulator"] = 0.0  # torch has put it into the sum
-        elif name in _OPTIONS and hasattr(rule, _OPTIONS[name]):
-            here = getattr(rule, _OPTIONS[name])
-            if here != bool(value):
+        elif _OPTIONS.get(name, name) in options:
+            option = _OPTIONS.get(name, name)
+            if options[option] != value:
                 raise InvalidInput(
                     name,
                     f"{value!r} in the checkpoint, but this {rule.name} has "
-                    f"{_OPTIONS[name]}={here!r}",
+                    f"{option}={options[option]!r}",
                 )
         elif name not in _HOW:
             raise InvalidInput(

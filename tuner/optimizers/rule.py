@@ -8,6 +8,7 @@ A rule is written once. With 0-d coefficients it is one model's optimizer
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -156,6 +157,12 @@ class Rule(ABC):
     def eval_params(self, p: Tensor, state: Tensors, c: Tensors) -> Tensor:
         """The weights to evaluate and ship; ``p`` itself unless ``eval_mode``."""
         return p
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The constructor's options: what no group, and no slot of a population, has otherwise."""
+        names = inspect.signature(type(self)).parameters
+        return {name: value for name, value in vars(self).items() if name in names}
 
     @property
     def key(self) -> tuple[object, ...]:

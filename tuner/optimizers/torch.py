@@ -235,6 +235,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             if "train_params" in self.state.get(p, {}):
                 p.copy_(self.state[p].pop("train_params"))
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; each group also says whose it is: the rule's name and options."""
+        state = super().state_dict()
+        own = {"rule": self.rule.name, **self.rule.options}
+        return {**state, "param_groups": [{**g, **own} for g in state["param_groups"]]}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a state dict, as copies; float32 state of 16-bit parameters stays float32.
 

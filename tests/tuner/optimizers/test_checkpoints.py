@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
@@ -88,12 +89,17 @@ def saved(maker: Any, **settings: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("taker", "maker", "settings", "field"),
     [
-        ("adamw", optimizers.SGD, {}, "momentum"),
-        ("sgd", optimizers.AdamW, {}, "beta1"),
-        ("adamw", optimizers.Lion, {}, "exp_avg_sq"),
-        ("lion", optimizers.AdamW, {}, "eps"),
-        ("adamw", lambda p: optimizers.AdamW(p, amsgrad=True), {}, "max_exp_avg_sq"),
-        ("amsgrad", optimizers.Adam, {}, "max_exp_avg_sq"),
+        ("adamw", optimizers.SGD, {}, "rule"),
+        ("grams", optimizers.AdamW, {}, "rule"),
+        ("cautious_adamw", optimizers.AdamW, {}, "rule"),
+        ("sophia_h", optimizers.SophiaG, {}, "rule"),
+        ("lars", optimizers.Momentum, {}, "rule"),
+        ("adamw", optimizers.AdamW, {"decoupled": False}, "decoupled"),
+        ("adamw", optimizers.AdamW, {"amsgrad": True}, "amsgrad"),
+        ("amsgrad", optimizers.Adam, {}, "amsgrad"),
+        ("adam", optimizers.AdamW, {}, "decoupled"),
+        ("muon", optimizers.Muon, {"scale": "match_rms"}, "scale"),
+        ("prodigy", optimizers.Prodigy, {"growth_rate": 1.02}, "growth_rate"),
         ("adamw", torch.optim.SGD, {"momentum": 0.9}, "momentum"),
         ("adamw", torch.optim.Adam, {}, "decoupled_weight_decay"),
         ("adam", torch.optim.AdamW, {}, "decoupled_weight_decay"),
@@ -121,6 +127,51 @@ def test_another_optimizers_checkpoint_is_refused_by_name(
     fit(net, optimizer, 2)
     fit(untouched, optimizers.create(taker, untouched.parameters()), 2)
     same(net, untouched, 0.0)
+
+
+def test_rules_that_differ_in_defaults_alone_take_over_each_others() -> None:
+    for first, second in (
+        (optimizers.SGD, optimizers.NAG),
+        (optimizers.AMSGrad, functools.partial(optimizers.Adam, amsgrad=True)),
+        (functools.partial(optimizers.Adam, decoupled=True), optimizers.AdamW),
+    ):
+        net, other = model(), model()
+        one = first(net.parameters(), weight_decay=0.1)
+        fit(net, one, 3)
+        other.load_state_dict(net.state_dict())
+        two = second(other.parameters())
+        two.load_state_dict(one.state_dict())
+        fit(net, one, 3)
+        fit(other, two, 3)
+        same(net, other, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("taker", "maker", "field"),
+    [
+        ("adamw", optimizers.SGD, "momentum"),
+        ("sgd", optimizers.AdamW, "beta1"),
+        ("adamw", optimizers.Lion, "exp_avg_sq"),
+        ("lion", optimizers.AdamW, "eps"),
+        ("adamw", lambda p: optimizers.AdamW(p, amsgrad=True), "max_exp_avg_sq"),
+        ("amsgrad", optimizers.Adam, "max_exp_avg_sq"),
+        ("adam", optimizers.AdamW, None),
+    ],
+)
+def test_checkpoints_from_before_rules_were_written_down(
+    taker: str, maker: Any, field: str | None
+) -> None:
+    state = saved(maker)
+    for group in state["param_groups"]:
+        for name in ("rule", *maker(model().parameters()).rule.options):
+            del group[name]
+    optimizer = optimizers.create(taker, model().parameters())
+    if field is None:
+        optimizer.load_state_dict(state)
+        return
+    with pytest.raises(InvalidInput) as caught:
+        optimizer.load_state_dict(state)
+    assert caught.value.field == field
 
 
 def test_a_checkpoint_of_other_parameters_is_refused() -> None:
