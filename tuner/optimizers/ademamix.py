@@ -83,10 +83,9 @@ class AdEMAMix(Rule):
     def coefficients(self, h: Tensors, step: Tensor) -> dict[str, Tensor]:
         t = step + 1
         warm = (t / h["warmup_steps"].clamp_min(1e-9)).clamp_max(1.0)
-        log1, log3 = h["beta1"].log(), h["beta3"].log()
-        # Betas of 0 have no logarithm; without warming none is needed.
-        warmed = torch.exp(log1 * log3 / ((1 - warm) * log3 + warm * log1))
-        beta3 = torch.where((warm < 1) & (h["beta1"] > 0), warmed, h["beta3"].expand_as(warm))
+        # So written, a beta of 0, whose logarithm is -inf, gives the limit and no NaN.
+        warmed = torch.exp(1 / ((1 - warm) / h["beta1"].log() + warm / h["beta3"].log()))
+        beta3 = torch.where(warm < 1, warmed, h["beta3"].expand_as(warm))
         root = (1 - h["beta2"] ** t).sqrt()
         return {
             "keep1": 1 - h["beta1"],

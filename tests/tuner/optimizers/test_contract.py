@@ -6,6 +6,7 @@ import copy
 import io
 import math
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -378,6 +379,40 @@ def test_coefficients_of_many_steps_are_those_of_each(name: str) -> None:
             one = rule.coefficients({key: v[k] for key, v in hyper.items()}, steps[s, k])
             for key, value in one.items():
                 torch.testing.assert_close(table[key][s, k], value.double(), rtol=1e-14, atol=0.0)
+
+
+def edges(hyper: Hyper) -> list[float]:
+    """The default and what is legal at both ends of the range, 0 among it."""
+    least = hyper.low + 1e-12 * hyper.open_low if math.isfinite(hyper.low) else -10.0
+    most = hyper.high - 1e-6 * hyper.open_high if math.isfinite(hyper.high) else 3.0
+    found = {hyper.default, least, most}
+    for value in (0.0, 1.0):
+        try:
+            hyper.check("value", value)
+        except InvalidInput:
+            continue
+        found.add(value)
+    return sorted(found)
+
+
+@every
+def test_coefficients_are_finite_at_the_edges_of_what_is_legal(name: str) -> None:
+    """Each two settings at every edge, the others at their defaults."""
+    rule = optimizers.get(name)
+    plain = {key: h.default for key, h in rule.hyper.items()}
+    cases = [
+        {**plain, a: x, b: y}
+        for a, b in combinations(rule.hyper, 2)
+        for x in edges(rule.hyper[a])
+        for y in edges(rule.hyper[b])
+    ]
+    for case in cases:
+        rule.check(case)
+    hyper = {key: torch.tensor([c[key] for c in cases]).double() for key in rule.hyper}
+    steps = torch.tensor([0, 1, 2, 10, 10_000])[:, None].expand(-1, len(cases))
+    for key, values in coefficient_table(rule, hyper, steps, torch.float32).items():
+        wrong = (~values.isfinite()).any(0).nonzero().reshape(-1).tolist()
+        assert not wrong, f"{key}: {cases[wrong[0]]}"
 
 
 def legal(hyper: Hyper) -> st.SearchStrategy[float]:
