@@ -201,7 +201,7 @@ def stack(
         h["plateau"] = _vector(now[k] for k in slots)
         T = _vector(float(p.decay_steps) for p in members)
         step = offsets + _vector(float(starts[k]) for k in slots)
-        t = (step - h["warmup_steps"]).clamp(min=0.0)
+        t = schedule.within((step - h["warmup_steps"]).clamp(min=0.0), T)
         value = schedule.multiplier(t, T, h)
         warming = step < h["warmup_steps"]
         if warming.any():

@@ -138,6 +138,13 @@ class Schedule(ABC):
         """The multiplier that a warm-up leads to; the value at step 0 by default."""
         return self.multiplier(torch.zeros_like(T), T, h)
 
+    def within(self, t: Tensor, T: Tensor) -> Tensor:
+        """``t``, kept at the end of the budget: whoever trains on does so at the last rate.
+
+        One that jumps stays at its last step, lest it begin another cycle.
+        """
+        return t.minimum(T - 1.0 if self.jumps else T)
+
     def momentum(self, t: Tensor, T: Tensor, h: Tensors) -> Tensor | None:
         """The momentum (or beta1) where the schedule sets it too, NaN at steps where it does not.
 

@@ -118,8 +118,7 @@ class LRScheduler(torch_schedules.LRScheduler):
         h = self._hyper()
         step = torch.tensor(float(self.last_epoch), dtype=torch.float64)
         T = torch.tensor(float(self.total_steps - self.warmup_steps), dtype=torch.float64)
-        t = (step - self.warmup_steps).clamp(min=0.0)
-        t = t.minimum(T - 1.0 if self._schedule.jumps else T)
+        t = self._schedule.within((step - self.warmup_steps).clamp(min=0.0), T)
         factor = warmup.factor(self.warmup_shape, step, h["warmup_steps"])
         momentum = self._schedule.momentum(t, T, h)
         if momentum is not None and not momentum.isnan():

@@ -136,6 +136,9 @@ def test_after_the_last_step_the_rate_stays(name: str, warmup_steps: int) -> Non
     after = train(opt, scheduler, 30)
     assert all(rates == after[0] for rates in after)
     assert after[0][0] <= seen[-1][0]  # nor does it begin another cycle
+    plan = Plan.of({"schedule": name, "warmup_fraction": warmup_steps / 24}, 24)
+    beyond, _ = plan.table(24, 30)  # such as a copy of a trial with smaller batches trains on
+    assert (0.1 * beyond).tolist() == pytest.approx([after[0][0]] * 30)
     at_the_end = schedules.get(name)(24 - warmup_steps, 24 - warmup_steps)
     if name in ("linear", "cosine", "polynomial", "wsd", "exponential", "cyclic"):
         assert after[0][0] == pytest.approx(0.1 * float(at_the_end))
