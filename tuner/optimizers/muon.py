@@ -47,7 +47,7 @@ class Muon(Rule):
     shaped for vectors and empty for matrices.
 
     Differs: the authors flatten convolutions as we do, torch takes matrices alone. The iteration
-    runs in the parameters' type, not bfloat16: 1.3e-3 from torch and pytorch-optimizer. optax
+    runs in float32 or wider, not bfloat16: 1.3e-3 from torch and pytorch-optimizer. optax
     corrects the momentum's bias; Keras scales by ``0.2 sqrt(max)``. The authors advise AdamW for
     embeddings and the output layer too; a shape cannot tell those, so give them an optimizer of
     their own.

@@ -33,8 +33,9 @@ class ScheduleFreeAdamW(Rule):
     The parameters hold y while training. State: ``z``, ``exp_avg_sq`` shaped as the parameter;
     ``weight_sum`` (W) and ``lr_max`` (e), one number each.
 
-    Differs: nothing from the authors' package, except that warm-up belongs to the schedule. A rate
-    of 0 leaves everything as it is. Keras averages with plain 1/t; optax differs too.
+    Differs: nothing from the authors' package, except that warm-up belongs to the schedule. As
+    there, rates of 0 move nothing until one was above it; after that the average goes on. Keras
+    averages with plain 1/t; optax differs too.
     """
 
     summary = "An average of the iterates in place of a decaying rate."
