@@ -164,7 +164,11 @@ def fit(context: Ctx, question: FitTrials) -> dict[str, Any]:
     return dict(finite(found.to_dict()))
 
 
-@router.post("/critical", summary="Find the critical batch size", responses=documented(NotFound))
+@router.post(
+    "/critical",
+    summary="Find the critical batch size",
+    responses=documented(NotFound, Refusal),
+)
 def critical(context: Ctx, question: Critical) -> dict[str, Any]:
     """Where more samples a step stop saving steps, by how soon trials come down to a target."""
     found = service.critical_batch(context, question.studies, question.target)

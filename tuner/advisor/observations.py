@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tuner.advisor.move import batch_number, number
+from tuner.advisor.rules import Fixed
 from tuner.errors import InvalidInput, Refusal
 
 FOLLOWERS = frozenset(
     {"weight_decay", "beta1", "beta2", "beta3", "eps", "momentum", "warmup_steps"}
 )
 """What a scaling rule may move with the batch size: one value for each is no mixture."""
+
+Array = npt.NDArray[np.float64]
 
 LARGEST_LOSS = 1e100
 
@@ -97,26 +101,58 @@ def differences(observations: Sequence[Observation]) -> dict[str, list[Any]]:
     """What keeps these trials from being one group: each fact that differs, with its values.
 
     A fact of ``FOLLOWERS`` may change with the batch size, one value each; ``weight_decay`` may
-    also keep ``lr weight_decay`` or ``lr weight_decay / batch_size`` fixed, and ``steps`` the
-    number of samples.
+    also keep ``lr weight_decay`` or ``lr weight_decay / batch_size`` fixed, ``steps`` the number of
+    samples, and ``epochs`` the number of steps.
     """
-    names = sorted({name for o in observations for name in o.facts} - _IGNORED)
-    out: dict[str, list[Any]] = {}
-    for name in names:
-        values = [_plain(o.facts.get(name)) for o in observations]
-        distinct = sorted(set(values), key=repr)
-        if len(distinct) > 1 and not _follows(name, values, observations):
-            out[name] = distinct
-    return out
+    return {
+        name: values
+        for name, values in distinct([o.facts for o in observations]).items()
+        if not _follows(name, observations)
+    }
 
 
-def require_one_group(observations: Sequence[Observation]) -> None:
-    """Refuses a mixture.
+def distinct(facts: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Each fact that differs, with its values; None where it is missing."""
+    names = sorted({name for one in facts for name in one} - _IGNORED)
+    found = {name: sorted({_plain(one.get(name)) for one in facts}, key=repr) for name in names}
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def shared(observations: Sequence[Observation]) -> dict[str, Any]:
+    """The facts that are the same in all trials."""
+    first = observations[0].facts if observations else {}
+    differs = distinct([o.facts for o in observations])
+    return {n: v for n, v in first.items() if n not in differs and n not in _IGNORED}
+
+
+def duration(observations: Sequence[Observation]) -> Fixed | None:
+    """What trials of several batch sizes have the same number of; None where none of them says."""
+    batch = np.array([o.batch_size for o in observations], dtype=np.float64)
+    ways: tuple[tuple[str, Fixed, Array, Fixed], ...] = (
+        ("steps", "steps", batch, "epochs"),
+        ("epochs", "epochs", 1 / batch, "steps"),
+    )
+    for name, same, factor, scaled in ways:
+        values = _numbers(name, observations)
+        if values is None:
+            continue
+        if _constant(values, 1e-9):
+            return same
+        if _constant(values * factor, 0.05):
+            return scaled
+    return None
+
+
+def refuse_mixture(found: Mapping[str, list[Any]], why: str) -> None:
+    """Refuses trials that differ.
+
+    Args:
+        found: Each fact that differs, with its values.
+        why: Why they may not, and what to do about it.
 
     Raises:
         Refusal: Names the first fact that differs; ``differs`` in its facts holds all of them.
     """
-    found = differences(observations)
     if not found:
         return
     name, values = next(iter(found.items()))
@@ -125,10 +161,22 @@ def require_one_group(observations: Sequence[Observation]) -> None:
     also = f" (so do {', '.join(others)})" if others else ""
     raise Refusal(
         name,
-        f"it differs between these trials: {shown}{also}; a best lr is that of one setting, so fit "
-        "trials that share all but lr, batch size and seed",
+        f"it differs between these trials: {shown}{also}; {why}",
         differs={key: [str(value) for value in values] for key, values in found.items()},
         instead="one group of trials",
+    )
+
+
+def require_one_group(observations: Sequence[Observation]) -> None:
+    """Refuses a mixture.
+
+    Raises:
+        Refusal: As :func:`refuse_mixture`.
+    """
+    refuse_mixture(
+        differences(observations),
+        "a best lr is that of one setting, so fit trials that share all but lr, batch size and "
+        "seed",
     )
 
 
@@ -154,21 +202,31 @@ def _plain(value: Any) -> Any:
     return repr(value)
 
 
-def _follows(name: str, values: Sequence[Any], observations: Sequence[Observation]) -> bool:
-    if not all(isinstance(value, float) for value in values):
+def _numbers(name: str, observations: Sequence[Observation]) -> Array | None:
+    """A fact of every trial; None unless each has it as a number."""
+    values = [_plain(o.facts.get(name)) for o in observations]
+    if not values or not all(isinstance(value, float) for value in values):
+        return None
+    return np.array(values, dtype=np.float64)
+
+
+def _follows(name: str, observations: Sequence[Observation]) -> bool:
+    values = _numbers(name, observations)
+    if values is None:
         return False
-    number = np.array(values, dtype=np.float64)
     lr = np.array([o.lr for o in observations])
     batch = np.array([o.batch_size for o in observations], dtype=np.float64)
     if name == "steps":
-        return _constant(number * batch, 0.05)
+        return _constant(values * batch, 0.05)
+    if name == "epochs":
+        return _constant(values / batch, 0.05)
     if name not in FOLLOWERS:
         return False
     if name == "weight_decay" and (
-        _constant(number * lr, 0.01) or _constant(number * lr / batch, 0.01)
+        _constant(values * lr, 0.01) or _constant(values * lr / batch, 0.01)
     ):
         return True
-    return all(_constant(number[batch == size], 1e-9) for size in np.unique(batch))
+    return all(_constant(values[batch == size], 1e-9) for size in np.unique(batch))
 
 
 def _constant(values: np.ndarray[Any, np.dtype[np.float64]], relative: float) -> bool:

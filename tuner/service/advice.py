@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,8 +16,9 @@ from tuner.advisor.plan import Plan, plan
 from tuner.advisor.rules import Fixed
 from tuner.errors import InvalidInput, NotFound
 from tuner.service.context import Context
+from tuner.service.evidence import setting_of
 from tuner.service.reporting import DIVERGED
-from tuner.service.studies import best, plan_of
+from tuner.service.studies import best
 from tuner.service.trials import show_trial
 from tuner.service.views import TrialView
 from tuner.spec.names import DEFAULT_OPTIMIZER
@@ -63,15 +64,24 @@ def advise_study(
         Refusal: The ``rule`` insisted on does not hold here.
     """
     chosen = _trial(ctx, study_id, trial)
-    return advise_config(
+    with ctx.db.session() as session:
+        config = setting_of(ctx, session, study_id).config(chosen.params)
+    for name in ("lr", "batch_size"):
+        if config.get(name) is None:
+            raise InvalidInput(name, f"trial {chosen.number} has no {name}")
+    advice = advise_config(
         ctx,
-        {"optimizer": DEFAULT_OPTIMIZER, **chosen.config},
+        {"optimizer": DEFAULT_OPTIMIZER, **config},
         batch,
         studies=[study_id],
         noise_scale=NoiseScale.from_metrics(chosen.last_metrics),
         fixed=fixed,
         rule=rule,
     )
+    if "optimizer" in config:
+        return advice
+    assumed = f"trial {chosen.number} names no optimizer: {DEFAULT_OPTIMIZER} is assumed"
+    return replace(advice, cautions=(assumed, *advice.cautions))
 
 
 def advise_config(
@@ -123,7 +133,7 @@ def fit_studies(
     """
     seen = [*given, *observations(ctx, study_ids)]
     if not seen:
-        raise InvalidInput("trials", "there is no finished trial to fit")
+        raise InvalidInput("trials", _nothing(ctx, study_ids))
     return advisor.fit(seen, optimizer=optimizer)
 
 
@@ -151,8 +161,9 @@ def plan_study(
 def observations(ctx: Context, study_ids: Sequence[int]) -> list[Observation]:
     """The finished trials of studies as the advisor sees them, lower losses better.
 
-    Pruned trials are left out, since they have no final loss, and so are those without a learning
-    rate or a batch size.
+    Pruned trials and those that patience or a target ended early are left out, since they have no
+    final loss, and so are those without a learning rate or a batch size. Trials that broke the
+    study's constraint count: it says which may be the best one, and nothing of their losses.
 
     Raises:
         NotFound: No such study.
@@ -173,24 +184,35 @@ def observed(ctx: Context, study_ids: Sequence[int]) -> list[tuple[Seen, Observa
     return found[:MOST_OBSERVATIONS]
 
 
+def _nothing(ctx: Context, study_ids: Sequence[int]) -> str:
+    """Why these studies have no observation."""
+    with ctx.db.session() as session:
+        for study_id in study_ids:
+            setting = setting_of(ctx, session, study_id)
+            done = trials.of_study(session, study_id, states=("complete",))
+            if any(not setting.cut_short(row) for row in done):
+                return "no finished trial has both lr and batch_size"
+    return "there is no finished trial to fit"
+
+
 def _of_study(ctx: Context, session: Session, study_id: int) -> list[tuple[Seen, Observation]]:
-    study = studies.get(session, study_id)
-    checked = plan_of(ctx, study)
-    sign = 1.0 if study.directions[0] == "minimize" else -1.0
+    setting = setting_of(ctx, session, study_id)
     found = []
     for row in trials.of_study(session, study_id, states=("complete", "fail")):
-        config = row.params if checked is None else checked.space.fill(row.params)
         diverged = row.state == "fail" and row.reason == DIVERGED
         if not diverged and (row.state == "fail" or row.values is None):
             continue  # it ended for a reason that says nothing of its learning rate
-        loss = None if diverged or row.values is None else sign * float(row.values[0])
+        if not diverged and setting.cut_short(row):
+            continue
+        loss = None if diverged or row.values is None else setting.sign * float(row.values[0])
+        config = {**setting.facts, **setting.config(row.params)}
         try:
             observation = Observation.from_config(
                 config, loss, seed=row.seed, diverged=diverged, study=str(study_id)
             )
         except InvalidInput:
             continue
-        value = None if loss is None else sign * loss
+        value = None if loss is None else setting.sign * loss
         found.append((Seen(row.id, row.number, study_id, value), observation))
     return found
 
@@ -205,9 +227,9 @@ def noise_beside(
     near: list[tuple[float, int]] = []
     with ctx.db.session() as session:
         for study_id in dict.fromkeys(study_ids):
-            checked = plan_of(ctx, studies.get(session, study_id))
+            setting = setting_of(ctx, session, study_id)
             for row in trials.of_study(session, study_id, states=("complete",)):
-                tried = row.params if checked is None else checked.space.fill(row.params)
+                tried = setting.config(row.params)
                 rate = tried.get("lr")
                 if tried.get("batch_size") == size and isinstance(rate, int | float) and rate > 0:
                     near.append((abs(math.log(rate / lr)), row.id))

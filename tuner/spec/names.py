@@ -202,6 +202,17 @@ def _check_schedules(space: Space, metrics: Sequence[str], train_size: int, epoc
                     raise InvalidInput(at, f"the task measures no {metric!r}; it has {known}")
 
 
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what our own workers train where it is silent."""
+    optimizer = config.get("optimizer", DEFAULT_OPTIMIZER)
+    return {
+        "optimizer": optimizer,
+        "lr": optimizers.get(str(optimizer)).hyper["lr"].default,
+        "batch_size": int(COMMON["batch_size"].default),
+        **config,
+    }
+
+
 def optimizer_steps(config: Mapping[str, Any], train_size: int, epochs: float) -> int:
     """How many steps a training of this configuration takes, the last batch of an epoch included.
 

@@ -65,8 +65,7 @@ def tested(space: Space) -> dict[str, Any]:
         elif isinstance(parameter, Categorical):
             sizes = [c for c in parameter.choices if isinstance(c, int | float)]
             params["batch_size"] = min(sizes, key=lambda size: abs(math.log(size / middle)))
-    config = {"optimizer": names.DEFAULT_OPTIMIZER, **space.fill(params)}
-    config.setdefault("batch_size", int(names.COMMON["batch_size"].default))
+    config = names.completed(space.fill(params))
     config.pop("lr")
     return config
 

@@ -9,11 +9,15 @@ import pytest
 
 from tests.tuner.service.simulation import submit
 from tuner import service
-from tuner.errors import InvalidInput, NotFound
+from tuner.errors import InvalidInput, NotFound, Refusal
 from tuner.protocol import Measured
 from tuner.service import Context, StudyView
 
 SIZES = [8, 16, 32, 64, 128, 256, 512]
+SPACE: dict[str, Any] = {
+    "lr": {"type": "categorical", "choices": [1e-3, 1e-2]},
+    "batch_size": {"type": "categorical", "choices": SIZES},
+}
 SAMPLES = 1000
 """Of an evaluation period."""
 STEPS_MIN, CRITICAL = 40.0, 100.0
@@ -21,10 +25,7 @@ STEPS_MIN, CRITICAL = 40.0, 100.0
 
 def ran(ctx: Context, name: str, *, sizes: Any = SIZES, **changes: Any) -> StudyView:
     """Curves that fall in a straight line and reach 0.5 after S_min (1 + B_crit / B) steps."""
-    space = {
-        "lr": {"type": "categorical", "choices": [1e-3, 1e-2]},
-        "batch_size": {"type": "categorical", "choices": sizes},
-    }
+    space = {**SPACE, "batch_size": {"type": "categorical", "choices": sizes}}
     budget = {"trials": 2 * len(sizes), "epochs": 40}
     study = submit(ctx, name, **{"space": space, "sampler": "grid", "budget": budget, **changes})
     while asked := service.ask(ctx, study.id, 50):
@@ -40,7 +41,7 @@ def ran(ctx: Context, name: str, *, sizes: Any = SIZES, **changes: Any) -> Study
 
 def periods(config: Mapping[str, Any]) -> float:
     """Evaluation periods to the target; the wrong rate takes half as long again."""
-    size = config["batch_size"]
+    size = config.get("batch_size", 32)
     best = STEPS_MIN * (1 + CRITICAL / size) * size / SAMPLES
     return float(best if config["lr"] == 1e-3 else 1.5 * best)
 
@@ -75,3 +76,34 @@ def test_what_cannot_be_told_names_the_target(ctx: Context) -> None:
         service.critical_batch(ctx, [three.id], 0.5)
     with pytest.raises(NotFound):
         service.critical_batch(ctx, [99], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"objective": {"metric": "val_accuracy", "direction": "maximize"}}, "direction"),
+        ({"budget": {"trials": 14, "epochs": 41}}, "epochs"),
+        ({"task": {"name": "digits_cnn"}}, "task"),
+        ({"space": {**SPACE, "optimizer": "sgd"}}, "optimizer"),
+    ],
+)
+def test_studies_of_other_settings_are_refused_by_name(
+    ctx: Context, changes: dict[str, Any], field: str
+) -> None:
+    first = ran(ctx, "first")
+    second = ran(ctx, "second", **changes)
+    with pytest.raises(Refusal) as caught:
+        service.critical_batch(ctx, [first.id, second.id], 0.5 if field != "direction" else 0.0)
+    assert caught.value.field == field
+
+
+def test_what_is_tuned_with_the_rate_may_differ_and_a_default_batch_size_is_known(
+    ctx: Context,
+) -> None:
+    tuned = {"type": "categorical", "choices": [0.0, 0.1]}
+    budget = {"trials": 28, "epochs": 40}
+    study = ran(ctx, "tuned", space={**SPACE, "weight_decay": tuned}, budget=budget)
+    assert service.critical_batch(ctx, [study.id], 0.5).identified
+    silent = ran(ctx, "silent", space={"lr": SPACE["lr"]}, budget={"trials": 2, "epochs": 40})
+    with pytest.raises(InvalidInput, match="these do: 32"):
+        service.critical_batch(ctx, [silent.id], 0.5)
