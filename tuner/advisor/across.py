@@ -12,7 +12,7 @@ from tuner.advisor import forms
 from tuner.advisor.curves import BatchOptimum
 from tuner.advisor.fitted import Fit, Interval
 from tuner.advisor.identification import unidentified, wanted
-from tuner.advisor.observations import Observation
+from tuner.advisor.observations import Observation, duration, shared
 
 Array = npt.NDArray[np.float64]
 
@@ -43,8 +43,11 @@ def across(
     for o in observations:
         tried.setdefault(o.batch_size, []).append(o.lr)
     gaps, count = wanted(optima, tried), len(observations)
+    facts, fixed = shared(observations), duration(observations)
     if why:
-        return Fit(False, why, "", None, (), tuple(optima), {}, {}, gaps, count, level)
+        return Fit(
+            False, why, "", None, (), tuple(optima), {}, {}, gaps, count, level, (), facts, fixed
+        )
     rng = np.random.default_rng(seed)
     points = _points(inside, [o for o in optima if o.kind == "bound"], vertices)
     missed = forms.held_out(points, alpha)
@@ -70,6 +73,8 @@ def across(
         gaps,
         count,
         level,
+        facts=facts,
+        fixed=fixed,
         _curves=tuple(_replicates(name, points, alpha, rng) for name in (form, *plausible)),
     ).drawn()
 

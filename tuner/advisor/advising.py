@@ -19,7 +19,7 @@ from tuner.advisor.identification import LADDER
 from tuner.advisor.known_rules import RULES
 from tuner.advisor.move import Config, Move, batch_number, gain_power, number
 from tuner.advisor.noise_scale import NoiseScale
-from tuner.advisor.observations import Observation
+from tuner.advisor.observations import Observation, distinct
 from tuner.advisor.rules import Fixed, gain
 from tuner.advisor.scaling import Scaled, scale
 from tuner.errors import InvalidInput, Refusal, UnknownName
@@ -138,10 +138,45 @@ class _Case:
             except Refusal as refusal:
                 self.cautions.append(f"your trials were not used: {refusal}")
                 return None, None, str(refusal)
+        if why := self._foreign(fitted):
+            self.cautions.append(f"your trials were not used: {why}")
+            return fitted, None, why
         if not fitted.identified:
             self.cautions.append(f"your trials do not settle it: {fitted.why}")
             return fitted, None, fitted.why
+        self._compare(fitted)
         return fitted, fitted.predict(self.batch), ""
+
+    def _foreign(self, fitted: Fit) -> str:
+        """Why these trials answer another question than this one; empty where they answer it."""
+        theirs = fitted.facts.get("optimizer", self.optimizer)
+        if theirs != self.optimizer:
+            return f"they are of {theirs}, and the best lr of {self.optimizer} is another one"
+        if self.fixed == "steps" and fitted.fixed != "steps":
+            told = "have the same epochs" if fitted.fixed else "do not say how long they are"
+            return (
+                f"they {told} at every batch size, and the question is of runs of the same steps, "
+                "whose best lr moves far less"
+            )
+        if self.fixed == "epochs" and fitted.fixed == "steps":
+            return (
+                "they take the same steps at every batch size, and the question is of runs of the "
+                "same epochs, whose best lr moves far more"
+            )
+        return ""
+
+    def _compare(self, fitted: Fit) -> None:
+        """A caution where the trials share a setting that the configuration asked about has not."""
+        differ = [
+            f"{name} ({fitted.facts[name]}, here {self.old[name]})"
+            for name in sorted(set(fitted.facts) & set(self.old) - {"optimizer"})
+            if distinct([fitted.facts, {**fitted.facts, name: self.old[name]}])
+        ]
+        if differ:
+            self.cautions.append(
+                f"your trials have another {', '.join(differ)}: their best lr is that of their own "
+                "setting"
+            )
 
     def default(self) -> str:
         """The strongest evidence that speaks."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tuner.advisor import forms
 from tuner.advisor.curves import BatchOptimum
+from tuner.advisor.rules import Fixed
 from tuner.errors import InvalidInput
 
 Array = npt.NDArray[np.float64]
@@ -80,6 +81,8 @@ class Fit:
         observations: How many went in.
         level: Coverage of the intervals.
         curve: What it says at some batch sizes, from half the least to four times the greatest.
+        facts: What all trials have in common, such as the optimizer.
+        fixed: What trials of different batch sizes have the same number of; None: they do not say.
     """
 
     identified: bool
@@ -94,6 +97,8 @@ class Fit:
     observations: int
     level: float
     curve: tuple[Prediction, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Fixed | None = None
     _curves: tuple[tuple[forms.Curves, Array], ...] = field(repr=False, compare=False, default=())
 
     @classmethod
@@ -184,6 +189,8 @@ class Fit:
             "observations": self.observations,
             "level": self.level,
             "curve": [point.to_dict() for point in self.curve],
+            "facts": dict(self.facts),
+            "fixed": self.fixed,
         }
 
     def __str__(self) -> str:

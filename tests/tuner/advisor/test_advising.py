@@ -261,3 +261,45 @@ def test_noisy_quadratic_of_adviser_and_simulation_agree_at_fixed_steps() -> Non
     assert slope(1024, 4096, lambda _: 1000) == pytest.approx(0.115, abs=0.03)
     assert slope(1, 4, lambda b: 20_000 / b) == pytest.approx(1, abs=0.02)
     assert abs(slope(512, 4096, lambda b: 20_000 / b)) < 0.05
+
+
+class TestTrialsOfAnotherQuestion:
+    def test_of_another_optimizer(self) -> None:
+        known = trials(facts={"optimizer": "adamw"})
+        advice = advise(ADAM, 256, optimizer="sgd", studies=known)
+        assert advice.rule == "linear"
+        assert any("they are of adamw" in text for text in advice.cautions)
+        assert "adamw" in advice.alternatives[0].refused
+        assert advise(ADAM, 256, optimizer="adamw", studies=known).rule == "trials"
+        with pytest.raises(Refusal, match="adamw"):
+            advise(ADAM, 256, optimizer="sgd", studies=known, rule="trials")
+
+    def test_of_another_schedule_are_used_with_a_caution(self) -> None:
+        known = trials(facts={"schedule": "cosine", "weight_decay": 0.01, "epochs": 5})
+        config = ADAM | {"schedule": "constant", "weight_decay": 0.01, "epochs": 5.0}
+        advice = advise(config, 256, optimizer="adam", studies=known)
+        assert advice.rule == "trials"
+        (caution,) = [text for text in advice.cautions if "have another" in text]
+        assert "schedule (cosine, here constant)" in caution
+        assert "weight_decay" not in caution
+        assert "epochs" not in caution
+
+    @pytest.mark.parametrize(
+        ("length", "fixed"),
+        [
+            (lambda size: {"epochs": 5}, "epochs"),
+            (lambda size: {"epochs": size / 16}, "steps"),
+            (lambda size: {"steps": 1000}, "steps"),
+            (lambda size: {"steps": 1000, "epochs": 20}, "steps"),
+            (lambda size: {"steps": 512_000 // size}, "epochs"),
+            (lambda size: {}, None),
+        ],
+    )
+    def test_of_another_duration(self, length: Any, fixed: str | None) -> None:
+        known = [replace(o, facts=length(o.batch_size)) for o in trials()]
+        assert fit(known).fixed == fixed
+        for asked in ("epochs", "steps"):
+            advice = advise(ADAM, 256, optimizer="adam", studies=known, fixed=asked)
+            fits = asked == (fixed or "epochs")
+            assert (advice.rule == "trials") == fits
+            assert fits or any("the question is of runs" in text for text in advice.cautions)
