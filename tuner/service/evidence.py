@@ -44,9 +44,9 @@ class Setting:
 
         A loop of the user's own says itself when a trial is complete, and may report nothing.
         """
-        if self.checked is None or not (self.ours or (row.reason and row.step)):
+        if self.checked is None or not (self.ours or row.reason):
             return False
-        return row.step < self.checked.last_step(row.params)
+        return 0 < row.step < self.checked.last_step(row.params)
 
 
 def setting_of(ctx: Context, session: Session, study_id: int) -> Setting:
