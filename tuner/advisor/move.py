@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.advisor import rules
+from tuner.advisor.digits import derived
 from tuner.advisor.families import FAMILY_TEXT, Traits
 from tuner.advisor.rules import Fixed
 from tuner.errors import InvalidInput, Refusal
@@ -109,7 +110,7 @@ class Move:
                 f"the gain is not derived for {self.optimizer}, which {FAMILY_TEXT[family]}",
                 "keep",
             )
-        if rule in ("linear", "sde", "half_life", "gain") and self.fixed == "steps":
+        if rule not in ("keep", "sqrt") and self.fixed == "steps":
             no(
                 "fixed",
                 "the rule compares runs of the same number of samples; at fixed steps the best lr "
@@ -144,7 +145,7 @@ class Move:
         self.changes["lr"] = (
             f"lr stays {lr:.6g}"
             if ratio == 1
-            else f"lr {verb} from {lr:.6g} to {lr * ratio:.6g}, x{ratio:.4g} ({rule})"
+            else f"lr {verb} from {lr:.6g} to {derived(lr * ratio)}, x{ratio:.4g} ({rule})"
         )
 
     def scale_averages(self, rule: str, ratio: float) -> None:
@@ -163,7 +164,7 @@ class Move:
             )
             self.config[name] = scaled
             self.changes[name] = (
-                f"{name} from {beta:.6g} to {scaled:.6g}: the same horizon in samples"
+                f"{name} from {beta:.6g} to {derived(scaled)}: the same horizon in samples"
             )
         if "eps" in self.config:
             eps = number(self.config, "eps", strict=False)
@@ -196,20 +197,15 @@ class Move:
             self.changes["epochs"] = (
                 f"epochs from {epochs:g} to {self.config['epochs']:g}: the same number of steps"
             )
-        beta2 = self.config.get(self.known.second_moment) if self.known.second_moment else None
-        for name in [n for n in self.config if n == "steps" or n.endswith("_steps")]:
-            steps = number(self.config, name, strict=False)
-            if name == "warmup_steps":
-                floor = beta2 if isinstance(beta2, float) and beta2 < 1 else None
-                new = rules.warmup_steps(steps, rate, floor) if rate != 1 else math.ceil(steps)
-                why = (
-                    "the same number of samples"
-                    if new <= math.ceil(steps / rate)
-                    else f"at least 2 / (1 - {self.known.second_moment}) steps"
-                )
-            else:
-                new = math.ceil(steps / rate - 1e-9)
-                why = "the same number of samples"
+        old = {
+            name: number(self.config, name, strict=False)
+            for name in self.config
+            if name == "steps" or name.endswith("_steps")
+        }
+        for name, steps in old.items():
+            new, why = math.ceil(steps / rate - 1e-9), "the same number of samples"
+            if name == "warmup_steps" and rate != 1:
+                new, why = self._warmup(steps, rate, old.get("steps", math.inf))
             if new != steps:
                 self.config[name] = new
                 self.changes[name] = f"{name} from {steps:g} to {new}: {why}"
@@ -219,6 +215,33 @@ class Move:
                 if self.fixed == "epochs"
                 else "warmup_fraction stays: a share of the run is the same number of steps"
             )
+
+    def _warmup(self, steps: float, rate: float, run: float) -> tuple[int, str]:
+        """Steps of the new warm-up, and why so many.
+
+        The floor of the optimizer's squares is not raised above what worked at the old batch size,
+        and takes no more than half of a run whose old length is known.
+        """
+        same = rules.warmup_steps(steps, rate)
+        name = self.known.second_moment
+        beta2 = self.config.get(name) if name else None
+        if not isinstance(beta2, float) or not beta2 < 1:
+            return same, "the same number of samples"
+        wanted = rules.warmup_steps(steps, rate, beta2)
+        half = math.floor(run / rate / 2) if run < math.inf else wanted
+        if wanted <= same or half <= same:
+            floor, why = same, "the same number of samples"
+        elif half < wanted:
+            floor, why = half, "half of the run"
+        else:
+            floor, why = wanted, f"2 / (1 - {name}) steps, or as many as before if they were fewer"
+        if floor < wanted:
+            self.cautions.append(
+                f"{name} wants a warm-up of {wanted} steps, more than half of the "
+                f"{math.ceil(run / rate - 1e-9)} that are left: it gets {floor}; a smaller {name} "
+                "needs less"
+            )
+        return floor, why
 
     def scale_decay(self, ratio: float) -> None:
         """The weight decay, or a caution where no rule is known for it."""
@@ -232,11 +255,19 @@ class Move:
         except Refusal as refusal:
             self.cautions.append(str(refusal))
             return
+        share = new * (float(self.config["lr"]) if self.known.decay == "lr" else 1.0)
+        if share >= 1:
+            self.cautions.append(
+                f"weight_decay is kept: {derived(new)} would keep the time over which the weights "
+                f"average, but each step would take {derived(share)} times the weights away, and "
+                "from 1 on they change sign; tune it again at this batch size"
+            )
+            return
         self.config["weight_decay"] = new
         unit = "samples" if self.fixed == "epochs" else "steps"
         self.changes["weight_decay"] = (
-            f"weight_decay from {decay:.6g} to {new:.6g}: the weights average over the same number "
-            f"of {unit}"
+            f"weight_decay from {decay:.6g} to {derived(new)}: the weights average over the same "
+            f"number of {unit}"
         )
 
     def warn(self, rule: str) -> None:

@@ -271,14 +271,15 @@ def warmup_steps(steps: float, kappa: float, beta2: float | None = None) -> int:
     """Warm-up of the same number of samples, at least ``2 / (1 - beta2)`` steps (Ma 2019).
 
     The floor holds where the optimizer divides by an average of squares, whose first values are
-    noise. A run without warm-up stays without.
+    noise. Where the old run did with fewer steps, so many are enough: only shrinking below both is
+    held up. A run without warm-up stays without.
 
     >>> warmup_steps(1000, 8.0, 0.992)
     250
     """
     if steps <= 0:
         return 0
-    floor = 0.0 if beta2 is None else 2 / (1 - beta2)
+    floor = 0.0 if beta2 is None else min(2 / (1 - beta2), steps)
     return math.ceil(max(steps / kappa, floor) - 1e-9)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner import optimizers
-from tuner.advisor import RULES, move, scale, scaling
+from tuner.advisor import RULES, digits, move, scale, scaling
 from tuner.advisor.families import TRAITS, traits
 from tuner.errors import InvalidInput, Refusal, UnknownName
 
@@ -22,6 +22,7 @@ ADAM = {"lr": 1e-3, "batch_size": 128, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8
 def test_the_docstring_examples_run() -> None:
     assert doctest.testmod(scaling).failed == 0
     assert doctest.testmod(move).failed == 0
+    assert doctest.testmod(digits).failed == 0
 
 
 def test_the_known_error_is_not_repeated() -> None:
@@ -64,6 +65,29 @@ def test_warmup_has_a_floor_under_adam_and_says_so() -> None:
     scaled = scale(ADAM | {"warmup_steps": 1000}, 1024, optimizer="adamw", rule="sde")
     assert scaled.config["warmup_steps"] == 250
     assert "2 / (1 - beta2)" in scaled.changes["warmup_steps"]
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "new"),
+    [(100, 10_000, 100), (1000, 10_000, 625), (4000, 40_000, 2000), (8000, 10_000, 1000)],
+)
+def test_a_warmup_is_neither_raised_nor_most_of_the_run(warmup: int, steps: int, new: int) -> None:
+    config = ADAM | {"warmup_steps": warmup, "steps": steps, "beta2": 0.999}
+    scaled = scale(config, 1024, optimizer="adamw", rule="sqrt")
+    assert scaled.config["warmup_steps"] == new
+    assert new < scaled.config["steps"]
+    short = [text for text in scaled.cautions if "warm-up of" in text]
+    assert bool(short) == (new < min(2000, warmup))
+
+
+@pytest.mark.parametrize(("lr", "decay", "moves"), [(0.1, 1.0, True), (0.1, 2.0, False)])
+def test_a_decay_that_would_turn_weights_over_is_kept(lr: float, decay: float, moves: bool) -> None:
+    config = {"lr": lr, "batch_size": 128, "weight_decay": decay}
+    scaled = scale(config, 1024, optimizer="adamw", rule="sde")
+    new = scaled.config["weight_decay"]
+    assert (new != decay) == moves
+    assert moves != any("change sign" in text for text in scaled.cautions)
+    assert scaled.lr * new < 1
 
 
 def test_a_missing_warmup_stays_missing() -> None:
@@ -123,6 +147,8 @@ REFUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("adam", "surge", {}, "noise_scale", "measure"),
     ("sgd", "linear", {"noise_scale": 500.0}, "batch", "gain"),
     ("adam", "sde", {"noise_scale": 500.0}, "batch", "gain"),
+    ("adam", "surge", {"noise_scale": 1e4, "fixed": "steps"}, "fixed", "keep"),
+    ("sgd", "gain", {"noise_scale": 1e4, "fixed": "steps"}, "fixed", "sqrt"),
     ("adagrad", "gain", {"noise_scale": 5e5}, "optimizer", "keep"),
 ]
 
