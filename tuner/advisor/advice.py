@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tuner.advisor.digits import derived
 from tuner.advisor.rules import Fixed
 
 Confidence = Literal["low", "medium", "high"]
@@ -24,7 +25,7 @@ class Range:
         return {"low": self.low, "high": self.high}
 
     def __str__(self) -> str:
-        return f"{self.low:.6g} to {self.high:.6g}"
+        return f"{derived(self.low)} to {derived(self.high)}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Alternative:
         }
 
     def __str__(self) -> str:
-        return f"{self.rule}: " + (f"lr {self.lr:.6g}" if self.lr is not None else self.refused)
+        return f"{self.rule}: " + (
+            f"lr {derived(self.lr)}" if self.lr is not None else self.refused
+        )
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,19 @@ class Advice:
             "old": dict(self.old),
         }
 
+    def _shown(self, name: str) -> str:
+        """A value of the new configuration; one that did not change stays as it was given."""
+        value = self.config[name]
+        if value == self.old.get(name) or not isinstance(value, float):
+            return _given(value)
+        return derived(value)
+
     def brief(self) -> str:
         """The answer for a person, without what else was said."""
         batch = f"batch size {self.old['batch_size']} -> {self.config['batch_size']}"
         lines = [
             f"{self.optimizer}, {batch}, fixed {self.fixed}",
-            f"  lr {self.lr:.6g} (range {self.range}), by {self.rule}; "
+            f"  lr {self._shown('lr')} (range {self.range}), by {self.rule}; "
             f"confidence {self.confidence}: {self.confidence_why}",
             f"  {self.why}",
         ]
@@ -164,12 +174,13 @@ class Advice:
 
     def _repr_markdown_(self) -> str:
         def cell(value: object) -> str:
-            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            text = derived(value) if isinstance(value, float) else str(value)
             return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
         names = [name for name in self.config if name in self.changes or name == "batch_size"]
         rows = [
-            f"| {cell(n)} | {cell(self.old.get(n, ''))} | {cell(self.config[n])} |" for n in names
+            f"| {cell(n)} | {cell(_given(self.old.get(n, '')))} | {cell(self._shown(n))} |"
+            for n in names
         ]
         others = [
             f"| {cell(a.rule)} | {'' if a.lr is None else cell(a.lr)} | "
@@ -178,7 +189,7 @@ class Advice:
         ]
         return "\n".join(
             [
-                f"**lr {self.lr:.6g}** ({self.range}) by *{cell(self.rule)}*, confidence "
+                f"**lr {self._shown('lr')}** ({self.range}) by *{cell(self.rule)}*, confidence "
                 f"{self.confidence}: {cell(self.confidence_why)}",
                 "",
                 cell(self.why),
@@ -193,3 +204,7 @@ class Advice:
                 *(f"\n> {cell(text)}" for text in self.cautions),
             ]
         )
+
+
+def _given(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -31,6 +31,9 @@ LARGEST_EXPONENT = math.log(wording.MEASURED_128_TO_1024[2], 8)
 PROXY = 3.0
 """``B_simple`` stands for ``B_noise`` to about this factor either way."""
 
+UNTUNED = 2.0
+"""By this factor either way a rate that nothing compares with others may miss the best one."""
+
 NEIGHBOUR = math.sqrt(2)
 """A rate this close to where the best one lies is its neighbour on a grid, and tuned."""
 
@@ -224,22 +227,7 @@ class _Case:
         if self.fit is None or self.prediction is None:
             raise Refusal("studies", self.trials_say, rule=TRIALS)
         lr = self.prediction.lr
-        move = Move(
-            dict(self.old),
-            self.optimizer,
-            self.known,
-            self.kappa,
-            self.old_batch,
-            self.batch,
-            self.fixed,
-            self.noise,
-        )
-        move.set_lr(self.lr, lr.value / self.lr, TRIALS)
-        move.scale_duration()
-        if self.old.get("weight_decay"):
-            move.changes["weight_decay"] = (
-                "weight_decay stays: the lr is the best one under the decay that the trials had"
-            )
+        move = self._moved_by(lr.value)
         half = math.log2(lr.high / lr.low) / 2
         far = self.prediction.beyond
         confidence: Confidence = (
@@ -277,10 +265,30 @@ class _Case:
             ladder + wanted,
         )
 
+    def _moved_by(self, lr: float) -> Move:
+        """The configuration at the lr that the trials gave."""
+        move = Move(
+            dict(self.old),
+            self.optimizer,
+            self.known,
+            self.kappa,
+            self.old_batch,
+            self.batch,
+            self.fixed,
+            self.noise,
+        )
+        move.set_lr(self.lr, lr / self.lr, TRIALS)
+        move.scale_duration()
+        if self.old.get("weight_decay"):
+            move.changes["weight_decay"] = (
+                "weight_decay stays: the lr is the best one under the decay that the trials had"
+            )
+        return move
+
     def _sure(self, evidence: Evidence) -> tuple[Confidence, str]:
         factor = max(self.kappa, 1 / self.kappa)
         if factor == 1:
-            return "high", "the batch size is the same"
+            return "low", "the batch size is the same: nothing says whether this lr was the best"
         if evidence == "noise scale":
             if self.noise_bounded and factor <= 8:
                 return "medium", "a measured noise scale is good to an order of magnitude"
@@ -292,6 +300,8 @@ class _Case:
     def _span(self, evidence: Evidence, multiplier: float) -> tuple[float, float]:
         """Multipliers of the old lr between which the best one probably lies."""
         family, kappa = self.known.family, self.kappa
+        if kappa == 1:
+            return 1 / UNTUNED, UNTUNED
         if evidence == "noise scale" and self.noise is not None:
             powers = (1.0,) if family == "sgd" else (0.25, gain_power(family), LARGEST_EXPONENT)
             scales = (self.noise_low, self.noise, self.noise_high)
@@ -357,7 +367,7 @@ class _Case:
             if self.prediction is None:
                 return Alternative(TRIALS, None, None, self.trials_say, "studies")
             lr = self.prediction.lr.value
-            config = self.old | {"lr": lr, "batch_size": self.batch}
+            config = self._moved_by(lr).config
             return Alternative(TRIALS, lr, config, note="your own finished trials")
         said = self.rules[name]
         if isinstance(said, Refusal):

@@ -215,6 +215,10 @@ class NoiseScale:
         if value is None and low is None:
             return None
         why = "noise drowns the gradient's own square" if value is None else ""
+        if value is not None:
+            # A moving average remembers more than the windows of the interval, and may lag them.
+            low = None if low is None else min(low, value)
+            high = None if high is None else max(high, value)
         return cls(value, low, high, why, math.nan, math.nan, 0)
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ matters as much: measured optima rise less than the rules say, and flatten.
 
 from __future__ import annotations
 
+from tuner.advisor.digits import derived
 from tuner.advisor.families import Traits
 from tuner.advisor.fitted import Fit, Prediction
 from tuner.advisor.rules import Fixed
@@ -37,13 +38,13 @@ def why(rule: str, known: Traits, kappa: float, lr: float, new_lr: float, fixed:
 def why_trials(fit: Fit, prediction: Prediction, lr: float) -> str:
     """Two sentences for the lr that the user's own trials gave."""
     s = fit.exponent
-    slope = "" if s is None else f"rises as B^{s.value:.2f} ({s.low:.2f} to {s.high:.2f})"
+    slope = "" if s is None else f"goes as B^{s.value:.2f} ({s.low:.2f} to {s.high:.2f})"
     move = "above" if prediction.lr.value > lr else "below"
     error = fit.held_out.get(fit.form)
     return (
-        f"In your own {fit.observations} trials the best learning rate {slope} with the batch "
-        f"size, which puts it at {prediction.lr.value:.6g} for {prediction.batch_size}, {move} the "
-        f"old {lr:.6g}. The {fit.form} curve missed batch sizes it had not seen by "
+        f"In your own {fit.observations} trials the best learning rate {slope}, B the batch "
+        f"size, which puts it at {derived(prediction.lr.value)} for {prediction.batch_size}, "
+        f"{move} the old {lr:.6g}. The {fit.form} curve missed batch sizes it had not seen by "
         f"{error or 0:.2f} octaves"
         + (
             f", and {prediction.batch_size} lies {prediction.beyond:.3g}x outside those tried, "
@@ -57,7 +58,7 @@ def why_trials(fit: Fit, prediction: Prediction, lr: float) -> str:
 def _mechanism(rule: str, family: str, kappa: float, lr: float, new_lr: float, fixed: Fixed) -> str:
     up = kappa > 1
     factor = kappa if up else 1 / kappa
-    move = f"from {lr:.6g} to {new_lr:.6g}"
+    move = f"from {lr:.6g} to {derived(new_lr)}"
     rises = "rises" if new_lr > lr else "falls"
     noise = (
         f"Averaging {factor:.4g}x {'more' if up else 'fewer'} samples {'cuts' if up else 'raises'} "
@@ -114,7 +115,8 @@ def _measured(rule: str, known: Traits, kappa: float, fixed: Fixed) -> str:
         a, b = FIXED_STEPS_SLOPES["sgd" if known.family == "sgd" else "adam"]
         text = (
             f"Measured changes at fixed steps are small (exponents {a:g} to {b:g} of the batch "
-            "size on noisy quadratics), so treat the square root as the top of the range."
+            "size on noisy quadratics), so treat the square root as the "
+            f"{'top' if kappa > 1 else 'bottom'} of the range."
         )
     elif rule == "keep":
         text = (

@@ -116,6 +116,7 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fits the best learning rate against the batch size, by the finished trials of studies."""
+    from tuner.advisor.digits import derived
     from tuner.client import Client
 
     with Client(url, token) as client:
@@ -124,10 +125,12 @@ def fit(
         print_json(found.to_dict())
         return
     say(str(found))
-    rows = [[o.batch_size, o.lr, o.log2_error, o.rates, o.why] for o in found.optima]
+    rows = [
+        [o.batch_size, o.lr and derived(o.lr), o.log2_error, o.rates, o.why] for o in found.optima
+    ]
     print_table(("batch size", "best lr", "+- octaves", "rates tried", ""), rows)
     if found.trials:
-        wanted = [[int(t["batch_size"]), t["lr"]] for t in found.trials]
+        wanted = [[int(t["batch_size"]), derived(t["lr"])] for t in found.trials]
         print_table(("batch size", "lr"), wanted, title="trials that would tell more")
 
 

@@ -43,7 +43,7 @@ class TestTheKnownError:
         assert "rise" in why
         assert "falls" not in why
         assert "noise" in why
-        assert "0.0005 to 0.00141421" in why
+        assert "0.0005 to 0.001414." in why
         assert "flatten" in why
         assert "x1.42" in why
         assert sentences(why) == 2
@@ -201,10 +201,11 @@ def test_a_larger_noise_scale_never_asks_for_a_smaller_rise(
 def test_text_and_notebook_forms_carry_the_essentials() -> None:
     advice = advise(ADAM | {"weight_decay": 0.1, "note": "a|b<c"}, 1024, optimizer="adamw")
     for text in (str(advice), advice._repr_markdown_()):
-        assert "0.00141421" in text
+        assert "0.001414" in text
+        assert "0.00141421" not in text
         assert "weight_decay" in text
         assert advice.why in text
-    assert "| lr | 0.0005 | 0.00141421 |" in advice._repr_markdown_()
+    assert "| lr | 0.0005 | 0.001414 |" in advice._repr_markdown_()
 
 
 def test_json_has_the_promised_keys() -> None:
@@ -303,3 +304,35 @@ class TestTrialsOfAnotherQuestion:
             fits = asked == (fixed or "epochs")
             assert (advice.rule == "trials") == fits
             assert fits or any("the question is of runs" in text for text in advice.cautions)
+
+
+class TestWordsAndNumbersAgree:
+    def test_the_same_batch_size_says_nothing_of_the_rate(self) -> None:
+        advice = advise({"lr": 0.00123456789, "batch_size": 128}, 128, optimizer="adam")
+        assert advice.confidence == "low"
+        assert advice.range.low < advice.lr < advice.range.high
+        assert "lr 0.00123457 (" in str(advice), "it stays as it was given"
+
+    def test_a_negative_exponent_does_not_rise(self) -> None:
+        advice = advise(ADAM, 256, optimizer="adam", studies=trials(-0.4))
+        assert "rises as" not in advice.why
+        assert "goes as B^-0.4" in advice.why
+
+    @pytest.mark.parametrize(("batch", "end"), [(1024, "top"), (16, "bottom")])
+    def test_the_square_root_is_an_end_of_the_range(self, batch: int, end: str) -> None:
+        advice = advise(ADAM, batch, optimizer="sgd", fixed="steps")
+        assert f"square root as the {end} of the range" in advice.why
+        edge = advice.range.high if end == "top" else advice.range.low
+        assert advice.lr == pytest.approx(edge)
+
+    def test_the_alternative_by_trials_moves_what_the_advice_by_trials_moves(self) -> None:
+        config = ADAM | {"steps": 1000, "warmup_steps": 400}
+        known = trials()
+        by_trials = advise(config, 256, optimizer="adam", studies=known)
+        other = advise(config, 256, optimizer="adam", studies=known, rule="sqrt")
+        assert other.alternatives[0].config == by_trials.config
+
+    def test_decay_rates_keep_the_digits_that_count(self) -> None:
+        config = ADAM | {"beta2": 0.99999}
+        advice = advise(config, 256, optimizer="adam", rule="half_life")
+        assert "to 0.99998:" in advice.changes["beta2"]

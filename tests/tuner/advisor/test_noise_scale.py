@@ -328,3 +328,10 @@ class TestSummarize:
             assert known.high is not None
             widths.append(known.high - known.low)
         assert widths[1] > 1.7 * widths[0]
+
+
+def test_an_interval_that_a_trial_reported_holds_its_value() -> None:
+    told = {"noise_scale": 500.0, "noise_scale_low": 700.0, "noise_scale_high": 900.0}
+    found = ns.NoiseScale.from_metrics(told)
+    assert found is not None
+    assert (found.low, found.value, found.high) == (500.0, 500.0, 900.0)
