@@ -39,7 +39,8 @@ def fit(
 
     Where numeric settings such as ``weight_decay`` or ``beta1`` vary too, as in any random search,
     and there are 30 trials or more, a Gaussian process over all of them takes the place of the
-    parabolas.
+    parabolas; so it does where the batch size was searched as a number, and too few trials share
+    one for a parabola.
 
     Args:
         observations: Finished trials; diverged ones included.
@@ -73,7 +74,11 @@ def fit(
     optima = tuple(_in_units(optimum, center, unit) for optimum, _ in answers)
     rng = np.random.default_rng(seed)
     vertices = _bootstrap(inside, scale, inflation, draws, rng)
-    return across(optima, vertices, alpha, known, seed=seed, level=level)
+    joined = across(optima, vertices, alpha, known, seed=seed, level=level)
+    if joined.identified or not surface.scattered(known):
+        return joined
+    found, vertices = surface.optima(known, seed=seed, draws=draws)
+    return across(found, vertices, alpha, known, seed=seed, level=level)
 
 
 def _identity(o: Observation) -> tuple[object, ...]:

@@ -52,7 +52,8 @@ RULES: dict[str, RuleFacts] = {
         RuleFacts(
             "surge",
             "lr' = lr f(B') / f(B), f(B) = 1 / (sqrt(B_noise/B) + sqrt(B/B_noise))",
-            "steps of a sign-like size per coordinate, fixed epochs; the noise scale stands in for the peak",
+            "steps of a sign-like size per coordinate, fixed epochs; the noise scale stands in for "
+            "the peak",
             "Li et al. 2024, theorems 2 to 4 (arXiv 2405.14578)",
         ),
         RuleFacts(

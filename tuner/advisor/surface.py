@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tuner.advisor.curves import BatchOptimum
+from tuner.advisor.curves import LEAST_RATES, BatchOptimum
 from tuner.advisor.observations import Observation
 
 Array = npt.NDArray[np.float64]
@@ -42,6 +42,8 @@ CONTINUOUS = frozenset(
 LEAST_TRIALS = 30
 LEAST_VALUES = 10
 MOST_TRIALS = 400
+MOST_PLACES = 8
+"""Batch sizes looked at where they were searched as numbers: more would repeat each other."""
 _GRID = 81
 
 
@@ -60,6 +62,31 @@ def applies(observations: Sequence[Observation], differs: Mapping[str, list[Any]
     return smooth and done >= max(LEAST_TRIALS, 10 * (2 + len(differs)))
 
 
+def scattered(observations: Sequence[Observation]) -> bool:
+    """Whether batch sizes were searched as numbers: many, each with too few trials of its own."""
+    done = [o for o in observations if not o.failed]
+    sizes = len({o.batch_size for o in done})
+    return sizes >= LEAST_VALUES and LEAST_TRIALS <= len(done) < LEAST_RATES * sizes
+
+
+def _places(observations: Sequence[Observation]) -> list[tuple[int, list[Observation]]]:
+    """Batch sizes at which to look for the optimum, with the trials of each or about it."""
+    sizes = sorted({o.batch_size for o in observations})
+    if len(sizes) <= 2 * MOST_PLACES and not scattered(observations):
+        return [(size, [o for o in observations if o.batch_size == size]) for size in sizes]
+    x = np.log2([o.batch_size for o in observations])
+    count = int(np.clip(math.ceil(np.ptp(x)), 1, MOST_PLACES))
+    edges = np.linspace(x.min(), x.max(), count + 1)
+    bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, count - 1)
+    out: list[tuple[int, list[Observation]]] = []
+    for i, middle in enumerate((edges[1:] + edges[:-1]) / 2):
+        about = [o for o, b in zip(observations, bins, strict=True) if b == i]
+        if about:
+            size = min(about, key=lambda o: abs(math.log2(o.batch_size) - middle)).batch_size
+            out.append((size, about))
+    return out
+
+
 def optima(
     observations: Sequence[Observation],
     names: Sequence[str] = (),
@@ -69,6 +96,8 @@ def optima(
 ) -> tuple[tuple[BatchOptimum, ...], Array]:
     """The best lr of each batch size, other settings held where the best tenth of trials has them.
 
+    Where batch sizes were searched as numbers: of one batch size an octave, with the trials in it.
+
     Args:
         observations: Finished trials; diverged ones only bound the rates looked at.
         names: Settings that vary.
@@ -77,8 +106,7 @@ def optima(
 
     Returns:
         One optimum for each batch size, smallest first, and ``[1 + draws, J]`` log2 rates of the
-        interior
-        ones: the posterior mean's, then each draw's.
+        interior ones: the posterior mean's, then each draw's.
     """
     done = _thinned([o for o in observations if not o.failed])
     axes = _Axes(done, names)
@@ -88,53 +116,58 @@ def optima(
     model = _fitted(axes.unit(done), held, seed)
     best = [done[i] for i in np.argsort(loss)[: max(3, loss.size // 10)]]
     others = np.median(axes.unit(best)[:, 2:], axis=0)
+    places = _places(observations)
+    grids = {
+        size: np.linspace(min(rates), max(rates), _GRID)
+        for size, here in places
+        if (rates := [math.log2(o.lr) for o in here if not o.failed])
+    }
+    points = np.concatenate([axes.line(size, grid, others) for size, grid in grids.items()])
+    # Drawn all at once: batch sizes share what the surface leaves open, such as its level.
+    samples = _draws(model, points, draws, np.random.default_rng(seed))
+    surfaces = np.column_stack([model.predict(points), samples]).reshape(-1, _GRID, 1 + draws)
+    lowest = {
+        size: grid[np.argmin(surface, axis=0)]
+        for (size, grid), surface in zip(grids.items(), surfaces, strict=True)
+    }
     found: list[BatchOptimum] = []
     columns: list[Array] = []
-    for size in sorted({o.batch_size for o in observations}):
-        here = [o for o in observations if o.batch_size == size]
-        wrecks = [math.log2(o.lr) for o in here if o.failed]
-        tried = [math.log2(o.lr) for o in here if not o.failed]
-        if not tried:
-            high = 2.0 ** min(wrecks)
+    for size, here in places:
+        if size not in grids:
+            high = 2.0 ** min(math.log2(o.lr) for o in here)
             found.append(_other(size, "bound", None, high, 0, "every trial diverged"))
             continue
-        grid = np.linspace(min(tried), max(tried), _GRID)
-        points = np.column_stack(
-            [
-                axes.scale(0, grid),
-                np.full(_GRID, axes.scale(1, np.array([math.log2(size)]))[0]),
-                np.tile(others, (_GRID, 1)),
-            ]
-        )
-        mean = model.predict(points)
-        samples = _draws(model, points, draws, np.random.default_rng(seed))
-        column = grid[np.concatenate([[np.argmin(mean)], np.argmin(samples, axis=0)])]
-        inside = float(np.mean((column[1:] > grid[0]) & (column[1:] < grid[-1])))
-        if column[0] in (grid[0], grid[-1]) or inside < 0.9:
-            low_end = column[0] < grid.mean()
-            low, high = (None, 2.0 ** grid[-1]) if low_end else (2.0 ** grid[0], None)
-            why = "the surface has its minimum at the edge of the learning rates tried"
-            found.append(_other(size, "unknown", low, high, len(tried), why))
-            continue
-        columns.append(column)
-        low, high = np.quantile(column[1:], [0.025, 0.975])
-        found.append(
-            BatchOptimum(
-                size,
-                "interior",
-                float(2.0 ** column[0]),
-                float(np.std(column[1:])),
-                float(2.0**low),
-                float(2.0**high),
-                None,
-                None,
-                len(tried),
-                len(set(tried)),
-                float(np.ptp(grid) / 2),
-            )
-        )
+        tried = [o.lr for o in here if not o.failed]
+        found.append(_judged(size, grids[size], lowest[size], tried))
+        if found[-1].kind == "interior":
+            columns.append(lowest[size])
     vertices = np.column_stack(columns) if columns else np.empty((1 + draws, 0))
     return tuple(found), vertices
+
+
+def _judged(size: int, grid: Array, column: Array, tried: Sequence[float]) -> BatchOptimum:
+    """What the minima of the mean surface and of its draws say of one batch size."""
+    inside = float(np.mean((column[1:] > grid[0]) & (column[1:] < grid[-1])))
+    if column[0] in (grid[0], grid[-1]) or inside < 0.9:
+        low_end = column[0] < grid.mean()
+        below = None if low_end else float(2.0 ** grid[0])
+        above = float(2.0 ** grid[-1]) if low_end else None
+        why = "the surface has its minimum at the edge of the learning rates tried"
+        return _other(size, "unknown", below, above, len(tried), why)
+    low, high = np.quantile(column[1:], [0.025, 0.975])
+    return BatchOptimum(
+        size,
+        "interior",
+        float(2.0 ** column[0]),
+        float(np.std(column[1:])),
+        float(2.0**low),
+        float(2.0**high),
+        None,
+        None,
+        len(tried),
+        len(set(tried)),
+        float(np.ptp(grid) / 2),
+    )
 
 
 class _Axes:
@@ -164,6 +197,17 @@ class _Axes:
 
     def unit(self, done: Sequence[Observation]) -> Array:
         return np.asarray((self._raw(done, self.log) - self.low) / self.span)
+
+    def line(self, size: int, grid: Array, others: Array) -> Array:
+        """Points along the learning rate at one batch size."""
+        batch = self.scale(1, np.array([math.log2(size)]))[0]
+        return np.column_stack(
+            [
+                self.scale(0, grid),
+                np.full(grid.size, batch),
+                np.tile(others, (grid.size, 1)),
+            ]
+        )
 
     def scale(self, column: int, values: Array) -> Array:
         return np.asarray((values - self.low[column]) / self.span[column])

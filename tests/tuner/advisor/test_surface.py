@@ -97,3 +97,36 @@ def test_thousands_of_trials_are_thinned_to_the_better_ones_and_a_spread() -> No
     assert len(kept) == MOST_TRIALS
     assert min(o.loss for o in kept) == min(o.loss for o in trials)
     assert max(o.loss for o in kept) == max(o.loss for o in trials)
+
+
+def whole(exponent: float, trials: int, seed: int) -> list[Observation]:
+    """Random lr over 8 octaves and any whole batch size from 16 to 512, and nothing else."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(trials):
+        x, size = rng.uniform(-12, -4), round(2 ** rng.uniform(4, 9))
+        best = -8 + exponent * math.log2(size / 64)
+        loss = 0.03 * (x - best) ** 2 + 0.02 * rng.standard_normal()
+        out.append(Observation(2.0**x, size, loss))
+    return out
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5])
+def test_batch_sizes_that_were_searched_as_numbers(exponent: float) -> None:
+    fits = [fit(whole(exponent, 80, seed), draws=200) for seed in range(6)]
+    known = [f for f in fits if f.exponent is not None]
+    assert len(known) >= 4
+    assert np.mean([f.exponent.value for f in known if f.exponent]) == pytest.approx(
+        exponent, abs=0.06
+    )
+    assert sum(f.exponent is not None and exponent in f.exponent for f in known) >= len(known) - 1
+    truth = 2.0 ** (-8 + 2 * exponent)
+    assert sum(truth in f.predict(256).lr for f in known) >= len(known) - 1
+    assert all(o.batch_size in {t.batch_size for t in whole(exponent, 80, 0)}
+               for o in fits[0].optima)  # fmt: skip
+
+
+def test_few_trials_at_many_batch_sizes_stay_unidentified() -> None:
+    found = fit(whole(0.5, 29, 0))
+    assert not found.identified
+    assert len(found.optima) > 8
