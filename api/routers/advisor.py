@@ -91,7 +91,7 @@ class Plan(Question):
         default={"metric": "val_loss", "direction": "minimize"}, description="As in a study."
     )
     trials: int = Field(ge=1, le=10_000, examples=[60], description="The most it may take.")
-    epochs: float = Field(gt=0, le=1e6, examples=[5.0], description="Of each trial.")
+    epochs: int = Field(ge=1, le=10**6, examples=[5], description="Of each trial.")
     optimizer: str | None = Field(default=None, max_length=64)
     target: int | None = Field(
         default=None, ge=1, le=LARGEST_BATCH, description="The batch size to predict."

@@ -97,7 +97,7 @@ def plan(
     task: Mapping[str, Any],
     objective: Mapping[str, Any],
     trials: int,
-    epochs: float,
+    epochs: int,
     optimizer: str | None = None,
     target: int | None = None,
     smallest: int | None = None,
@@ -146,6 +146,8 @@ def plan(
             f"with {LEAST_RATES} learning rates each; give it {LEAST_TRIALS} or use a rule",
             instead=LEAST_TRIALS,
         )
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise InvalidInput("epochs", f"{epochs!r} is not a whole number from 1, as a study's are")
     if not (math.isfinite(noise) and noise > 0):
         raise InvalidInput("noise", f"{noise!r} is not a positive number")
     low = max(1, present // 8) if smallest is None else batch_number(smallest, "smallest")

@@ -162,7 +162,7 @@ def plan(
     lr: Lr,
     batch: Batch,
     trials: Annotated[int, typer.Option(help="The most that it may take.")],
-    epochs: Annotated[float, typer.Option(help="Of each trial.")],
+    epochs: Annotated[int, typer.Option(help="Of each trial.")],
     to: Annotated[int | None, typer.Option(help="The batch size to predict.")] = None,
     optimizer: Optimizer = "adamw",
     metric: Annotated[str, typer.Option(help="What to optimise.")] = "val_loss",

@@ -161,7 +161,13 @@ def test_refuses_what_cannot_be_told(extra: dict[str, Any], field: str) -> None:
 
 @pytest.mark.parametrize(
     ("extra", "field"),
-    [({"noise": 0.0}, "noise"), ({"smallest": 0}, "smallest"), ({"optimizer": None}, "optimizer")],
+    [
+        ({"noise": 0.0}, "noise"),
+        ({"smallest": 0}, "smallest"),
+        ({"optimizer": None}, "optimizer"),
+        ({"epochs": 2.5}, "epochs"),
+        ({"epochs": 0}, "epochs"),
+    ],
 )
 def test_impossible_values(extra: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:

@@ -124,6 +124,8 @@ def test_a_plan_is_a_study_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert load(tmp_path / "scaling.yaml") == found["study"]
     assert main([*command, "--trials", "3"]) == 2
     assert "trials" in capsys.readouterr().err
+    assert main([*command, "--trials", "40", "--epochs", "2.5"]) == 2
+    assert "epochs" in capsys.readouterr().err
 
 
 def test_a_plan_of_a_task_of_ones_own_says_its_name(
