@@ -96,7 +96,7 @@ def test_advice_and_fits_are_values_that_a_notebook_shows(
     advice = client.advice(study.id, 256)
     assert (advice.rule, advice.confidence) == ("trials", "high")
     assert advice.lr == pytest.approx(0.1 * (256 / 45) ** 0.4, rel=0.05)
-    assert f"**lr {advice.lr:.6g}**" in advice._repr_markdown_()
+    assert f"**lr {advice.lr:.4g}**" in advice._repr_markdown_()
     known = client.scale({"lr": 5e-4, "batch_size": 128}, 1024, optimizer="adam", rule="sqrt")
     assert known.lr == pytest.approx(0.00141421356)
     with pytest.raises(Refusal, match="linear") as refused:
