@@ -279,7 +279,7 @@ def test_the_advisor_answers_the_known_question(client: httpx.Client) -> None:
     }
     advice = post(client, "advisor/scale", question)
     assert advice["config"]["lr"] == pytest.approx(0.00141421, rel=1e-5)
-    assert "rises from 0.0005 to 0.001414" in advice["why"]
+    assert "rises from 0.0005 to 0.00141421" in advice["why"]
     assert "Measured rises flatten" in advice["why"]
     refused = post(client, "advisor/scale", {**question, "rule": "linear"}, 422)
     assert (refused["code"], refused["field"]) == ("refusal", "optimizer")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tuner.advisor.digits import derived
+from tuner.advisor.digits import derived, fitted, rate
 from tuner.advisor.rules import Fixed
 
 Confidence = Literal["low", "medium", "high"]
@@ -25,7 +25,7 @@ class Range:
         return {"low": self.low, "high": self.high}
 
     def __str__(self) -> str:
-        return f"{derived(self.low)} to {derived(self.high)}"
+        return f"{fitted(self.low)} to {fitted(self.high)}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Alternative:
 
     def __str__(self) -> str:
         return f"{self.rule}: " + (
-            f"lr {derived(self.lr)}" if self.lr is not None else self.refused
+            f"lr {rate(self.lr, self.rule)}" if self.lr is not None else self.refused
         )
 
 
@@ -153,7 +153,7 @@ class Advice:
         value = self.config[name]
         if value == self.old.get(name) or not isinstance(value, float):
             return _given(value)
-        return derived(value)
+        return rate(value, self.rule) if name == "lr" else derived(value)
 
     def brief(self) -> str:
         """The answer for a person, without what else was said."""
@@ -183,7 +183,7 @@ class Advice:
             for n in names
         ]
         others = [
-            f"| {cell(a.rule)} | {'' if a.lr is None else cell(a.lr)} | "
+            f"| {cell(a.rule)} | {'' if a.lr is None else rate(a.lr, a.rule)} | "
             f"{cell(a.refused or a.note)} |"
             for a in self.alternatives
         ]

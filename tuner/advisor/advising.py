@@ -12,6 +12,7 @@ from typing import Any
 
 from tuner.advisor import wording
 from tuner.advisor.advice import Advice, Alternative, Confidence, Evidence, Experiment, Range
+from tuner.advisor.digits import TRIALS
 from tuner.advisor.families import Traits, traits
 from tuner.advisor.fitted import Fit, Prediction
 from tuner.advisor.fitting import fit
@@ -24,7 +25,6 @@ from tuner.advisor.rules import Fixed, gain
 from tuner.advisor.scaling import Scaled, scale
 from tuner.errors import InvalidInput, Refusal, UnknownName
 
-TRIALS = "trials"
 LARGEST_EXPONENT = math.log(wording.MEASURED_128_TO_1024[2], 8)
 """Of lr* in B, the greatest that was measured for a normalised optimizer: 0.68."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.advisor import rules
-from tuner.advisor.digits import derived
+from tuner.advisor.digits import derived, rate
 from tuner.advisor.families import FAMILY_TEXT, Traits
 from tuner.advisor.rules import Fixed
 from tuner.errors import InvalidInput, Refusal
@@ -145,7 +145,7 @@ class Move:
         self.changes["lr"] = (
             f"lr stays {lr:.6g}"
             if ratio == 1
-            else f"lr {verb} from {lr:.6g} to {derived(lr * ratio)}, x{ratio:.4g} ({rule})"
+            else f"lr {verb} from {lr:.6g} to {rate(lr * ratio, rule)}, x{ratio:.4g} ({rule})"
         )
 
     def scale_averages(self, rule: str, ratio: float) -> None:

@@ -7,7 +7,7 @@ matters as much: measured optima rise less than the rules say, and flatten.
 
 from __future__ import annotations
 
-from tuner.advisor.digits import derived
+from tuner.advisor.digits import derived, fitted
 from tuner.advisor.families import Traits
 from tuner.advisor.fitted import Fit, Prediction
 from tuner.advisor.rules import Fixed
@@ -43,7 +43,7 @@ def why_trials(fit: Fit, prediction: Prediction, lr: float) -> str:
     error = fit.held_out.get(fit.form)
     return (
         f"In your own {fit.observations} trials the best learning rate {slope}, B the batch "
-        f"size, which puts it at {derived(prediction.lr.value)} for {prediction.batch_size}, "
+        f"size, which puts it at {fitted(prediction.lr.value)} for {prediction.batch_size}, "
         f"{move} the old {lr:.6g}. The {fit.form} curve missed batch sizes it had not seen by "
         f"{error or 0:.2f} octaves"
         + (

@@ -116,7 +116,7 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fits the best learning rate against the batch size, by the finished trials of studies."""
-    from tuner.advisor.digits import derived
+    from tuner.advisor.digits import fitted
     from tuner.client import Client
 
     with Client(url, token) as client:
@@ -126,11 +126,11 @@ def fit(
         return
     say(str(found))
     rows = [
-        [o.batch_size, o.lr and derived(o.lr), o.log2_error, o.rates, o.why] for o in found.optima
+        [o.batch_size, o.lr and fitted(o.lr), o.log2_error, o.rates, o.why] for o in found.optima
     ]
     print_table(("batch size", "best lr", "+- octaves", "rates tried", ""), rows)
     if found.trials:
-        wanted = [[int(t["batch_size"]), derived(t["lr"])] for t in found.trials]
+        wanted = [[int(t["batch_size"]), fitted(t["lr"])] for t in found.trials]
         print_table(("batch size", "lr"), wanted, title="trials that would tell more")
 
 

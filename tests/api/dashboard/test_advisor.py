@@ -76,8 +76,8 @@ def field(page: str, name: str) -> str:
 
 def test_the_known_error_is_answered_rightly(client: httpx.Client) -> None:
     said = text(shown(client, **KNOWN))
-    assert "0.001414 from 5e−4" in said
-    assert "it rises from 0.0005 to 0.001414" in said
+    assert "0.00141421 from 5e−4" in said
+    assert "it rises from 0.0005 to 0.00141421" in said
     assert "Measured rises flatten" in said
     assert "low confidence" in said
     first = shown(client)  # the page begins with this very question

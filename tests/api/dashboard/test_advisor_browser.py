@@ -29,14 +29,14 @@ def test_the_answer_and_the_point_follow_the_form(browser: Browser, server: Serv
     with window(browser) as page:
         log_in(page, server)
         page.get_by_role("link", name="Advisor").click()
-        expect(page.locator("#new-lr")).to_contain_text("0.001414")
-        expect(page.locator("#answer")).to_contain_text("rises from 0.0005 to 0.001414")
+        expect(page.locator("#new-lr")).to_contain_text("0.00141421")
+        expect(page.locator("#answer")).to_contain_text("rises from 0.0005 to 0.00141421")
         expect(page.locator("#answer")).to_contain_text("Measured rises flatten")
         page.evaluate("window.mark = 1")
         right, top = place(page, "circle.new")
 
         page.get_by_label("New batch size").first.fill("256")
-        expect(page.locator("#new-lr")).to_contain_text("7.071e−4")
+        expect(page.locator("#new-lr")).to_contain_text("7.07107e−4")
         expect(page.get_by_role("slider")).to_have_attribute("aria-valuenow", "256")
         expect(page).to_have_url(re.compile(r"to=256"))
         assert place(page, "circle.new") != (right, top)

@@ -68,7 +68,7 @@ def test_the_known_error_of_the_square_root(capsys: pytest.CaptureFixture[str]) 
     assert answer["config"]["lr"] == pytest.approx(0.00141421, rel=1e-5)
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    assert "rises from 0.0005 to 0.001414" in told
+    assert "rises from 0.0005 to 0.00141421" in told
     assert "Measured rises flatten" in told
 
 
