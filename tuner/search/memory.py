@@ -61,7 +61,7 @@ class Memory:
         self.best = math.inf
         self._records: dict[int, Record] = {}
         for record in warm_start:
-            self._learn(self.warm, record)
+            self._learn(self.warm, record, own=False)
             self.history.curves[self.warm] = self._lowered(record.curve)
             self.warm += 1
 
@@ -126,7 +126,7 @@ class Memory:
             self.busy.add(number)
         elif not ended and not record.paused:
             self.loose.add(number)
-        self._learn(self.warm + number, record)
+        self._learn(self.warm + number, record, own=True)
         self.history.curves[self.warm + number] = curve
         self._aim(number, record.state, record.values, record.constraint)
 
@@ -134,11 +134,12 @@ class Memory:
         """The finite points, lower better."""
         return {s: self.sign * v for s, v in curve.items() if math.isfinite(v)}
 
-    def _learn(self, row: int, record: Record) -> None:
+    def _learn(self, row: int, record: Record, *, own: bool) -> None:
         """Writes a record into the sampler's history."""
         curve = self._lowered(record.curve)
         step = max(curve, default=0)
-        self.history.add(row, record.params, record.note, tried=row >= self.warm)
+        # What a sampler noted on another study's trial names trials and generations of that one.
+        self.history.add(row, record.params, record.note if own else {}, tried=own)
         self._put(
             row,
             record.state,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,45 @@ def test_warm_start_teaches_the_sampler_and_costs_no_trial() -> None:
         return float(np.mean([abs(math.log10(s.params["lr"]) + 3) for s in suggestions]))
 
     assert off(told) < off(cold)
+
+
+def test_points_of_a_warm_start_are_tried_here_too() -> None:
+    warm = [Record(i, p, "complete", (1.0,)) for i, p in enumerate(STEPPED.grid())]
+    search = Search(
+        STEPPED,
+        {"name": "grid"},
+        {"name": "none"},
+        [Objective("loss")],
+        max_step=1,
+        budget=Budget(),
+        warm_start=warm,
+    )
+    assert len(search.suggest(10)) == 6
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "pso", "nsga2"])
+def test_what_a_sampler_noted_elsewhere_is_not_read(sampler: str) -> None:
+    def make(warm: list[Record]) -> Search:
+        return Search(
+            SPACE,
+            {"name": sampler},
+            {"name": "none"},
+            [Objective("loss")],
+            max_step=1,
+            budget=Budget(trials=200),
+            warm_start=warm,
+        )
+
+    first, records = make([]), list[Record]()
+    for _ in range(12):
+        for s in first.suggest(5):
+            value = simulation.loss(s.params, 1)
+            records.append(Record(len(records), s.params, "complete", (value,), note=s.note))
+        first.sync(records[-5:])
+    # Some were no points of the later space: numbers in notes would miss their trials.
+    noted = records[37:]
+    bare = [replace(record, note={}) for record in noted]
+    assert make(noted).suggest(6) == make(bare).suggest(6)
 
 
 @pytest.mark.parametrize(
