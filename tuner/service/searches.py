@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from tuner.search import Record, Search
 from tuner.spec import Checked, StudySpec, resolve
-from tuner.storage import measurements, trials
+from tuner.storage import measurements, studies, trials
 from tuner.storage.studies import StudyRow
 from tuner.storage.trials import TrialRow
 
@@ -214,14 +214,30 @@ def record(row: TrialRow, curve: dict[int, float]) -> Record:
 
 
 def warm_start(session: Session, checked: Checked) -> list[Record]:
-    """Finished trials of the studies named to start from, where they are points of this space."""
+    """Finished trials of the studies named to start from, where they are points of this space.
+
+    Steps of another length, or of a training of another length, are not this study's: then only
+    what trials came to in the end counts. So it is with a violation of another constraint.
+    """
     out: list[Record] = []
+    mine = checked.spec.to_dict()
     for study_id in checked.spec.warm_start:
-        rows = trials.of_study(session, study_id, states=("complete", "pruned", "fail"))
-        curves = measurements.curves(session, study_id)
-        out += [
-            record(row, curves.get(row.id, {}))
-            for row in rows
-            if checked.space.contains(row.params)
-        ]
+        study = studies.find(session, study_id)
+        if study is None:
+            continue
+        states, curves = ["complete", "fail"], dict[int, dict[int, float]]()
+        if _steps(study.spec) == _steps(mine):
+            states.append("pruned")
+            curves = measurements.curves(session, study_id)
+        bound = study.spec.get("constraint") == mine.get("constraint")
+        for row in trials.of_study(session, study_id, states=states):
+            if checked.space.contains(row.params):
+                known = record(row, curves.get(row.id, {}))
+                out.append(known if bound else replace(known, constraint=None))
     return out
+
+
+def _steps(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the steps of a study's trials are, as its study file says it."""
+    space, budget = spec.get("space", {}), spec.get("budget", {})
+    return spec.get("eval_every"), budget.get("epochs"), space.get("epochs")

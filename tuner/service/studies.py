@@ -75,13 +75,27 @@ def _add(session: Session, study: Mapping[str, Any], spec: StudySpec) -> int:
     """Stores a study that contradicts nothing; its id."""
     for i, other in enumerate(spec.warm_start):
         try:
-            studies.get(session, other)
+            earlier = studies.get(session, other)
         except NotFound as error:
             raise InvalidInput(f"warm_start[{i}]", error.message) from error
+        _check_comparable(earlier, spec, f"warm_start[{i}]")
     if studies.by_name(session, spec.name) is not None:
         raise Conflict(f"there is a study named {spec.name!r} already", name=spec.name)
     hold_datasets(session, spec)
     return studies.add(session, study)
+
+
+def _check_comparable(earlier: StudyRow, spec: StudySpec, field: str) -> None:
+    """Whether the results of an earlier study are those that a new one wants to be good."""
+    theirs = [("", direction) for direction in earlier.directions]
+    ours = [(o.metric, o.direction) for o in spec.objective]
+    if earlier.spec:
+        theirs = [(o.metric, o.direction) for o in StudySpec.parse(earlier.spec).objective]
+    else:  # Optuna itself ran it, and has no names for what it measures
+        ours = [("", direction) for _, direction in ours]
+    if theirs != ours:
+        goals = [", ".join(" ".join(one).strip() for one in goal) for goal in (theirs, ours)]
+        raise InvalidInput(field, f"study {earlier.id} has {goals[0]}; this one has {goals[1]}")
 
 
 def accepted(ctx: Context, spec: StudySpec) -> Checked:

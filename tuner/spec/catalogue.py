@@ -119,8 +119,10 @@ given. Studies of higher `priority` are served first, those of equal priority sh
 devices. A trial whose worker dies is tried again, $attempts times in all unless the server says
 otherwise (`TUNER_MAX_ATTEMPTS`); one that fails by itself is not.
 
-`warm_start` names earlier studies by their ids. Their finished trials inform the sampler where they
-are points of this study's space, and count for nothing else.
+`warm_start` names earlier studies by their ids, with the same objectives in the same order. Their
+finished trials inform the sampler where they are points of this study's space, and count for
+nothing else. Of a study with other `epochs` or another `eval_every` only the results of complete
+trials are taken, as the steps of its curves are not the same.
 
 ## Space
 

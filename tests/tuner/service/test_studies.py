@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from tests.tuner.service.simulation import SPACE, Clock, Trainer, spec, submit
 from tuner import service
 from tuner.errors import Conflict, InvalidInput, NotFound
 from tuner.protocol import Heartbeat, WorkerHello
-from tuner.service import Context, StudyPatch
+from tuner.service import Context, StudyPatch, searches
 from tuner.spec import StudySpec
+from tuner.storage import studies
 from tuner.storage.models import Event, Measurement, Study, Trial
 
 
@@ -431,6 +433,61 @@ def test_warm_start_reads_earlier_studies(ctx: Context) -> None:
     with pytest.raises(InvalidInput) as caught:
         submit(ctx, "wrong", warm_start=[first.id, 99])
     assert caught.value.field == "warm_start[1]"
+
+
+LATER: list[dict[str, Any]] = [
+    {"objective": {"metric": "val_accuracy", "direction": "minimize"}},
+    {"objective": {"metric": "val_loss", "direction": "maximize"}},
+    {"objective": [{"metric": "val_loss"}, {"metric": "val_accuracy", "direction": "maximize"}]},
+    {"task": None, "objective": {"metric": "mine"}},
+]
+
+
+@pytest.mark.parametrize("changes", LATER)
+def test_warm_start_wants_the_same_objectives(ctx: Context, changes: dict[str, Any]) -> None:
+    first = submit(ctx, "first", budget={"trials": 2, "epochs": 1})
+    with pytest.raises(InvalidInput, match="study 1 has val_loss minimize; this one") as caught:
+        submit(ctx, "later", warm_start=[first.id], **changes)
+    assert caught.value.field == "warm_start[0]"
+
+
+def test_warm_start_from_steps_of_another_length_takes_results_only(ctx: Context) -> None:
+    first = submit(ctx, "first", budget={"trials": 3, "epochs": 4})
+    trainer = Trainer(ctx, slots=3)
+    trainer.lease()
+    trainer.round()
+    service.stop_trial(ctx, next(iter(trainer.held)))
+    trainer.work()
+    learned = {}
+    for epochs in (4, 8):
+        spec = {"budget": {"trials": 2, "epochs": epochs}, "warm_start": [first.id]}
+        study = submit(ctx, f"later-{epochs}", **spec)
+        with ctx.db.session() as session:
+            plan = ctx.searches.plans.of(studies.get(session, study.id))
+            learned[epochs] = searches.warm_start(session, plan)
+    assert sorted({r.state for r in learned[4]}) == ["complete", "pruned"]
+    assert all(record.curve for record in learned[4])
+    complete = [record for record in learned[4] if record.state == "complete"]
+    assert learned[8] == [replace(record, curve={}) for record in complete]
+
+
+def test_warm_start_reads_no_violation_of_another_constraint(ctx: Context) -> None:
+    bound = {"metric": "val_accuracy", "max": 0.4}
+    first = submit(ctx, "first", budget={"trials": 2, "epochs": 1}, constraint=bound)
+    Trainer(ctx).work()
+    learned = {}
+    for name, constraint in (("same", bound), ("none", None)):
+        study = submit(
+            ctx,
+            name,
+            budget={"trials": 2, "epochs": 1},
+            warm_start=[first.id],
+            constraint=constraint,
+        )
+        with ctx.db.session() as session:
+            plan = ctx.searches.plans.of(studies.get(session, study.id))
+            learned[name] = [r.constraint for r in searches.warm_start(session, plan)]
+    assert learned == {"same": [pytest.approx(0.1)] * 2, "none": [None] * 2}
 
 
 def test_a_constraint_keeps_the_best_within_it(ctx: Context) -> None:
