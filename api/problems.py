@@ -34,6 +34,7 @@ STATUS: Mapping[type[errors.TunerError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.LeaseLost: HTTPStatus.CONFLICT,
+    errors.SearchFailed: HTTPStatus.CONFLICT,
     errors.NotVmappable: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.OutOfMemory: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.SchemaOutdated: HTTPStatus.SERVICE_UNAVAILABLE,

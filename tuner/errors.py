@@ -7,7 +7,7 @@ command line prints ``str(error)``; a test walks this tree, so that no class lac
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 
 class TunerError(Exception):
@@ -82,6 +82,21 @@ class LeaseLost(Conflict):
 
     def __init__(self, trial: int) -> None:
         super().__init__(f"trial {trial} is no longer held under this lease", trial=trial)
+
+
+class SearchFailed(Conflict):
+    """A study's sampler or pruner raised, or cannot be built; the study has failed for it."""
+
+    code = "search_failed"
+
+    def __init__(self, study: int, cause: Exception) -> None:
+        what = str(cause) if isinstance(cause, TunerError) else f"{type(cause).__name__}: {cause}"
+        super().__init__(f"the study's search failed: {what}", study=study)
+
+    @property
+    def study(self) -> int:
+        """Whose."""
+        return cast("int", self.facts["study"])
 
 
 class Refusal(InvalidInput):

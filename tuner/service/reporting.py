@@ -10,6 +10,7 @@ from tuner.errors import InvalidInput
 from tuner.protocol import Checkpoint, Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
 from tuner.service.context import Context
+from tuner.service.searches import searching
 from tuner.service.turn import Turn
 from tuner.storage import measurements
 from tuner.storage.measurements import Point
@@ -147,7 +148,9 @@ def _take_point(turn: Turn, row: TrialRow, measured: Measured, at: str) -> bool:
         violation = numbers[checked.spec.constraint.metric] - checked.spec.constraint.max
         row.constraint = violation if math.isfinite(violation) else None
     reported = value if all_finite(row.values) else math.nan
-    turn.search.report(row.number, row.step, reported, row.constraint)
+    search = turn.search
+    with searching(turn.study.id):
+        search.report(row.number, row.step, reported, row.constraint)
     return True
 
 
@@ -161,7 +164,9 @@ def _judge(turn: Turn, row: TrialRow, slot: SlotReport, news: bool) -> SlotVerdi
     action: Action = "continue"
     reason: str | None = None
     if news:
-        verdict = turn.search.decide(row.number)
+        search = turn.search
+        with searching(turn.study.id):
+            verdict = search.decide(row.number)
         action, reason = verdict.action, verdict.reason or None
         if action == "continue":
             row.until = verdict.until

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from tuner.errors import SearchFailed
 from tuner.search import Record, Search
 from tuner.spec import Checked, StudySpec, resolve
 from tuner.storage import measurements, studies, trials
@@ -29,6 +30,21 @@ GUARDED_TURNS = 100
 
 MOST_REFUSED = 10
 """A row that was locked so often in a row, or for as long as is waited for one, is stuck."""
+
+
+@contextmanager
+def searching(study_id: int) -> Iterator[None]:
+    """Around whatever runs a sampler or a pruner of the study: both may be somebody else's code.
+
+    Raises:
+        SearchFailed: For what one of them raised.
+    """
+    try:
+        yield
+    except (SearchFailed, MemoryError):
+        raise
+    except Exception as error:
+        raise SearchFailed(study_id, error) from error
 
 
 class Plans:
@@ -125,16 +141,24 @@ class Live:
         return self.search is not None and self.revision == study.revision
 
     def synced(self, session: Session, study: StudyRow) -> Search:
-        """The search, told everything that the database holds, and so are ``rows``."""
-        checked = self.plan(study)
+        """The search, told everything that the database holds, and so are ``rows``.
+
+        Raises:
+            SearchFailed: It cannot be built, or not be told.
+        """
+        with searching(study.id):
+            checked = self.plan(study)
         if self.search is None or self.searched != checked:
-            self.search = checked.search(warm_start(session, checked))
+            known = warm_start(session, checked)
+            with searching(study.id):
+                self.search = checked.search(known)
             self.searched = checked
             self.revision = -1
         if self.revision < study.revision:
             changed = trials.changed(session, study.id, self.revision)
             curves = measurements.curves(session, study.id, self.revision) if changed else {}
-            self.search.sync(record(row, curves.get(row.id, {})) for row in changed)
+            with searching(study.id):
+                self.search.sync(record(row, curves.get(row.id, {})) for row in changed)
             for row in changed:
                 self.rows.pop(row.id, None)
                 if not row.finished:

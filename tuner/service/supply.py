@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from tuner.errors import InvalidInput, Locked, NotFound
+from tuner.errors import InvalidInput, Locked, NotFound, SearchFailed
 from tuner.protocol import Probe
 from tuner.queue import leases
 from tuner.queue.leases import Lease
@@ -98,13 +98,16 @@ def _from_studies(
     claim: Claim,
     fitting: Collection[str] | None,
 ) -> None:
-    """Claims from one study after another; one that somebody has locked gives nothing now."""
+    """Claims from one study after another; one that somebody has locked gives nothing now.
+
+    One whose search fails gives nothing ever, and keeps no other study waiting.
+    """
     out = handed.trials
     late: list[int] = []
     for queued in wanted:
         if len(out) >= k:
             break
-        with suppress(Locked):
+        with suppress(Locked, SearchFailed):
             if queued.probe == "waiting" and not out:
                 handed.probe = probes.offer(ctx, queued.id, claim)
             if handed.probe is not None:
@@ -124,7 +127,7 @@ def _from_studies(
     for study_id in late:
         if out or handed.probe is not None:
             break
-        with suppress(Locked):
+        with suppress(Locked, SearchFailed):
             out += from_study(ctx, study_id, k, claim) or []
 
 
@@ -148,6 +151,7 @@ def from_study(
         InvalidInput: Optuna made the study, and runs its trials.
         AnsweredBefore: It was the same request as an earlier one.
         Locked: Somebody has the study's row locked.
+        SearchFailed: Its search raised.
     """
 
     def claimed_in(taken: dict[int, Turn]) -> list[tuple[StudyRow, TrialRow]]:

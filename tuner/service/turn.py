@@ -18,7 +18,7 @@ from tuner.queue import leases, probes
 from tuner.queue.leases import Lease
 from tuner.search import Search, Suggestion
 from tuner.service.outbox import announce
-from tuner.service.searches import Live, record
+from tuner.service.searches import Live, record, searching
 from tuner.spec import Checked
 from tuner.storage import events, measurements, studies, tallies, trials, writing
 from tuner.storage.events import NewEvent
@@ -116,15 +116,19 @@ class Turn:
 
     def suggest(self, k: int) -> list[Suggestion]:
         """Up to ``k`` suggestions of the search, which are to be written down in this turn."""
-        self.search.elapse(self.elapsed)
-        found = self.search.suggest(k)
+        search = self.search
+        with searching(self.study.id):
+            search.elapse(self.elapsed)
+            found = search.suggest(k)
         self.asked = self.asked or bool(found)
         return found
 
     def exhausted(self) -> str | None:
         """Which budget is met, or None."""
-        self.search.elapse(self.elapsed)
-        return self.search.exhausted
+        search = self.search
+        with searching(self.study.id):
+            search.elapse(self.elapsed)
+            return search.exhausted
 
     # --- the trials -----------------------------------------------------------------------------
 
@@ -213,13 +217,15 @@ class Turn:
         if self.told:
             self.live.rows.pop(row.id, None)
             values = None if row.values is None else tuple(map(float, row.values))
-            self.search.finish(
-                row.number,
-                row.state,  # type: ignore[arg-type]  # one of Optuna's three final states
-                values if state == "complete" else None,
-                reason,
-                row.constraint,
-            )
+            search = self.search
+            with searching(self.study.id):
+                search.finish(
+                    row.number,
+                    row.state,  # type: ignore[arg-type]  # one of Optuna's three final states
+                    values if state == "complete" else None,
+                    reason,
+                    row.constraint,
+                )
         self.moved(row)
 
     def state(self, state: str, reason: str | None = None) -> None:
@@ -339,7 +345,9 @@ class Turn:
         self.study.next_number += len(rows)
         self.revised = True
         if self.told:
-            self.search.sync(record(row, {}) for row in rows)
+            search = self.search
+            with searching(self.study.id):
+                search.sync(record(row, {}) for row in rows)
         if rows:
             data = {"origin": rows[0].origin}
             self.events.append(NewEvent("trial.created", self.study.id, data=data, of=rows))

@@ -7,11 +7,12 @@ goes by what this process has at hand, and locks the row only to write (:func:`t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from tuner.errors import Locked, NotFound, TunerError
+from tuner.errors import Locked, NotFound, SearchFailed, TunerError
 from tuner.service.context import Context
 from tuner.service.searches import Live
 from tuner.service.turn import Turn
@@ -19,6 +20,7 @@ from tuner.service.unit import Stale, Unit
 from tuner.storage import studies, trials
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 TRIES = 3
 """The last one holds the lock from its start, so that it cannot fail for what others do."""
@@ -39,8 +41,13 @@ def turn(
     Raises:
         NotFound: It is not there.
         Locked: Somebody has it locked.
+        SearchFailed: Its search raised.
     """
-    with ctx.searches.hold([study_id]) as lives, _unit(ctx, lives, actor, wait=wait) as unit:
+    with (
+        _failing(ctx),
+        ctx.searches.hold([study_id]) as lives,
+        _unit(ctx, lives, actor, wait=wait) as unit,
+    ):
         taken = unit.begin(locked=True)
         if study_id not in taken:
             raise NotFound("study", study_id)
@@ -86,9 +93,10 @@ def take(
 
     Raises:
         Locked: Somebody has one of them locked.
+        SearchFailed: A study's search raised; said again, it meets a study that is over.
     """
     patient = slow and ctx.db.embedded
-    with ctx.searches.hold(study_ids) as lives:
+    with _failing(ctx), ctx.searches.hold(study_ids) as lives:
         for attempt in range(TRIES):
             contested = attempt > 0 or any(live.guarded or live.stuck for live in lives.values())
             locked = contested and not (patient and attempt < TRIES - 1)
@@ -124,6 +132,20 @@ def take_one(
         return act(taken[study_id])
 
     return take(ctx, [study_id], act_if_there, actor=actor)
+
+
+@contextmanager
+def _failing(ctx: Context) -> Iterator[None]:
+    """Lets a study fail whose search raises, so that it keeps nobody waiting again."""
+    try:
+        yield
+    except SearchFailed as error:
+        log.exception("a study's search failed", extra={"study": error.study})
+        with suppress(NotFound), turn(ctx, error.study) as this:
+            if not this.study.over:
+                this.close(this.open_rows(), "search failed")
+                this.state("failed", error.message)
+        raise
 
 
 def _look(ctx: Context, lives: Mapping[int, Live]) -> None:

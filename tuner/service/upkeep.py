@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from tuner.errors import Locked, SchemaOutdated, Unavailable
+from tuner.errors import Locked, SchemaOutdated, SearchFailed, Unavailable
 from tuner.queue import leases
 from tuner.queue import probes as queue_probes
 from tuner.service import checkpoints, probes
@@ -179,8 +179,8 @@ def _refit(ctx: Context) -> None:
     """Fits models anew, outside all locks."""
     for study_id, live in ctx.searches.entries():
         search = live.search
-        if search is not None and search.stale:
-            with _guarded(study_id):
+        with _guarded(study_id):
+            if search is not None and search.stale:
                 search.refit()
 
 
@@ -189,7 +189,7 @@ def _guarded(study_id: int) -> Iterator[None]:
     """Logs what goes wrong with one study, so that upkeep of the others goes on."""
     try:
         yield
-    except Locked as error:
+    except (Locked, SearchFailed) as error:  # the latter is logged, and will not come again
         log.debug("upkeep waits: %s", error, extra={"study": study_id})
     except (Unavailable, SchemaOutdated):
         raise

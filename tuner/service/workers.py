@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from tuner.errors import NotFound
+from tuner.errors import NotFound, SearchFailed
 from tuner.protocol import (
     Heartbeat,
     HeartbeatAnswer,
@@ -151,7 +151,11 @@ def _delivered(
             verdicts.update(take_in(ctx, this, mine, list(slots)))
         return verdicts
 
-    return take(ctx, set(belongs.values()), deliver, actor=actor)
+    while True:
+        try:
+            return take(ctx, set(belongs.values()), deliver, actor=actor)
+        except SearchFailed:
+            continue  # that study is over now; what the slots of others say still counts
 
 
 def heartbeat(ctx: Context, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:

@@ -124,6 +124,9 @@ finished trials inform the sampler where they are points of this study's space, 
 nothing else. Of a study with other `epochs` or another `eval_every` only the results of complete
 trials are taken, as the steps of its curves are not the same.
 
+A study whose sampler or pruner raises an error fails, with that as its reason and the traceback in
+the server's log; other studies go on. Once it is mended, more `budget` lets the study go on as well.
+
 ## Space
 
 Up to $parameters names, each with a constant or a parameter:
