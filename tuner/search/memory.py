@@ -24,6 +24,7 @@ class Memory:
         objectives: Curves are of the first. Within, lower is better.
         pruner: Says which trials are compared, and where a trial stops next.
         warm_start: Finished trials of earlier studies, for the sampler only.
+        target: How good a trial is that ends the study, in the user's own sense.
 
     Attributes:
         board: The curves, as pruners see them.
@@ -35,7 +36,7 @@ class Memory:
         offered: Draw to the steps promised, of new trials handed out that no record shows yet.
         draws: New trials sampled so far.
         spent: Steps run, of all trials.
-        best: The lowest value of a trial that keeps the constraint.
+        met: Trials that have reached the target and keep the constraint.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Memory:
         objectives: Sequence[Objective],
         pruner: Pruner,
         warm_start: Iterable[Record] = (),
+        target: float | None = None,
     ) -> None:
         self.space = space
         self.objectives = tuple(objectives)
@@ -58,7 +60,8 @@ class Memory:
         self.offered: dict[int, int] = {}
         self.draws = 0
         self.spent = 0
-        self.best = math.inf
+        self.met: set[int] = set()
+        self._target = -math.inf if target is None else self.sign * target
         self._records: dict[int, Record] = {}
         for record in warm_start:
             self._learn(self.warm, record, own=False)
@@ -185,13 +188,22 @@ class Memory:
         values: tuple[float, ...] | None,
         violation: float | None,
     ) -> None:
-        """Notes how good a trial was; one that breaks the constraint is not."""
-        if (violation or 0.0) > 0 or state == "fail":
-            return
-        seen = list(self.track(number).curve.values())
-        if values is not None:
-            seen.append(self.sign * values[0])
-        self.best = min(self.best, *seen, math.inf)
+        """Notes whether a trial has reached the target.
+
+        How far it broke the constraint is known of its last step only: a better value before that
+        may have broken it.
+        """
+        track = self.track(number)
+        seen = [] if values is None else [self.sign * values[0]]
+        if violation is None:
+            seen += track.curve.values()
+        elif track.step in track.curve:
+            seen.append(track.curve[track.step])
+        good = state != "fail" and not track.diverged and (violation or 0.0) <= 0
+        if good and min(seen, default=math.inf) <= self._target:
+            self.met.add(number)
+        else:
+            self.met.discard(number)
 
     # --- what happens in between ----------------------------------------------------------------
 
@@ -200,11 +212,11 @@ class Memory:
         track = self.track(number)
         if not math.isfinite(value):
             self.board.lose(number)
+            self.met.discard(number)
             return
         self.spent += max(step - track.step, 0)
         self.board.report(number, step, self.sign * value)
-        if (violation or 0.0) <= 0:
-            self.best = min(self.best, self.sign * value)
+        self._aim(number, "running", None, violation)
         self._progress(track, violation)
 
     def finish(
@@ -239,7 +251,9 @@ class Memory:
         self.busy.add(track.number)
         self.loose.discard(track.number)
         last = track.curve.get(track.step, math.nan)
-        self.history.put(self.warm + track.number, PENDING, step=track.step, last=last)
+        row = self.warm + track.number
+        violation = float(self.history.violation[row])
+        self.history.put(row, PENDING, step=track.step, last=last, violation=violation)
 
     def offer(self, draw: int, steps: int, unit: Floats | None = None) -> None:
         """A new trial was handed out; ``unit``: its point, where the sampler is to know of it."""

@@ -91,13 +91,12 @@ class Search:
         self.pruner = pruners.create(
             pruner, max_step=max_step, space=space, seed=seed, sign=objectives[0].sign
         )
-        self._memory = Memory(space, objectives, self.pruner, warm_start)
+        self._memory = Memory(space, objectives, self.pruner, warm_start, budget.target)
         self._race: Race | None = None
         if isinstance(self.sampler, AutoSampler) and isinstance(self.pruner, AutoPruner):
             self._race = Race(self.sampler, self.pruner, max_step)
         self._lock = threading.RLock()
         self._elapsed = 0.0
-        self._met: set[int] = set()  # trials that reached the target
 
     # --- what happened --------------------------------------------------------------------------
 
@@ -120,21 +119,24 @@ class Search:
             violation: By how much the study's constraint is broken there; 0 or below: it holds.
         """
         self._memory.report(number, step, value, violation)
-        if self._reaches(self._memory.sign * value) and (violation or 0.0) <= 0:
-            self._met.add(number)
 
     @locked
-    def decide(self, number: int) -> Verdict:
-        """What a running trial is to do after its last report."""
+    def decide(self, number: int, last_step: int | None = None) -> Verdict:
+        """What a running trial is to do after its last report.
+
+        Args:
+            number: The trial.
+            last_step: Of its own training, where that is shorter than ``max_step``.
+        """
         track = self._memory.track(number)
         if track.diverged:
             return Verdict("stop", track.until, DIVERGED_REASON)
         step = track.step
-        if number in self._met:
+        if number in self._memory.met:
             return Verdict("finish", step, "target")
-        if step >= self.max_step:
-            return Verdict("finish", self.max_step, "complete")
-        if self._target_met:
+        if step >= (self.max_step if last_step is None else last_step):
+            return Verdict("finish", step, "complete")
+        if self._memory.met:
             return Verdict("stop", step, "target")
         return self._prune(track) if step >= track.until else Verdict("continue", track.until)
 
@@ -184,14 +186,6 @@ class Search:
 
     # --- what is left ---------------------------------------------------------------------------
 
-    def _reaches(self, lower: float) -> bool:
-        target = self.budget.target
-        return target is not None and lower <= self._memory.sign * target
-
-    @property
-    def _target_met(self) -> bool:
-        return self._reaches(self._memory.best)
-
     @property
     def _late(self) -> bool:
         return self.budget.seconds is not None and self._elapsed >= self.budget.seconds
@@ -231,7 +225,7 @@ class Search:
 
     def _bound_met(self) -> str | None:
         """The bound that ends the study whatever is still set aside."""
-        if self._target_met:
+        if self._memory.met:
             return "target"
         if self._late:
             return "seconds"
@@ -256,7 +250,7 @@ class Search:
         Waiting trials come first (enqueued, retried, or lost by their worker), then paused trials
         that deserve another stretch, then new ones. What is suggested counts as busy from here on.
         """
-        if self._target_met or self._late:
+        if self._memory.met or self._late:
             return []
         out: list[Suggestion] = []
         for number in sorted(self._memory.loose):

@@ -166,6 +166,74 @@ def test_a_trial_that_breaks_the_constraint_does_not_meet_the_target() -> None:
     assert told(2.0) is None
 
 
+@pytest.mark.parametrize("ending", ["running", "complete", "pruned", "fail"])
+def test_the_target_is_met_by_what_kept_the_constraint_live_and_restored(ending: Any) -> None:
+    def made() -> Search:
+        return Search(
+            SPACE,
+            {"name": "random"},
+            {"name": "none"},
+            [Objective("loss")],
+            max_step=5,
+            budget=Budget(trials=10, target=0.9),
+        )
+
+    live = made()
+    params = live.suggest(1)[0].params
+    record = Record(0, params, "running", busy=True, note={"draw": 0})
+    live.sync([record])
+    assert live.observe(0, 1, 0.5, violation=1.0).action == "continue"
+    assert live.observe(0, 2, 1.5, violation=-1.0).action == "continue"
+    curve = {1: 0.5, 2: 1.5}
+    if ending != "running":
+        values = (1.5,) if ending == "complete" else None
+        live.finish(0, ending, values, None, -1.0)
+        record = replace(record, state=ending, busy=False, values=values)
+    restored = made()
+    restored.sync([replace(record, curve=curve, constraint=-1.0)])
+    assert live.exhausted is restored.exhausted is None
+
+
+def test_a_trial_that_reached_the_target_and_diverged_at_once_has_not_met_it() -> None:
+    search = Search(
+        SPACE,
+        {"name": "random"},
+        {"name": "none"},
+        [Objective("loss")],
+        max_step=5,
+        budget=Budget(trials=10, target=0.9),
+    )
+    search.suggest(1)
+    params = {"optimizer": "adamw", "lr": 0.1, "batch_size": 16}
+    search.sync([Record(0, params, "running", busy=True, note={"draw": 0})])
+    search.report(0, 1, 0.5)
+    search.report(0, 2, math.nan)
+    assert search.decide(0).action == "stop"
+    assert search.exhausted is None
+
+
+def test_a_trial_taken_up_again_keeps_its_violation() -> None:
+    def told(record: Record) -> Search:
+        search = Search(
+            SPACE,
+            {"name": "random"},
+            {"name": "none"},
+            [Objective("loss")],
+            max_step=8,
+            budget=Budget(trials=1),
+        )
+        search.sync([record])
+        return search
+
+    params = {"optimizer": "adamw", "lr": 0.1, "batch_size": 16}
+    waiting = Record(0, params, curve={1: 0.5}, constraint=2.0)
+    live = told(waiting)
+    assert [s.number for s in live.suggest(1)] == [0]
+    restored = told(replace(waiting, state="running", busy=True))
+    for search in (live, restored):
+        assert search._memory.history.violation.tolist() == [2.0]
+
+
 def test_seconds() -> None:
     sim = Simulation({"name": "random"}, {"name": "none"}, Budget(seconds=10.0))
     assert len(sim.lease(3, elapsed_seconds=9.9)) == 3
@@ -427,7 +495,7 @@ def test_a_value_that_breaks_the_constraint_is_no_target() -> None:
     assert sim.search.exhausted is None
     assert sim.search.observe(1, 1, 0.4, violation=-0.1).reason == "target"
     assert sim.search.exhausted == "target"
-    assert sim.search.observe(0, 2, 0.6).action == "stop"
+    assert sim.search.observe(0, 2, 0.6, violation=0.1).action == "stop"
 
 
 def test_a_parent_waits_until_its_copies_are_handed_out() -> None:
