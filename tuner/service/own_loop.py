@@ -16,7 +16,7 @@ from tuner.service import probes
 from tuner.service.claims import AnsweredBefore, Claim
 from tuner.service.context import Context
 from tuner.service.receipts import digest, name
-from tuner.service.reporting import DIVERGED, all_finite, take_in
+from tuner.service.reporting import DIVERGED, all_finite, take_in, violation
 from tuner.service.supply import from_study, still_held
 from tuner.service.turn import Turn
 from tuner.service.turns import take_one, turn
@@ -189,8 +189,8 @@ def tell(
     """Ends a trial, with its objectives' values or with what became of it.
 
     Without ``values`` a complete trial keeps those of its last report. A value that is not finite
-    makes it fail as diverged. A trial that has ended under this token already, by its last report
-    or by the same words, stays as it is.
+    makes it fail as diverged. A constraint whose metric was never reported counts as broken. What
+    has ended under this token already, by its last report or by the same words, stays as it is.
 
     Raises:
         NotFound: No such trial.
@@ -235,6 +235,9 @@ def _end(
     row.values = list(values) if values is not None and finite and state != "fail" else None
     if state == "complete" and not finite:
         state, reason = "fail", DIVERGED
+    constraint = this.checked.spec.constraint
+    if state == "complete" and constraint is not None and row.constraint is None:
+        row.constraint = violation(constraint, {})  # nobody can say that it is kept
     this.end(row, state, reason, told=True)
     this.settle()
 

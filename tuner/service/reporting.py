@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from tuner.errors import InvalidInput
@@ -12,6 +12,7 @@ from tuner.queue import leases
 from tuner.service.context import Context
 from tuner.service.searches import searching
 from tuner.service.turn import Turn
+from tuner.spec import ConstraintSpec
 from tuner.storage import measurements
 from tuner.storage.measurements import Point
 from tuner.storage.trials import TrialRow
@@ -19,6 +20,8 @@ from tuner.storage.trials import TrialRow
 DIVERGED = "diverged"
 OUT_OF_MEMORY = "oom"
 LONGEST_REASON = 2000
+WORST_VIOLATION = 1e30
+"""None is worse; finite in single precision too, in which a sampler may compute."""
 Action = Literal["continue", "pause", "stop", "finish", "lost"]
 
 
@@ -145,13 +148,23 @@ def _take_point(turn: Turn, row: TrialRow, measured: Measured, at: str) -> bool:
     row.step = measured.step
     row.values = [numbers[o.metric] for o in checked.objectives]
     if checked.spec.constraint is not None:
-        violation = numbers[checked.spec.constraint.metric] - checked.spec.constraint.max
-        row.constraint = violation if math.isfinite(violation) else None
+        row.constraint = violation(checked.spec.constraint, numbers)
     reported = value if all_finite(row.values) else math.nan
     search = turn.search
     with searching(turn.study.id):
         search.report(row.number, row.step, reported, row.constraint)
     return True
+
+
+def violation(constraint: ConstraintSpec, metrics: Mapping[str, float]) -> float:
+    """By how much a constraint is broken; a metric that is missing or no number breaks it.
+
+    Always finite, as JSON has no infinity.
+    """
+    over = metrics.get(constraint.metric, math.nan) - constraint.max
+    return (
+        WORST_VIOLATION if math.isnan(over) else min(max(over, -WORST_VIOLATION), WORST_VIOLATION)
+    )
 
 
 def all_finite(values: Iterable[Any]) -> bool:
@@ -166,12 +179,10 @@ def _judge(turn: Turn, row: TrialRow, slot: SlotReport, news: bool) -> SlotVerdi
     if news:
         search = turn.search
         with searching(turn.study.id):
-            verdict = search.decide(row.number)
+            verdict = search.decide(row.number, turn.checked.last_step(row.params))
         action, reason = verdict.action, verdict.reason or None
         if action == "continue":
             row.until = verdict.until
-            if row.step >= turn.checked.last_step(row.params):
-                action = "finish"
     if slot.outcome:
         action, reason = _outcome(turn, row, slot, action, reason)
     return _carry_out(turn, row, action, reason, slot.outcome)

@@ -241,7 +241,7 @@ def warm_start(session: Session, checked: Checked) -> list[Record]:
     """Finished trials of the studies named to start from, where they are points of this space.
 
     Steps of another length, or of a training of another length, are not this study's: then only
-    what trials came to in the end counts. So it is with a violation of another constraint.
+    what trials came to in the end counts. A violation of another constraint says nothing.
     """
     out: list[Record] = []
     mine = checked.spec.to_dict()

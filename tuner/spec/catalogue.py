@@ -96,7 +96,8 @@ budget: {trials: 40, epochs: 5}
 
 $constraint
 
-It is checked on each report; trials that break it still teach the sampler what to avoid.
+It is checked on each report; trials that break it still teach the sampler what to avoid. A metric
+that is no finite number, or was never reported, breaks it.
 
 ### `budget`
 
@@ -125,7 +126,7 @@ nothing else. Of a study with other `epochs` or another `eval_every` only the re
 trials are taken, as the steps of its curves are not the same.
 
 A study whose sampler or pruner raises an error fails, with that as its reason and the traceback in
-the server's log; other studies go on. Once it is mended, more `budget` lets the study go on as well.
+the server's log; other studies go on. Once it is mended, more `budget` lets that study go on too.
 
 ## Space
 

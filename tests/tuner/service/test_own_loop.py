@@ -82,6 +82,22 @@ def test_other_ends(ctx: Context, told: dict[str, Any], state: str, reason: str)
     assert view.values is None
 
 
+def test_a_trial_of_which_nobody_knows_whether_it_keeps_the_constraint_is_never_best(
+    ctx: Context,
+) -> None:
+    bound = {"metric": "size", "max": 2.0}
+    study_id = own(ctx, constraint=bound, budget={"trials": 5, "epochs": 3, "target": 0.9})
+    unknown, kept = service.ask(ctx, study_id, 2)
+    told = service.tell(ctx, unknown.trial_id, unknown.token, values=0.95)
+    assert told.state == "complete"
+    assert (told.constraint or 0.0) > 0
+    measured = Measured(step=1, metrics={"score": 0.1, "size": 1.0})
+    service.report_trial(ctx, kept.trial_id, kept.token, measured)
+    service.tell(ctx, kept.trial_id, kept.token)
+    assert [trial.id for trial in service.best(ctx, study_id)] == [kept.trial_id]
+    assert service.show_study(ctx, study_id).state == "running"
+
+
 @pytest.mark.parametrize(
     ("told", "field"),
     [({"state": "running"}, "state"), ({"values": [1.0, 2.0]}, "values"), ({}, "values")],

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.tuner.service.simulation import Clock, Trainer, submit
+from tests.tuner.service.simulation import SPACE, Clock, Trainer, submit
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import (
@@ -434,6 +434,53 @@ def test_several_measurements_of_one_trial_in_one_report(ctx: Context) -> None:
     assert answer.verdicts[0].action == "finish"
     trial = service.show_trial(ctx, leased.trial_id)
     assert (trial.value, trial.step) == (0.25, 4)
+
+
+@pytest.mark.parametrize("size", [math.nan, math.inf, None, -math.inf, 3.0])
+def test_a_constraint_metric_that_is_no_number_breaks_it(ctx: Context, size: float | None) -> None:
+    study = submit(
+        ctx,
+        budget={"trials": 1, "epochs": 1},
+        constraint={"metric": "val_accuracy", "max": 4.0},
+    )
+    trainer = Trainer(ctx, slots=1)
+    (leased,) = trainer.lease()
+    measured = Measured(step=1, metrics={"val_loss": 0.1, "val_accuracy": size})
+    slot = SlotReport(trial_id=leased.trial_id, token=leased.token, measurements=[measured])
+    service.report(ctx, trainer.id, Report(slots=[slot]))
+    kept = size in (3.0, -math.inf)
+    trial = service.show_trial(ctx, leased.trial_id)
+    assert trial.constraint is not None
+    assert math.isfinite(trial.constraint)
+    assert (trial.constraint <= 0) == kept
+    assert len(service.best(ctx, study.id)) == kept
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "pbt"])
+def test_a_trial_at_the_end_of_its_own_training_is_complete_however_bad(
+    ctx: Context, pruner: str
+) -> None:
+    settings = {
+        "asha": {"min_resource": 2, "reduction_factor": 2},
+        "median": {"n_startup_trials": 1, "n_warmup_steps": 2},
+        "pbt": {"population": 4, "interval_steps": 2},
+    }
+    space = {**SPACE, "epochs": {"type": "categorical", "choices": [2, 8]}}
+    study = submit(
+        ctx,
+        space=space,
+        sampler="manual",
+        pruner={"name": pruner, **settings[pruner]},
+        budget={"trials": 4, "epochs": 8},
+    )
+    long = [{"lr": 1e-3, "batch_size": 16, "epochs": 8}] * 3
+    service.enqueue(ctx, study.id, [*long, {"lr": 1e-1, "batch_size": 16, "epochs": 2}])
+    trainer = Trainer(ctx, slots=4)
+    trainer.lease()
+    trainer.round()
+    trainer.round()
+    bad = service.list_trials(ctx, study.id).items[3]
+    assert (bad.state, bad.step, bad.reason) == ("complete", 2, None)
 
 
 def test_trials_of_several_studies_in_one_report(ctx: Context) -> None:
