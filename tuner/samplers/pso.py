@@ -41,12 +41,15 @@ FASTEST = 0.5
 
 @dataclass
 class Particle:
-    """Where it is, how it moves, and the best place it was at."""
+    """Where it is, how it moves, and the best place it was at, with what that was worth.
+
+    Worth less is better: how far the constraints are broken there, then the value.
+    """
 
     position: Floats
     velocity: Floats
     best: Floats
-    value: float
+    worth: tuple[float, float]
 
 
 class PsoSampler(BaseSampler):
@@ -113,7 +116,7 @@ class PsoSampler(BaseSampler):
             position = self._rng.random(size)
             velocity = self._rng.uniform(-0.1, 0.1, size)
         else:
-            leader = min(swarm.values(), key=lambda p: p.value)
+            leader = min(swarm.values(), key=lambda p: p.worth)
             own, others = self._rng.random((2, size))
             velocity = (
                 self._inertia * me.velocity
@@ -141,7 +144,12 @@ class PsoSampler(BaseSampler):
             if t.number == number:
                 continue
             finished = t.state == TrialState.COMPLETE and t.value is not None
-            value = lower * cast("float", t.value) if finished else np.inf
+            worth = (np.inf, np.inf)
+            if finished:
+                worth = (
+                    sum(max(v, 0.0) for v in t.constraints.values()),
+                    lower * cast("float", t.value),
+                )
             state = t.system_attrs.get(KEY)
             if state is None or len(state["position"]) != size:
                 # sampled otherwise (at random, enqueued): a place like any other, for whom it may
@@ -156,10 +164,10 @@ class PsoSampler(BaseSampler):
                 position, velocity = np.array(state["position"]), np.array(state["velocity"])
             moves[which] += 1
             old = swarm.get(which)
-            if old is None or value < old.value:
-                swarm[which] = Particle(position, velocity, position, value)
+            if old is None or worth < old.worth:
+                swarm[which] = Particle(position, velocity, position, worth)
             else:
-                swarm[which] = Particle(position, velocity, old.best, old.value)
+                swarm[which] = Particle(position, velocity, old.best, old.worth)
         return int(np.argmin(moves)), swarm
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:

@@ -61,3 +61,16 @@ def test_a_swarm_without_pull_keeps_its_velocity() -> None:
         if inside:
             np.testing.assert_allclose(moved, before["velocity"], atol=1e-12)
     assert len(mine) >= 4
+
+
+def test_the_swarm_goes_where_the_constraint_is_kept() -> None:
+    def constrained(trial: optuna.Trial) -> float:
+        x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+        trial.set_constraint("sum", 1.2 - x - y)
+        return x + y
+
+    study = optuna.create_study(sampler=PsoSampler(seed=0))
+    study.optimize(constrained, n_trials=150)
+    late = [t.values[0] for t in study.trials[100:]]
+    assert study.best_value == pytest.approx(1.2, abs=0.02)
+    assert np.median(late) == pytest.approx(1.2, abs=0.1)
