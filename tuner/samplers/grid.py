@@ -29,22 +29,20 @@ class GridSampler(Sampler):
     ) -> None:
         super().__init__(settings, space, objectives, seed)
         self._points = space.grid()
-        self._next: dict[str, Any] | None = next(self._points, None)
+        self._seen: list[dict[str, Any]] = []
 
-    def _advance(self, taken: Collection[Key]) -> dict[str, Any] | None:
-        """The first point not taken; those before it are taken for good."""
-        while self._next is not None and self.space.key(self._next) in taken:
-            self._next = next(self._points, None)
-        return self._next
+    def _first(self, taken: Collection[Key], k: int) -> list[dict[str, Any]]:
+        """The first ``k`` points not taken; they stay the first until they are."""
+        self._seen = [point for point in self._seen if self.space.key(point) not in taken]
+        while len(self._seen) < k and (point := next(self._points, None)) is not None:
+            if self.space.key(point) not in taken:
+                self._seen.append(point)
+        return self._seen[:k]
 
     def suggest(self, history: History, k: int, draw: int) -> list[Proposal]:
         """The next ``k`` points in order; fewer at the end."""
-        out: list[Proposal] = []
-        while len(out) < k and (point := self._advance(history.taken)) is not None:
-            out.append(Proposal(point))
-            self._next = next(self._points, None)
-        return out
+        return [Proposal(dict(point)) for point in self._first(history.taken, k)]
 
     def exhausted(self, history: History) -> bool:
         """Whether every point was tried or is being tried."""
-        return self._advance(history.taken) is None
+        return not self._first(history.taken, 1)

@@ -49,3 +49,14 @@ def test_the_last_point_of_a_finite_space_is_found() -> None:
     for number, params in enumerate(points[:-1]):
         history.add(number, params, {})
     assert untaken(history, np.random.default_rng(0)) == points[-1]
+
+
+def test_what_is_proposed_stays_to_be_proposed_until_it_is_taken() -> None:
+    history = History(SPACE)
+    grid = create({"name": "grid"}, space=SPACE, objectives=1, seed=0)
+    points = list(SPACE.grid())
+    for taken in (0, 2, 3, 1):
+        for params in points[history.count : history.count + taken]:
+            history.add(history.count, params, {})
+        assert [p.params for p in grid.suggest(history, 4, 0)] == points[history.count :][:4]
+        assert not grid.exhausted(history)
