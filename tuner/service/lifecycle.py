@@ -19,7 +19,7 @@ from tuner.service.turn import STOPPED, Turn
 from tuner.service.turns import turn
 from tuner.service.views import StudyView
 from tuner.spaces import Space, widen
-from tuner.spec import BudgetSpec, StudySpec, check
+from tuner.spec import UNSAID, BudgetSpec, StudySpec, check
 from tuner.storage import checkpoints as stored
 from tuner.storage import studies
 from tuner.storage.studies import OPEN_STATES, REOPENED_STATES
@@ -65,7 +65,10 @@ def update_study(
         before = this.checked
         merged = {**study.spec, **given}
         if patch.space is not None:
-            wider = widen(before.space, Space.parse(patch.space))
+            form = form_of(this.session, before.spec)
+            ours = form is not None and form.kind != "script"
+            known = UNSAID if ours else {}
+            wider = widen(before.space, Space.parse(patch.space), known=known)
             merged["space"] = wider.to_dict()
             # From here on the range is the one that somebody wrote.
             merged.pop("range_test", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tuner.errors import InvalidInput
@@ -17,12 +18,21 @@ from tuner.spaces.parameters import (
 from tuner.spaces.space import Space
 
 
-def widen(old: Space, new: Space, prefix: str = "space") -> Space:
+def widen(
+    old: Space, new: Space, prefix: str = "space", *, known: Mapping[str, Scalar] | None = None
+) -> Space:
     """``new`` as the later, larger form of ``old``, in which every earlier trial is valid.
 
     Ranges may grow, choices may be added, a constant may become a range that holds it, and a new
-    parameter may join when it says, as ``default``, what earlier trials ran with. Choices keep
-    their earlier order, new ones last.
+    parameter may join when it says, as ``default``, what earlier trials ran with. A new constant
+    says nothing of earlier trials, so it must be what they had. Choices keep their earlier order,
+    new ones last.
+
+    Args:
+        old: What trials were drawn from.
+        new: What is wanted.
+        prefix: Where ``new`` stands, for messages.
+        known: What trials run with where the space does not say.
 
     Raises:
         InvalidInput: Some earlier trial would not be a point of ``new``; names the parameter.
@@ -35,20 +45,34 @@ def widen(old: Space, new: Space, prefix: str = "space") -> Space:
     for name, added in new.parameters.items():
         if name in merged:
             continue
-        if not isinstance(added, Constant) and added.default is None and _was_reachable(added, old):
-            raise InvalidInput(
-                f"{prefix}.{name}.default", "is missing: what did earlier trials run with?"
-            )
+        if _was_reachable(added, old, new):
+            _check_added(name, added, known or {}, f"{prefix}.{name}")
         merged[name] = added
     return Space({name: merged[name] for name in new.parameters}, new.priors or old.priors)
 
 
-def _was_reachable(added: Searched, old: Space) -> bool:
+def _check_added(name: str, added: Parameter, known: Mapping[str, Scalar], field: str) -> None:
+    """Refuses a parameter that earlier trials are then read as having with no word of theirs."""
+    if not isinstance(added, Constant):
+        if added.default is None:
+            raise InvalidInput(f"{field}.default", "is missing: what did earlier trials run with?")
+    elif name not in known or known[name] not in added:
+        had = f"earlier trials had {known[name]!r}" if name in known else "what had earlier trials?"
+        raise InvalidInput(field, f"is a new constant: {had}; give choices with that as default")
+
+
+def _was_reachable(added: Parameter, old: Space, new: Space) -> bool:
     """Whether an earlier trial can meet the condition of a parameter that did not exist then."""
-    return all(
-        parent not in old.parameters or any(v in old.parameters[parent] for v in wanted)
-        for parent, wanted in added.when.items()
-    )
+    return all(_was_among(parent, wanted, old, new) for parent, wanted in added.when.items())
+
+
+def _was_among(parent: str, wanted: tuple[Scalar, ...], old: Space, new: Space) -> bool:
+    """Whether an earlier trial can have one of these values, or is read as having it."""
+    if parent in old.parameters:
+        return any(value in old.parameters[parent] for value in wanted)
+    added = new.parameters[parent]
+    read = added.value if isinstance(added, Constant) else added.default
+    return Categorical(wanted).index(read) >= 0 and _was_reachable(added, old, new)
 
 
 def _widened(old: Parameter, new: Parameter, field: str) -> Parameter:

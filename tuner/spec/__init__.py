@@ -2,7 +2,7 @@
 
 from tuner.spec.built import facts, freeze
 from tuner.spec.check import Checked, check, resolve
-from tuner.spec.names import optimizer_steps
+from tuner.spec.names import UNSAID, optimizer_steps
 from tuner.spec.study import (
     BudgetSpec,
     ConstraintSpec,
@@ -14,6 +14,7 @@ from tuner.spec.study import (
 )
 
 __all__ = [
+    "UNSAID",
     "BudgetSpec",
     "Checked",
     "ConstraintSpec",

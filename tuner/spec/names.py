@@ -35,6 +35,13 @@ CHOSEN: dict[str, Setting] = {
     ),
 }
 """The same, where the values are words."""
+UNSAID: dict[str, Scalar] = {
+    "optimizer": DEFAULT_OPTIMIZER,
+    "schedule": "constant",
+    "precision": "fp32",
+    **{name: COMMON[name].default for name in ("batch_size", "label_smoothing", "warmup_fraction")},
+}
+"""What every task trains with where the space does not say."""
 WHOLE = ("batch_size",)
 LARGE = 2**20
 """Training samples of a task of which that is not known: enough for any schedule to unfold."""

@@ -336,7 +336,11 @@ def test_a_space_is_widened_while_the_study_lives(ctx: Context) -> None:
     trials = service.list_trials(ctx, study.id).items
     assert len(trials) == 30
     assert any(t.params["batch_size"] == 128 for t in trials[10:])
-    narrower = {**SPACE, "batch_size": {"type": "categorical", "choices": [16]}}
+    wider["schedule"] = "constant"
+    service.update_study(ctx, study.id, StudyPatch(space=wider))
+    with pytest.raises(InvalidInput, match="a new constant: earlier trials had 0"):
+        service.update_study(ctx, study.id, StudyPatch(space={**wider, "label_smoothing": 0.1}))
+    narrower = {**wider, "batch_size": {"type": "categorical", "choices": [16]}}
     with pytest.raises(InvalidInput, match="which trials have"):
         service.update_study(ctx, study.id, StudyPatch(space=narrower))
 

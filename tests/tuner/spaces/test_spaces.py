@@ -462,6 +462,9 @@ def test_widening_keeps_earlier_trials_valid() -> None:
         ({"b": {"type": "categorical", "choices": [16]}}, "space.b.choices"),
         ({"s": "linear"}, "space.s"),
         ({"new": {"type": "int", "low": 0, "high": 1}}, "space.new.default"),
+        ({"new": 3}, "space.new"),
+        ({"optimizer": "sgd"}, "space.optimizer"),
+        ({"new": {"type": "constant", "value": 3, "when": {"b": 16}}}, "space.new"),
         (
             {"new": {"type": "int", "low": 0, "high": 1, "when": {"b": 16}}},
             "space.new.default",
@@ -490,8 +493,24 @@ def test_widening_refuses_what_would_break_earlier_trials(
         "s": "cosine",
     }
     with pytest.raises(InvalidInput) as caught:
-        widen(Space.parse(raw), Space.parse(raw | change))
+        widen(Space.parse(raw), Space.parse(raw | change), known={"optimizer": "adamw"})
     assert caught.value.field == field
+
+
+def test_a_new_constant_is_what_earlier_trials_had_or_does_not_concern_them() -> None:
+    old = Space.parse({"o": {"type": "categorical", "choices": ["a"]}})
+    new = Space.parse(
+        {
+            "o": {"type": "categorical", "choices": ["a", "b"]},
+            "optimizer": "adamw",
+            "x": {"type": "constant", "value": 1, "when": {"o": "b"}},
+            "s": {"type": "categorical", "choices": ["flat", "wave"], "default": "flat"},
+            "length": {"type": "constant", "value": 7, "when": {"s": "wave"}},
+            "depth": {"type": "int", "low": 1, "high": 2, "when": {"s": "wave"}},
+        }
+    )
+    wide = widen(old, new, known={"optimizer": "adamw"})
+    assert wide.fill({"o": "a"}) == {"o": "a", "optimizer": "adamw", "s": "flat"}
 
 
 def test_a_new_branch_needs_no_default() -> None:
