@@ -202,7 +202,10 @@ class Space:
                 value = int(value)
             if value not in parameter:
                 raise InvalidInput(f"{prefix}.{name}", f"{value!r} is not {legal(parameter)}")
-            params[name] = float(value) if isinstance(parameter, Float) else value
+            # 0.3 is what people write for the third step of 0.1, which is 0.30000000000000004
+            if isinstance(parameter, Float):
+                value = parameter.nearest(float(value))
+            params[name] = value
         return params
 
     def contains(self, params: Mapping[str, Any]) -> bool:
@@ -227,11 +230,14 @@ class Space:
     def key(self, params: Mapping[str, Any]) -> Key:
         """What makes two points the same: the active values that are searched, hashable."""
         config = self.fill(params)
-        return tuple(
-            (name, "bool" if isinstance(config[name], bool) else "", config[name])
-            for name in self.searched
-            if name in config
-        )
+        parts: list[tuple[str, str, Scalar]] = []
+        for name in self.searched:
+            if name in config:
+                p, value = self.parameters[name], config[name]
+                if isinstance(p, Float) and p.step is not None:
+                    value = p.nearest(value)
+                parts.append((name, "bool" if isinstance(value, bool) else "", value))
+        return tuple(parts)
 
     # --- grids ----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +203,29 @@ def test_a_config_from_outside_is_checked_by_name(config: dict[str, object], fie
     with pytest.raises(InvalidInput) as caught:
         space.check({"mode": "fast", **config} if "x" in config else config)
     assert caught.value.field == field
+
+
+def test_a_stepped_value_as_people_write_it_is_the_grids_own() -> None:
+    space = Space.parse({"x": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.1}})
+    third = list(space.grid())[3]
+    assert third["x"] != 0.3
+    assert space.check({"x": 0.3}) == third
+    assert space.key({"x": 0.3}) == space.key(third) != space.key({"x": 0.4})
+    whole = Space.parse({"x": {"type": "float", "low": 0, "high": 2}}).check({"x": 1})["x"]
+    assert isinstance(whole, float)
+
+
+@pytest.mark.parametrize("low", [1e-3, 1e300])
+def test_a_log_range_without_width_in_logs_is_refused(low: float) -> None:
+    raw: dict[str, Any] = {
+        "type": "float",
+        "low": low,
+        "high": math.nextafter(low, math.inf),
+        "log": True,
+    }
+    with pytest.raises(InvalidInput, match=r"space\.x\.high"):
+        Space.parse({"x": raw})
+    assert Space.parse({"x": {**raw, "high": low}}).from_unit(np.array([0.5])) == {"x": low}
 
 
 def test_check_returns_params_without_constants() -> None:
