@@ -142,6 +142,8 @@ def _float(raw: Mapping[str, Any], field: str, when: dict[str, tuple[Scalar, ...
         raise InvalidInput(f"{field}.high", "the range is wider than the largest float")
     if log and low <= 0:
         raise InvalidInput(f"{field}.low", f"{low!r}: a log range must lie above 0")
+    if log and low != high and math.log(low) == math.log(high):
+        raise InvalidInput(f"{field}.high", f"{high!r} is too close to low for a log range")
     step: float | None = None
     if raw.get("step") is not None:
         step = number(raw["step"], f"{field}.step")
