@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tuner.pruners import Board, Decision, Pruner, Spawn, Track, register
-from tuner.spaces import Categorical, Float, Option, Space
+from tuner.spaces import Categorical, Option, Space
 
 FIXED = ("optimizer", "schedule", "warmup_fraction", "warmup", "epochs")
 PREFIXES = ("model.", "schedule.")
@@ -122,10 +122,12 @@ class PbtPruner(Pruner):
                 out[name] = p.from_unit(u)
             elif isinstance(p, Categorical):
                 out[name] = params[name]
+            elif params[name] == 0 and p.step is None:
+                out[name] = p.from_unit(u)  # no factor moves it
             else:
                 out[name] = p.nearest(float(params[name]) * factor)
-                if out[name] == params[name] and not isinstance(p, Float):
-                    move = p.step if factor > 1 else -p.step  # a small whole number: one up or down
+                if p.step is not None and out[name] == p.nearest(params[name]):
+                    move = p.step if factor > 1 else -p.step  # within its cell: one up or down
                     out[name] = p.nearest(float(params[name] + move))
         return out
 

@@ -305,3 +305,23 @@ def test_pbt_changes_settings_but_nothing_that_the_copied_state_depends_on() -> 
         assert child["lr"] / 0.01 == pytest.approx(0.8) or child["lr"] / 0.01 == pytest.approx(1.2)
         assert child["batch_size"] in (1, 3)
         assert child["momentum"] in (pytest.approx(0.4), pytest.approx(0.6))
+
+
+def test_every_setting_can_be_perturbed_also_in_steps_and_at_zero() -> None:
+    space = Space.parse(
+        {
+            "dropout": {"type": "float", "low": 0.0, "high": 0.9, "step": 0.3},
+            "clip": {"type": "float", "low": 0.0, "high": 0.5, "step": 0.1},
+            "decay": {"type": "float", "low": 0.0, "high": 1.0},
+            "layers": {"type": "int", "low": 0, "high": 8, "step": 2},
+        }
+    )
+    pbt = pruners.create({"name": "pbt", "resample": 0.0}, max_step=10, space=space, seed=0)
+    assert isinstance(pbt, PbtPruner)
+    parent = {"dropout": 0.3, "clip": 0.0, "decay": 0.0, "layers": 0}
+    children = [pbt.explore(parent, np.random.default_rng(seed)) for seed in range(40)]
+    assert {child["dropout"] for child in children} == {0.0, 0.6}
+    assert {child["clip"] for child in children} == {0.0, 0.1}
+    assert {child["layers"] for child in children} == {0, 2}
+    assert len({child["decay"] for child in children}) == 40
+    assert all(space.check(child) == child for child in children)
