@@ -1,4 +1,7 @@
-"""Measurements: curves, read of a study or a page of trials at once."""
+"""Measurements: curves, read of a study or a page of trials at once.
+
+An attempt replaces what earlier ones of its trial reported, from its own first step on.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Table, bindparam, case, func, select
+from sqlalchemy import ColumnElement, Table, bindparam, case, exists, func, select
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Measurement, Trial
@@ -35,12 +38,11 @@ class Point:
 
 
 _CURVES = Prepared(
-    select(_table.c.trial_id, _table.c.step, _table.c.value)
+    select(_table.c.trial_id, _table.c.attempt, _table.c.step, _table.c.value)
     .join(_trials, _trials.c.id == _table.c.trial_id)
     .where(
         _trials.c.study_id == bindparam("of_study"),
         _trials.c.revision > bindparam("since"),
-        _table.c.value.is_not(None),
     )
     .order_by(_table.c.trial_id, _table.c.attempt, _table.c.step)
 )
@@ -53,7 +55,7 @@ def steps(session: Session, trial_id: int, attempt: int) -> set[int]:
 
 
 def curves(session: Session, study_id: int, since: int = -1) -> dict[int, dict[int, float]]:
-    """The primary objective by step of each trial; a later attempt's word counts.
+    """The primary objective by step of each trial, where it is finite.
 
     Args:
         session: Where to read.
@@ -62,9 +64,22 @@ def curves(session: Session, study_id: int, since: int = -1) -> dict[int, dict[i
     """
     out: dict[int, dict[int, float]] = {}
     given = {"of_study": study_id, "since": since}
-    for trial_id, step, value in _CURVES.rows(session.connection(), given):
-        out.setdefault(trial_id, {})[step] = value
+    curve: dict[int, float] = {}
+    of = by = 0
+    for trial_id, attempt, step, value in _CURVES.rows(session.connection(), given):
+        if trial_id != of or attempt != by:
+            of, by = trial_id, attempt
+            curve = out.setdefault(trial_id, {})
+            replace_from(curve, step)
+        if value is not None:
+            curve[step] = value
     return out
+
+
+def replace_from(curve: dict[int, float], step: int) -> None:
+    """Drops what an attempt replaces whose first step this is."""
+    for stale in [known for known in curve if known >= step]:
+        del curve[stale]
 
 
 @dataclass(slots=True)
@@ -81,8 +96,7 @@ def lines(
 ) -> dict[int, Line]:
     """One reported metric of each trial over ``x``, finite values only.
 
-    An attempt that resumed replaces what earlier ones reported from its first step on; its seconds,
-    which start anew, go on where they left off.
+    The seconds of an attempt that resumed, which start anew, go on where those before left off.
 
     Args:
         session: Where to read.
@@ -101,16 +115,19 @@ def lines(
     )
     out: dict[int, Line] = {}
     holder = (0, 0)
-    offset = 0.0
+    offset: float | None = None
+    line = Line([], [], [])
     for trial_id, attempt, step, place, number_ in rows.all():
-        if number_ is None or place is None:
-            continue
-        line = out.setdefault(trial_id, Line([], [], []))
         if holder != (trial_id, attempt):
-            holder = (trial_id, attempt)
+            line = out.get(trial_id) or Line([], [], [])
+            holder, offset = (trial_id, attempt), None
             at = bisect_left(line.steps, step)
             for column in (line.steps, line.x, line.values):
                 del column[at:]
+        if number_ is None or place is None:
+            continue
+        out[trial_id] = line
+        if offset is None:
             offset = line.x[-1] if line.x and place < line.x[-1] else 0.0
         line.steps.append(step)
         line.x.append(float(place) + offset)
@@ -119,14 +136,19 @@ def lines(
 
 
 def of_trial(session: Session, trial_id: int, after_step: int = 0) -> list[Point]:
-    """A trial's points by step, the last attempt's word where several measured one."""
+    """A trial's points by step."""
+    later = _table.alias()
+    replaced = exists().where(
+        later.c.trial_id == _table.c.trial_id,
+        later.c.attempt > _table.c.attempt,
+        later.c.step <= _table.c.step,
+    )
     rows = session.execute(
         select(_table)
-        .where(_table.c.trial_id == trial_id, _table.c.step > after_step)
-        .order_by(_table.c.attempt, _table.c.step)
+        .where(_table.c.trial_id == trial_id, _table.c.step > after_step, ~replaced)
+        .order_by(_table.c.step)
     )
-    points = {row.step: Point(**row._mapping) for row in rows}
-    return [points[step] for step in sorted(points)]
+    return [Point(**row._mapping) for row in rows]
 
 
 def last(session: Session, trial_ids: Collection[int]) -> dict[int, Point]:

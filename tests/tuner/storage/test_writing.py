@@ -161,14 +161,14 @@ def test_a_point_that_is_there_stays_as_it_was(database: Database) -> None:
     study = new_study(database)
     (row,) = new_trials(database, study, 1)
     first = [Point(row.id, 1, i, x, None, None, {"v": x}, NOW) for i, x in enumerate(NUMBERS, 1)]
-    again = [replace(first[0], value=9.0, metrics={"v": 9.0}), replace(first[0], attempt=2)]
+    again = [replace(first[0], value=9.0, metrics={"v": 9.0}), replace(first[-1], attempt=2)]
     with database.write() as session:
         assert written(session, study, 1, points=first)
     with database.write() as session:
         assert written(session, study, 2, points=again)
     with database.session() as session:
         read = measurements.of_trial(session, row.id)
-    assert read == [again[1], *first[1:]]
+    assert read == [*first[:-1], again[1]]
     assert [repr(point.value) for point in read] == [repr(x) for x in NUMBERS]
 
 

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Table, Text, case, cast, type_coerce
 
 from tuner.storage.engine import dump_json
+from tuner.storage.measurements import replace_from
 from tuner.storage.models import Measurement, Trial
 
 VALUE_METRIC = "value"
@@ -116,18 +117,14 @@ def frozen(row: Stored, curve: Mapping[int, float]) -> FrozenTrial:
 
 
 def curves(rows: Iterable[Any], metric: str) -> dict[int, dict[int, float]]:
-    """Intermediate values by trial and step, from rows of ``CURVE_COLUMNS`` in ``CURVE_ORDER``.
-
-    An attempt that resumed replaces what earlier ones reported from its first step on.
-    """
+    """Intermediate values by trial and step, from rows of ``CURVE_COLUMNS`` in ``CURVE_ORDER``."""
     found: dict[int, dict[int, float]] = {}
     last: tuple[int, int] | None = None
     for trial_id, attempt, step, value, metrics in rows:
         curve = found.setdefault(trial_id, {})
         if last != (trial_id, attempt):
             last = (trial_id, attempt)
-            for stale in [known for known in curve if known >= step]:
-                del curve[stale]
+            replace_from(curve, step)
         curve[step] = value if value is not None else float((metrics or {}).get(metric, "nan"))
     return found
 
