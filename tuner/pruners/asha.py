@@ -37,15 +37,15 @@ def rungs(first: int, factor: float, max_step: int) -> tuple[int, ...]:
     return (*out, max_step)
 
 
-def first_rung(space: Space, max_step: int) -> int:
-    """A twentieth of a training; a tenth where the schedule or its warm-up is searched.
+def first_rung(space: Space, max_step: int, of: int = 20) -> int:
+    """One ``of`` equal parts of a training; a tenth where the schedule or its warm-up is searched.
 
     The early epochs of a long schedule say less about its end than those of a constant one.
     """
     searched = any(
         n in space.parameters and not isinstance(space.parameters[n], Constant) for n in SCHEDULED
     )
-    return max(1, round(max_step / (10 if searched else 20)))
+    return max(1, round(max_step / (10 if searched else of)))
 
 
 @register("asha")

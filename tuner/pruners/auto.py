@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from tuner.pruners import Board, register
-from tuner.pruners.asha import SCHEDULED, AshaPruner, rungs
-from tuner.spaces import Constant, Option, Space
+from tuner.pruners.asha import AshaPruner, first_rung, rungs
+from tuner.spaces import Option, Space
 
 
 @register("auto")
@@ -28,13 +28,7 @@ class AutoPruner(AshaPruner):
 
     def __init__(self, settings: Mapping[str, Any], max_step: int, space: Space, seed: int) -> None:
         super().__init__({"reduction_factor": 2.0, "min_resource": None}, max_step, space, seed)
-        # the early epochs of a long schedule say less about its end than those of a constant one
-        searched = any(
-            n in space.parameters and not isinstance(space.parameters[n], Constant)
-            for n in SCHEDULED
-        )
-        first = max(1, round(max_step / (10 if searched else 50)))
-        self.rungs = {0: rungs(first, 2.0, max_step)}
+        self.rungs = {0: rungs(first_rung(space, max_step, 50), 2.0, max_step)}
 
     def earned(self, board: Board) -> dict[int, int]:
         """The step that halving alone would have brought each trial to by now."""

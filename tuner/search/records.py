@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from tuner.errors import InvalidInput
 
 State = Literal["waiting", "running", "complete", "pruned", "fail"]
 Origin = Literal["sampled", "enqueued", "retried"]
@@ -43,37 +40,6 @@ class Budget:
     total_epochs: int | None = None
     seconds: float | None = None
     target: float | None = None
-
-    @classmethod
-    def parse(cls, raw: object, prefix: str = "budget") -> Budget:
-        """Reads the study file's form.
-
-        Raises:
-            InvalidInput: Something is wrong, named.
-        """
-        if not isinstance(raw, Mapping):
-            raise InvalidInput(prefix, "is not a mapping")
-        known = [f.name for f in fields(cls)]
-        for key, value in raw.items():
-            at = f"{prefix}.{key}"
-            if key not in known:
-                raise InvalidInput(at, f"is not one of {', '.join(known)}")
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InvalidInput(at, f"{value!r} is not a number")
-            if not math.isfinite(value):
-                raise InvalidInput(at, f"{value!r} is not a finite number")
-            if key in ("trials", "epochs", "total_epochs"):
-                if value != int(value) or not 1 <= value <= 10**9:
-                    raise InvalidInput(
-                        at, f"{value!r} is not a whole number from 1 to 1,000,000,000"
-                    )
-            elif key == "seconds" and value <= 0:
-                raise InvalidInput(at, f"{value!r} is not above 0")
-        whole = {k: int(raw[k]) for k in known[:3] if raw.get(k) is not None}
-        real = {k: float(raw[k]) for k in known[3:] if raw.get(k) is not None}
-        return cls(**whole, **real)  # type: ignore[arg-type]  # mypy cannot split the fields by type
 
 
 @dataclass(frozen=True)

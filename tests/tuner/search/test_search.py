@@ -242,31 +242,6 @@ def test_seconds() -> None:
     assert sim.search.exhausted == "seconds"
 
 
-@pytest.mark.parametrize(
-    ("raw", "field"),
-    [
-        ([], "budget"),
-        ({"trails": 3}, "budget.trails"),
-        ({"trials": 0}, "budget.trials"),
-        ({"trials": 2.5}, "budget.trials"),
-        ({"trials": True}, "budget.trials"),
-        ({"epochs": "20"}, "budget.epochs"),
-        ({"total_epochs": -1}, "budget.total_epochs"),
-        ({"seconds": 0}, "budget.seconds"),
-        ({"target": math.nan}, "budget.target"),
-    ],
-)
-def test_a_wrong_budget_is_refused_by_name(raw: object, field: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        Budget.parse(raw)
-    assert caught.value.field == field
-
-
-def test_budget_is_read() -> None:
-    raw = {"trials": 64, "epochs": 20.0, "seconds": 5, "target": None}
-    assert Budget.parse(raw) == Budget(trials=64, epochs=20, seconds=5.0)
-
-
 # --- order and outcomes
 
 
