@@ -11,9 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("csv", "json", "parquet")
-STATES = {
-    "waiting": TrialState.WAITING,
-    "running": TrialState.RUNNING,
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "fail": TrialState.FAIL,
-}
 
 
 def export(ctx: Context, study_id: int, format: str = "csv") -> bytes:
@@ -130,36 +122,7 @@ def frozen_trials(ctx: Context, study_id: int) -> list[FrozenTrial]:
     """
     with ctx.db.session() as session:
         studies.get(session, study_id)
-        rows = sorted(trials.of_study(session, study_id), key=lambda row: row.number)
-        written = pictures.distributions(session, study_id)
-        curves = measurements.curves(session, study_id)
-    known: dict[str, BaseDistribution] = {}
-    out = []
-    for row in rows:
-        distributions = {}
-        for name, text in written.get(row.id, {}).items():
-            if text not in known:
-                known[text] = json_to_distribution(text)
-            distributions[name] = known[text]
-        trial = create_trial(
-            state=STATES[row.state],
-            values=_values(row),
-            params={k: v for k, v in row.params.items() if k in distributions},
-            distributions=distributions,
-            intermediate_values=curves.get(row.id, {}),
-            user_attrs={} if row.reason is None else {"reason": row.reason},
-        )
-        trial.number = row.number
-        trial.datetime_start, trial.datetime_complete = row.started_at, row.finished_at
-        out.append(trial)
-    return out
-
-
-def _values(row: trials.TrialRow) -> list[float] | None:
-    """Optuna wants finite values of complete trials, and takes none of failed ones."""
-    if row.values is None or row.state not in ("complete", "pruned"):
-        return None
-    return [float(v) for v in row.values]
+        return pictures.frozen_study(session, study_id)
 
 
 def _directions(study: StudyRow) -> list[StudyDirection]:
@@ -176,7 +139,9 @@ def in_memory(ctx: Context, study_id: int) -> optuna.Study:
         copy = optuna.create_study(directions=_directions(study), study_name=study.name)
     finally:
         optuna.logging.set_verbosity(verbosity)
-    finished = [t for t in frozen_trials(ctx, study_id) if t.state.is_finished()]
+    # One that was cancelled before it began shows nothing, and Optuna takes none without a start.
+    known = frozen_trials(ctx, study_id)
+    finished = [t for t in known if t.state.is_finished() and t.datetime_start is not None]
     # One by one in the order of their numbers: Optuna numbers what it is given.
     copy.add_trials(finished)
     return copy

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
 from optuna.trial import FrozenTrial
-from sqlalchemy import Table, and_, case, func, select
+from sqlalchemy import ColumnElement, Table, and_, case, func, select
 from sqlalchemy.orm import Session
 
-from tuner.storage.measurements import number
+from tuner.storage.measurements import curves, number
 from tuner.storage.models import FINISHED_TRIAL_STATES, Event, Study, Trial, Worker
 from tuner.storage.optuna.frozen import TRIAL_COLUMNS, Stored, frozen
 
@@ -95,10 +95,20 @@ def params(session: Session, trial_ids: Collection[int]) -> dict[int, dict[str, 
 
 def frozen_trials(session: Session, trial_ids: Collection[int]) -> list[FrozenTrial]:
     """These trials in Optuna's form by number, without their curves."""
-    rows = session.connection().execute(
-        select(*TRIAL_COLUMNS).where(_trials.c.id.in_(trial_ids)).order_by(_trials.c.number)
-    )
-    return [frozen(Stored(*row), {}) for row in rows]
+    return _frozen(session, _trials.c.id.in_(trial_ids), {})
+
+
+def frozen_study(session: Session, study_id: int) -> list[FrozenTrial]:
+    """All trials of a study in Optuna's form by number."""
+    return _frozen(session, _trials.c.study_id == study_id, curves(session, study_id))
+
+
+def _frozen(
+    session: Session, which: ColumnElement[bool], known: Mapping[int, Mapping[int, float]]
+) -> list[FrozenTrial]:
+    query = select(*TRIAL_COLUMNS).where(which).order_by(_trials.c.number)
+    rows = [Stored(*row) for row in session.connection().execute(query)]
+    return [frozen(row, known.get(row.id, {})) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +206,3 @@ def holders(session: Session, study_id: int) -> int:
         Trial.study_id == study_id, Trial.state == "running", Trial.lease_token.is_not(None)
     )
     return session.scalar(held) or 0
-
-
-def distributions(session: Session, study_id: int) -> dict[int, dict[str, str]]:
-    """Each trial's distributions, as Optuna writes them."""
-    rows = session.execute(select(Trial.id, Trial.distributions).where(Trial.study_id == study_id))
-    return {trial_id: written for trial_id, written in rows}  # noqa: C416  (rows are no pairs)

@@ -100,6 +100,25 @@ def test_trials_in_optunas_form(ctx: Context, study_id: int) -> None:
     assert isinstance(done.distributions["lr"], optuna.distributions.FloatDistribution)
 
 
+def test_optunas_form_of_trials_that_were_cancelled_pruned_or_break_the_constraint(
+    ctx: Context,
+) -> None:
+    bound = {"metric": "val_accuracy", "max": 0.4}
+    study = submit(ctx, "bound", constraint=bound, budget={"trials": 4, "epochs": 3})
+    trainer = Trainer(ctx, slots=2)
+    trainer.lease()
+    service.enqueue(ctx, study.id, [{"lr": 1e-3, "batch_size": 16}])
+    trainer.round()
+    first, second = service.list_trials(ctx, study.id).items[:2]
+    service.stop_trial(ctx, first.id)
+    service.stop_study(ctx, study.id)
+    frozen = {t.number: t for t in service.frozen_trials(ctx, study.id)}
+    assert frozen[first.number].constraints == {"0": pytest.approx(0.1)}
+    assert frozen[second.number].state == optuna.trial.TrialState.RUNNING
+    assert service.figure(ctx, study.id, "history")["layout"]
+    assert service.figure(ctx, study.id, "timeline")["data"]
+
+
 def test_several_objectives_have_a_front(ctx: Context) -> None:
     study = submit(
         ctx,
