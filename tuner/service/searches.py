@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from tuner.errors import SearchFailed
+from tuner.errors import InvalidInput, SearchFailed
 from tuner.search import Record, Search
 from tuner.spec import Checked, StudySpec, resolve
 from tuner.storage import measurements, studies, trials
@@ -144,8 +144,11 @@ class Live:
         """The search, told everything that the database holds, and so are ``rows``.
 
         Raises:
+            InvalidInput: Optuna made the study, and searches by itself.
             SearchFailed: It cannot be built, or not be told.
         """
+        if not study.spec:
+            raise InvalidInput("study", "was made through Optuna, which searches by itself")
         with searching(study.id):
             checked = self.plan(study)
         if self.search is None or self.searched != checked:

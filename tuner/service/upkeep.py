@@ -134,10 +134,10 @@ def _settle(ctx: Context) -> None:
         if state in OPEN_STATES and live.settled_at == revision and not timed:
             continue
         with _guarded(study_id), turn(ctx, study_id, wait=False) as this:
-            if not this.study.spec:  # an Optuna study, which its own program ends
-                this.settled = True
-                continue
             if this.study.state in OPEN_STATES:
+                if not this.study.spec:
+                    this.settled = True  # Optuna made it, and says itself when it is over
+                    continue
                 this.join()
             this.settle()
 

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from tests.tuner.service.simulation import Clock, Trainer, submit
 from tuner import service
+from tuner.errors import InvalidInput
 from tuner.service import Context, StudyView
 from tuner.storage import SqlStorage
 
@@ -127,11 +128,12 @@ def test_the_service_neither_runs_nor_breaks_on_a_study_of_optunas(
     study.enqueue_trial({"x": 0.25})
     worker = Trainer(ctx, slots=4)
     service.tick(ctx)
+    service.look_ahead(ctx)
+    assert [r for r in caplog.records if r.exc_info] == []
     assert worker.lease() == []
-    assert not [record for record in caplog.records if "upkeep failed" in record.message]
     view = service.find_study(ctx, "theirs")
     assert view is not None
-    assert (view.counts.complete, view.counts.waiting) == (2, 1)
+    assert (view.state, view.counts.complete, view.counts.waiting) == ("running", 2, 1)
     assert view.best is not None
     assert view.best.value == study.best_value
     assert len(service.list_trials(ctx, view.id).items) == 3
@@ -145,3 +147,14 @@ def test_a_study_that_optuna_deletes_is_told_of(ctx: Context) -> None:
     assert (told.kind, told.data["name"]) == ("study.deleted", study.name)
     with pytest.raises(KeyError):
         optuna.delete_study(study_name=study.name, storage=SqlStorage(ctx.db))
+
+
+def test_the_service_ends_no_study_of_optunas_over_its_trials(ctx: Context) -> None:
+    study = optuna.create_study(study_name="theirs", storage=SqlStorage(ctx.db))
+    trial = study.ask()
+    with pytest.raises(InvalidInput, match="made through Optuna"):
+        service.tell(ctx, trial._trial_id, "token", values=1.0)
+    view = service.find_study(ctx, "theirs")
+    assert view is not None
+    assert view.state == "running"
+    study.tell(trial, 1.0)
