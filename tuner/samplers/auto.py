@@ -2,8 +2,9 @@
 
 Half of the new trials are draws, informed by what is known of good values; the other half are
 chosen by a Gaussian process over configurations and steps (:mod:`tuner.samplers.surrogate`) as the
-points with the highest expected improvement at the end of training. Together with the pruner
-``auto`` the same model also decides which paused trials go on (:mod:`tuner.search.race`).
+points with the highest expected improvement at the end of training. Its hyperparameters are those
+of the last fit, the prior's mean before the first. Together with the pruner ``auto`` the same model
+also decides which paused trials go on (:mod:`tuner.search.race`).
 """
 
 from __future__ import annotations

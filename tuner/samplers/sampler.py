@@ -26,7 +26,9 @@ class Sampler(ABC):
 
     What it proposes depends on the history, the seed and the draw's index alone: whichever process
     asks, and however often it was restarted, the answer is the same. An instance may cache what it
-    derives from the history, never what the history does not say.
+    derives from the history, never what the history does not say. One thing is left to time: a
+    sampler with a :meth:`refit` goes by the history as it was at the last one, and two instances
+    agree once both were fitted to the same.
 
     Args:
         settings: A value for every entry of ``options``.
@@ -76,6 +78,8 @@ class Sampler(ABC):
 
     def refit(self, history: History) -> Callable[[], None]:
         """Prepares a fit of what is too slow for :meth:`suggest`; most samplers have no such thing.
+
+        It depends on the history and the seed alone, not on earlier fits.
 
         Returns:
             The fit, over a copy of what it needs: to be called in any thread, once.

@@ -1,9 +1,11 @@
 """What to try, what to pause, what to stop: a pure object over a sampler and a pruner.
 
 No database, no clock, no global random state: everything a search knows came in through
-:meth:`Search.sync`, :meth:`Search.report` and :meth:`Search.finish`, and a fresh search told the
-same records answers the same. The service drives it with stored trials, a benchmark with recorded
-curves.
+:meth:`Search.sync`, :meth:`Search.report` and :meth:`Search.finish`. Verdicts and budgets are those
+of any fresh search told the same records; suggestions too, once both are fitted to them
+(:meth:`Search.refit`): in between, the default sampler's model has the hyperparameters of its last
+fit, and when that was is not stored. The service drives it with stored trials, a benchmark with
+recorded curves.
 """
 
 from __future__ import annotations

@@ -37,14 +37,14 @@ def flat(params: dict[str, Any], step: int) -> float:
     return params["a"] + 1.0 / step + (params["b"] == "x")
 
 
-# --- a fresh search that is told the records is the live one
+# --- a fresh search that is told the records, and fitted to them, is the live one
 
 
 @pytest.mark.parametrize("pruner", pruners.names())
 @pytest.mark.parametrize("sampler", CHEAP)
 @given(seed=st.integers(0, 10_000), moves=st.integers(0, 60))
 @settings(deadline=None, derandomize=True, max_examples=4)
-def test_restored_is_live(sampler: str, pruner: str, seed: int, moves: int) -> None:
+def test_restored_and_fitted_is_live(sampler: str, pruner: str, seed: int, moves: int) -> None:
     sim = Simulation({"name": sampler}, {"name": pruner}, Budget(trials=25), seed=seed)
     random_walk(sim, np.random.default_rng(seed), moves)
     fresh = sim.restored()
