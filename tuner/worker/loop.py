@@ -203,6 +203,9 @@ class _Worker:
                 if self.team.busy and self._asked is not None:
                     self._lease()
                 if not self.team.busy:
+                    if self._failures:
+                        self._report()
+                        continue
                     if self.draining:
                         break
                     if self._lease():
@@ -214,7 +217,7 @@ class _Worker:
                 self.team.round(self._interrupted)
                 waiting = any(held.due for held in self.team.held.values())
                 late = time.monotonic() - said > REPORT_SECONDS
-                if waiting or (late and self.team.talkative):
+                if waiting or (late and (self.team.talkative or self._failures)):
                     self._report()
                     self._resize()
                     said = time.monotonic()
@@ -269,8 +272,6 @@ class _Worker:
                 self._failures.append(failure)
         self._arriving = {}
         self.wanted = min(self.wanted, self.team.populations.room)
-        if self._failures and not self.team.held:
-            self._report()
 
     def _study(self) -> int | None:
         """The study that it trains, whose population may have room."""

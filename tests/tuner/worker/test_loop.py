@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import math
@@ -411,6 +412,34 @@ def test_whatever_a_task_raises_fails_the_trial_and_not_the_worker(
     for width in (6, 4):
         assert found[width].state == "fail"
         assert str(found[width].reason).startswith(type(broken).__name__)
+
+
+def test_trials_that_cannot_start_are_told_of_one_after_another(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many follow each other, each the refill for the one before."""
+
+    class Unbuildable(zoo.MlpTask):
+        name = "unbuildable"
+
+        def model(self, config: Config) -> Any:
+            raise ValueError("no such width")
+
+    monkeypatch.setattr(tasks.registry, "_entries", {"unbuildable": Unbuildable})
+    depths = []
+
+    class Measuring(DirectGateway):
+        def report(self, worker_id: int, report: Report) -> ReportAnswer:
+            depths.append(len(inspect.stack(0)))
+            return super().report(worker_id, report)
+
+    study = service.submit(
+        context,
+        spec(task={"name": "unbuildable"}, pruner="none", budget={"trials": 30, "epochs": 1}),
+    )
+    work_until(context, study.id, home=tmp_path, slots=1, gateway=Measuring(context))
+    assert [t.state for t in trials(context, study.id)] == ["fail"] * 30
+    assert len(set(depths)) == 1
 
 
 def test_a_worker_whose_gpu_refuses_everything_ends_and_another_goes_on(
