@@ -366,7 +366,9 @@ class _Worker:
         """Keeps the leases alive while a long round trains."""
         while not self._done.wait(self.registration.heartbeat_seconds):
             held = {i: h.leased.token for i, h in self.team.held.items()}
-            held = {**self._arriving, **held}
+            # What could not start is the worker's until it has said so.
+            failures = {slot.trial_id: slot.token for slot in self._failures}
+            held = {**failures, **self._arriving, **held}
             probe = self._probe
             probes = {} if probe is None else {probe.study_id: probe.token}
             beat = Heartbeat(held=held, probes=probes, status=self._status)

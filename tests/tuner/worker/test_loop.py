@@ -442,6 +442,51 @@ def test_trials_that_cannot_start_are_told_of_one_after_another(
     assert len(set(depths)) == 1
 
 
+def test_what_could_not_start_is_kept_until_that_is_told(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its neighbour's round may take longer than a lease lives."""
+    context.settings = replace(context.settings, heartbeat_seconds=0.05)
+    beats: list[set[int]] = []
+
+    class Counting(DirectGateway):
+        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+            beats.append(set(beat.held))
+            return super().heartbeat(worker_id, beat)
+
+    class Half(zoo.MlpTask):
+        name = "half"
+
+        def model(self, config: Config) -> Any:
+            if config["model.hidden"] == 6:
+                raise ValueError("no such width")
+            return super().model(config)
+
+    real = Population.train
+
+    def slowly(self: Population, samples: Any) -> None:
+        seen, deadline = len(beats), time.monotonic() + PATIENCE_SECONDS
+        while len(beats) < seen + 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        real(self, samples)
+
+    monkeypatch.setattr(Population, "train", slowly)
+    monkeypatch.setattr(tasks.registry, "_entries", {"half": Half})
+    study = service.submit(
+        context,
+        spec(
+            task={"name": "half"},
+            space={"model.hidden": {"type": "categorical", "choices": [8, 6]}},
+            sampler={"name": "grid"},
+            pruner={"name": "none"},
+            budget={"trials": 2, "epochs": 1},
+        ),
+    )
+    work_until(context, study.id, home=tmp_path, slots=2, gateway=Counting(context))
+    both = {trial.id for trial in trials(context, study.id)}
+    assert both in beats[1:]
+
+
 def test_a_worker_whose_gpu_refuses_everything_ends_and_another_goes_on(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
