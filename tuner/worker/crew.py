@@ -114,7 +114,10 @@ class Crew:
     # Trials in and out.
 
     def take(self, leased: Leased) -> SlotReport | None:
-        """Puts a leased trial into a slot; where it cannot be, a report of failure or no room."""
+        """Puts a leased trial into a slot; where it cannot be, a report of failure or no room.
+
+        One over which the device is lost is neither held nor reported, as if the worker had died.
+        """
         try:
             self._take(leased)
         except (NoRoom, Unavailable) as error:
@@ -124,8 +127,8 @@ class Crew:
             return failed(leased, _reason("oom", error))
         except Exception as error:  # a task's own code may raise any: the trial, not we, fails
             log.exception("trial %s cannot start", leased.trial_id)
-            self._look(error)
-            return failed(leased, _reason("error", error))
+            self.look(error)
+            return None if self.lost else failed(leased, _reason("error", error))
         return None
 
     def _take(self, leased: Leased) -> None:
@@ -276,10 +279,10 @@ class Crew:
             except Exception as error:  # as in take()
                 study, ids = mine[0].leased.study_id, [held.leased.trial_id for held in mine]
                 log.exception("a round failed", extra={"study": study, "trials": ids})
-                self._look(error)
-                self._fail(mine, "error", error)
+                self.look(error)
                 if self.lost:
-                    break
+                    break  # which of them it was nobody knows
+                self._fail(mine, "error", error)
         spent = time.perf_counter() - start
         if spent > 0:
             self.samples_per_second = (self._samples() - before) / spent
@@ -374,7 +377,7 @@ class Crew:
         # Whoever takes the trial over before this one is known begins with the one before.
         held.replaced += [before for before in previous if before != uri]
 
-    def _look(self, error: Exception) -> None:
+    def look(self, error: Exception) -> None:
         """Notes an error after which CUDA refuses everything, for as long as the process lives."""
         if isinstance(error, torch.AcceleratorError):
             self.lost = first_line(error)

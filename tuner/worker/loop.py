@@ -215,9 +215,7 @@ class _Worker:
                         idle = min(2 * idle, IDLE_SECONDS[1])
                     continue
                 self.team.round(self._interrupted)
-                waiting = any(held.due for held in self.team.held.values())
-                late = time.monotonic() - said > REPORT_SECONDS
-                if waiting or (late and (self.team.talkative or self._failures)):
+                if not crew.lost and self._has_news(time.monotonic() - said):
                     self._report()
                     self._resize()
                     said = time.monotonic()
@@ -226,12 +224,19 @@ class _Worker:
             self.team.scripts.close()
             self._done.set()
             beats.join()
+        if crew.lost:
+            # No goodbye, which would hand back what it was lost over: that counts as a loss.
+            raise TunerError(f"{self.device} works no more in this process: {crew.lost}")
         try:
             self.gateway.leave(self.id)
         except Unavailable as error:
             log.warning("left without saying goodbye: %s", error)
-        if crew.lost:
-            raise TunerError(f"{self.device} works no more in this process: {crew.lost}")
+
+    def _has_news(self, seconds: float) -> bool:
+        """Whether a report is due, so long after the last one."""
+        waiting = any(held.due for held in self.team.held.values())
+        worth = self.team.talkative or bool(self._failures)
+        return waiting or (seconds > REPORT_SECONDS and worth)
 
     # Talking to the service.
 
@@ -251,7 +256,8 @@ class _Worker:
             self._probe = self._probe or answer.probe
             found = found or bool(answer.leased or answer.probe)
             self._take(answer.leased)
-            if len(answer.leased) < request.k or not self.team.held:
+            short = len(answer.leased) < request.k
+            if short or not self.team.held or self.team.populations.lost:
                 break
         return found
 
@@ -326,7 +332,7 @@ class _Worker:
         self._probe = None
         with self._lock:
             self._dropped_probes.clear()
-        if not self.stop.is_set():
+        if not self.stop.is_set() and not self.team.populations.lost:
             self._report()
 
     def _refill(self) -> int:
@@ -340,11 +346,16 @@ class _Worker:
         return -len(self.team.held) - len(self._failures)
 
     def _hand_back(self) -> None:
-        """Saves every slot and returns its lease, so that another worker goes on at once."""
-        if not self.team.populations.lost:
+        """Saves every slot and returns its lease, so that another worker goes on at once.
+
+        What was in training when the device was lost keeps its lease, which then runs out: what
+        breaks the device of one worker after another ends as what kills them does.
+        """
+        whole = not self.team.populations.lost
+        if whole:
             self.team.save()
         held = self.team.held.values()
-        slots = [*self._failures, *(h.report(returned=True) for h in held)]
+        slots = [*self._failures, *(h.report(returned=whole) for h in held)]
         while slots or self._measured is not None or self.team.printed():
             printed = self.team.printed()
             report = Report(

@@ -46,6 +46,7 @@ def run_probe(crew: Crew, probe: Probe, interrupted: Callable[[], bool]) -> Prob
         return ProbeReport(**said, outcome="failed", reason="oom")
     except Exception as error:  # a task's own code may raise any: the study goes on without a range
         log.exception("the range test of study %s failed", probe.study_id)
+        crew.look(error)
         reason = f"{type(error).__name__}: {first_line(error)}"
         return ProbeReport(**said, outcome="failed", reason=reason)
     if interrupted():

@@ -75,7 +75,8 @@ class Team:
     def take(self, leased: Leased) -> SlotReport | None:
         """Begins a trial; where it cannot be, a report of failure or no room."""
         script = leased.task in self.scripts.scripts
-        if self.scripts.busy or (script and self.populations.held):
+        full = self.scripts.busy or (script and self.populations.held)
+        if full or self.populations.lost:
             return Held(leased=leased, until=leased.until, step=0).report(returned=True)
         if not script:
             return self.populations.take(leased)

@@ -491,6 +491,7 @@ def test_a_worker_whose_gpu_refuses_everything_ends_and_another_goes_on(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an assertion on a GPU all that CUDA is asked fails, in that process only."""
+    context.settings = replace(context.settings, lease_seconds=1.0, heartbeat_seconds=0.2)
     study = service.submit(
         context, spec(budget={"trials": 4, "epochs": 2}, pruner={"name": "none"})
     )
@@ -506,11 +507,28 @@ def test_a_worker_whose_gpu_refuses_everything_ends_and_another_goes_on(
     monkeypatch.setattr(Population, "train", train)
     with pytest.raises(TunerError, match="works no more in this process: device-side assert"):
         run_worker(DirectGateway(context), name="lost", device="cpu", home=tmp_path, slots=2)
-    states = [t.state for t in trials(context, study.id)]
-    assert states.count("fail") == 2
-    assert "running" not in states, "what it had not broken is handed back"
+    found = trials(context, study.id)
+    assert [t.state for t in found] == ["running"] * 2, "which of them it was nobody knows"
     work_until(context, study.id, home=tmp_path)
-    assert service.show_study(context, study.id).state == "completed"
+    assert service.show_study(context, study.id).counts.complete == 4
+    attempts = {t.id: t.attempt for t in trials(context, study.id)}
+    assert {attempts[t.id] for t in found} == {2}, "its end counts as a worker's that died"
+
+
+def test_a_broken_gpu_fails_no_trial(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does its worker go through the study: the first trial is lost, the rest handed back."""
+
+    def refuse(self: Population, *args: Any, **options: Any) -> None:
+        raise torch.AcceleratorError("unspecified launch failure")
+
+    monkeypatch.setattr(Population, "load", refuse)
+    study = service.submit(context, spec(budget={"trials": 40, "epochs": 2}, pruner="none"))
+    with pytest.raises(TunerError, match="works no more in this process: unspecified launch"):
+        run_worker(DirectGateway(context), name="lost", device="cpu", home=tmp_path, slots=4)
+    states = Counter(t.state for t in trials(context, study.id))
+    assert states == {"running": 1, "waiting": 3}
 
 
 def test_a_task_given_by_path_is_registered_and_trained(

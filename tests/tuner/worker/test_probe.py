@@ -190,6 +190,21 @@ def test_a_task_that_breaks_fails_the_probe_and_not_the_worker(
     assert said.outcome == "failed"
     assert said.reason is not None
     assert "cannot be computed" in said.reason
+    assert not crew.lost
+
+
+def test_a_probe_that_breaks_the_device_ends_its_worker(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(zoo.MlpTask):
+        name = "breaking"
+
+        def loss(self, *_: Any) -> Any:
+            raise torch.AcceleratorError("device-side assert triggered")
+
+    monkeypatch.setattr(tasks.registry, "_entries", {"breaking": Breaking})
+    assert run_probe(crew, probe(task="breaking"), lambda: False).outcome == "failed"
+    assert "device-side assert" in crew.lost
 
 
 def test_batch_norm_is_measured_with_whole_batches(
