@@ -15,7 +15,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tuner import logs, tasks
-from tuner.errors import InvalidInput, TunerError, Unavailable
+from tuner.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    TooLarge,
+    TunerError,
+    Unauthorized,
+)
 from tuner.patience import patiently
 from tuner.protocol import (
     Gateway,
@@ -46,6 +54,8 @@ REPORT_SECONDS = 0.5
 """Measurements that need no verdict wait for company at most this long."""
 IDLE_SECONDS = (0.05, 1.0)
 """The first and the longest wait for work when there is none."""
+FINAL = (Conflict, Forbidden, InvalidInput, NotFound, TooLarge, Unauthorized)
+"""What the service answers again however often it is asked; all else passes, and is waited for."""
 
 
 def load_task(path: str) -> str:
@@ -117,6 +127,8 @@ def run_worker(
     Raises:
         InvalidInput: There is no such device or task, or no checkpoint can be written.
         Unavailable: The service could not be reached to register.
+        NotFound: The service knows this worker no more.
+        Unauthorized: Its token is not good any more; ``Forbidden`` where it lacks the scope.
         TunerError: The device works no more in this process; another may go on with it.
     """
     stop = stop or threading.Event()
@@ -229,7 +241,7 @@ class _Worker:
             raise TunerError(f"{self.device} works no more in this process: {crew.lost}")
         try:
             self.gateway.leave(self.id)
-        except Unavailable as error:
+        except TunerError as error:
             log.warning("left without saying goodbye: %s", error)
 
     def _has_news(self, seconds: float) -> bool:
@@ -248,7 +260,9 @@ class _Worker:
             self._asked = request
             try:
                 answer = self.gateway.lease(self.id, request)
-            except Unavailable as error:
+            except FINAL:
+                raise
+            except TunerError as error:
                 log.warning("no answer to a request for work: %s", error)
                 break
             self._asked = None
@@ -301,7 +315,9 @@ class _Worker:
             try:
                 answer = self.gateway.report(self.id, report)
                 break
-            except Unavailable as error:
+            except FINAL:
+                raise
+            except TunerError as error:
                 log.warning("a report was not taken, trying again: %s", error)
                 if self.stop.wait(1.0):
                     return
@@ -367,7 +383,7 @@ class _Worker:
             )
             try:
                 self.gateway.report(self.id, report)
-            except Unavailable as error:
+            except TunerError as error:
                 log.warning("leases could not be returned; they will expire: %s", error)
                 return
             slots, self._measured = [], None

@@ -17,7 +17,14 @@ import torch
 
 from tests.tuner.tasks import zoo
 from tuner import logs, service, tasks
-from tuner.errors import InvalidInput, TunerError, Unavailable
+from tuner.errors import (
+    InvalidInput,
+    SchemaOutdated,
+    TooManyRequests,
+    TunerError,
+    Unauthorized,
+    Unavailable,
+)
 from tuner.protocol import (
     Heartbeat,
     HeartbeatAnswer,
@@ -156,6 +163,55 @@ def test_lost_answers_lose_and_double_nothing(context: Context, tmp_path: Path) 
     for trial in everyone:
         steps = [p.step for p in service.measurements(context, trial.id)]
         assert steps == sorted(set(steps))
+
+
+class Refusing(DirectGateway):
+    """Answers the first request for work and the first report with an error."""
+
+    def __init__(self, ctx: Context, error: TunerError) -> None:
+        super().__init__(ctx)
+        self.error = error
+        self.refused: set[str] = set()
+
+    def _refuse(self, what: str) -> None:
+        if what not in self.refused:
+            self.refused.add(what)
+            raise self.error
+
+    def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+        self._refuse("lease")
+        return super().lease(worker_id, request)
+
+    def report(self, worker_id: int, report: Report) -> ReportAnswer:
+        self._refuse("report")
+        return super().report(worker_id, report)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TunerError("HTTP status 500"),
+        TooManyRequests("too many requests from this address"),
+        SchemaOutdated("the database is of another version"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_a_worker_outlives_whatever_passes(
+    context: Context, tmp_path: Path, error: TunerError
+) -> None:
+    study = service.submit(context, spec(budget={"trials": 3, "epochs": 1}))
+    gateway = Refusing(context, error)
+    work_until(context, study.id, home=tmp_path, gateway=gateway)
+    assert gateway.refused == {"lease", "report"}
+    assert service.show_study(context, study.id).state == "completed"
+    assert {t.attempt for t in trials(context, study.id)} == {1}
+
+
+def test_a_worker_whose_token_is_revoked_ends(context: Context, tmp_path: Path) -> None:
+    service.submit(context, spec())
+    gateway = Refusing(context, Unauthorized("this token was revoked"))
+    with pytest.raises(Unauthorized):
+        run_worker(gateway, name="revoked", device="cpu", home=tmp_path)
 
 
 class Forgetful(DirectGateway):
