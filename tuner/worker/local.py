@@ -188,20 +188,24 @@ def _child(
 
 def _serve(end: Connection, gateway: Gateway) -> None:
     """Answers one child's calls until its end of the pipe closes."""
-    while True:
-        try:
-            call, arguments = end.recv()
-        except (EOFError, OSError):
-            return
-        method: Callable[..., Any] = getattr(gateway, call)
-        try:
-            answer: tuple[bool, Any] = (True, method(*arguments))
-        except TunerError as error:
-            answer = (False, error)
-        try:
-            end.send(answer)
-        except OSError:
-            return
+    with end:
+        while True:
+            try:
+                call, arguments = end.recv()
+                end.send(_answer(getattr(gateway, call), arguments))
+            except (EOFError, OSError):
+                return
+
+
+def _answer(method: Callable[..., Any], arguments: Sequence[Any]) -> tuple[bool, Any]:
+    """Whether a call went well, and what it returns or raises."""
+    try:
+        return True, method(*arguments)
+    except TunerError as error:
+        return False, error
+    except Exception as error:  # a bug: the child, which waits, is told as a server would tell it
+        log.exception("a worker's call failed: %s", method.__name__)
+        return False, TunerError(f"the service failed: {type(error).__name__}: {error}")
 
 
 class PipeGateway:

@@ -626,6 +626,30 @@ def test_a_study_without_a_server(context: Context, tmp_path: Path, processes: i
     assert len(trials(context, study.id)) == 6
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+def test_a_bug_in_the_parent_is_told_to_the_child_that_waits(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    real, calls = service.report, []
+
+    def report(*arguments: Any) -> ReportAnswer:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ZeroDivisionError("a bug")
+        return real(*arguments)
+
+    monkeypatch.setattr(service, "report", report)
+    stop = threading.Event()
+    patience = threading.Timer(PATIENCE_SECONDS, stop.set)
+    patience.start()
+    study = service.submit(context, spec(budget={"trials": 2, "epochs": 1}))
+    run_study(context, study.id, device="cpu", home=tmp_path, processes=1, stop=stop)
+    patience.cancel()
+    assert service.show_study(context, study.id).state == "completed"
+    (said,) = [record for record in caplog.records if record.exc_info]
+    assert "a worker's call failed: report" in said.getMessage()
+
+
 def test_memory_bounds_the_slots_and_the_rest_is_handed_back(
     context: Context, tmp_path: Path
 ) -> None:
