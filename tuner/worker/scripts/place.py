@@ -1,7 +1,7 @@
 """The folder of a trial's own checkpoints: one attempt has it at a time, and hands it on.
 
 ``study-1/trial-7/a2`` is what the second attempt finds and leaves; it was ``a1`` before. Two runs
-never share it: whoever runs holds a lock for as long as any process of the run lives.
+never share it: a run's supervisor holds a lock until nothing is left of what the run has started.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ class Run(Held):
         try:
             ended = json.loads((self.folder / supervisor.ENDED).read_text())
         except (OSError, ValueError):
-            ended = {"error": "its supervisor was killed"}
+            ended = {"error": "its supervisor was killed, or could not write how it ended"}
         if ended.get("error"):
             self.fail(ended["error"])
         elif ended["late"]:

@@ -50,22 +50,32 @@ class Log:
         self.tail = tail
         self.size = 0
         self._file: IO[bytes] | None = None
+        self._lost = ""
 
     def write(self, data: bytes) -> None:
-        """Adds to it."""
-        while data:
-            index, used = divmod(self.size, self.segment)
-            if self._file is None or used == 0:
-                self._next(index)
-            part, data = data[: self.segment - used], data[self.segment - used :]
-            assert self._file is not None
-            self._file.write(part)
-            self.size += len(part)
+        """Adds to it; what a full disk does not take is lost, and that is noted when it does."""
+        try:
+            if self._lost:
+                self._add(f"\n[output was lost: {self._lost}]\n".encode())
+                self._lost = ""
+            self._add(data)
+        except OSError as error:
+            self._lost = error.strerror or str(error)
 
     def close(self) -> None:
         """Ends it."""
         if self._file is not None:
             self._file.close()
+
+    def _add(self, data: bytes) -> None:
+        while data:
+            index, used = divmod(self.size, self.segment)
+            if self._file is None or used == 0:
+                self._next(index)
+            assert self._file is not None
+            written = self._file.write(data[: self.segment - used])
+            data = data[written:]
+            self.size += written
 
     def _next(self, index: int) -> None:
         self.close()
@@ -118,11 +128,16 @@ class Supervisor:
             return {"error": reason}
         self.main = process.pid
         assert process.stdout is not None
-        with process.stdout as output, selectors.DefaultSelector() as selector:
-            os.set_blocking(output.fileno(), False)
-            selector.register(output, selectors.EVENT_READ)
-            selector.register(self.control, selectors.EVENT_READ)
-            self._watch(output, selector)
+        try:
+            with process.stdout as output, selectors.DefaultSelector() as selector:
+                os.set_blocking(output.fileno(), False)
+                selector.register(output, selectors.EVENT_READ)
+                selector.register(self.control, selectors.EVENT_READ)
+                self._watch(output, selector)
+        finally:
+            while not self._reap():  # something is left only where the watch itself has failed
+                self._signal(signal.SIGKILL)
+                time.sleep(LOOK_SECONDS)
         process.returncode = self.code  # it was waited for here
         self.log.close()
         return {"code": self.code, "late": self.late}
@@ -222,8 +237,9 @@ def main() -> None:
         signal.signal(number, asked)
     ended = supervisor.run()
     part = Path(told["folder"]) / f"{ENDED}.part"
-    part.write_text(json.dumps(ended))
-    part.replace(part.with_suffix(""))
+    with suppress(OSError):  # a full disk; the worker says that the outcome is not there
+        part.write_text(json.dumps(ended))
+        part.replace(part.with_suffix(""))
     if os.getppid() != told["worker"]:
         shutil.rmtree(told["folder"], ignore_errors=True)  # nobody is left to read it
 

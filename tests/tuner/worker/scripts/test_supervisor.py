@@ -101,6 +101,59 @@ def test_output_and_exit_code_are_kept(start: Start) -> None:
     assert watched.output.last_line() == "err"
 
 
+def test_a_full_disk_costs_the_output_and_not_the_run(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "log.0").symlink_to("/dev/full")
+    watched = start("print('lost'); print('too'); sys.exit(3)")
+    assert watched.ended() == {"code": 3, "late": False}
+
+
+def test_output_that_was_lost_is_noted_once(tmp_path: Path) -> None:
+    (tmp_path / "log.1").symlink_to("/dev/full")
+    log = supervisor.Log(tmp_path, 250, 3)
+    log.write(b"x" * 250)
+    log.write(b"lost")
+    log.write(b"too")
+    (tmp_path / "log.1").unlink()
+    log.write(b"again")
+    log.write(b"!")
+    log.close()
+    output = Output(tmp_path, 1000)
+    text = "".join(piece.text for piece in output.news(final=True))
+    assert text.lstrip("x") == "\n[output was lost: No space left on device]\nagain!"
+
+
+def test_nothing_outlives_a_supervisor_that_fails(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from tuner.worker.scripts import supervisor
+        def fail(*_):
+            raise RuntimeError("a bug")
+        supervisor.Supervisor._copy = fail
+        supervisor.main()
+    """
+    script = "note('main'); os.write(1, b'hello'); time.sleep(600)"
+    told = {
+        "command": [sys.executable, "-u", "-c", NOTE + script],
+        "directory": str(tmp_path),
+        "folder": str(tmp_path),
+        "segment": 1024,
+        "tail": 3,
+        "grace_seconds": 600.0,
+        "time_limit_seconds": None,
+        "worker": os.getpid(),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), json.dumps(told)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "a bug" in process.stderr.read()
+    assert process.returncode == 1
+    assert not alive(int((tmp_path / "main").read_text()))
+
+
 def test_a_signal_is_told_from_a_code(start: Start) -> None:
     watched = start("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     assert watched.ended()["code"] == -11
