@@ -235,7 +235,7 @@ def drain_worker(ctx: Context, worker_id: int, *, actor: str | None = None) -> W
         if worker.state == "active":
             worker.state = "draining"
             session.flush()
-            events.add(session, [NewEvent("worker.draining", worker_id=worker_id)], actor, now)
+            events.add(session, [NewEvent(workers.DRAINING, worker_id=worker_id)], actor, now)
         held = workers.held(session, [worker_id])
     return worker_view(worker, held.get(worker_id, 0))
 

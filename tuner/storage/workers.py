@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, case, func, select, update
+from sqlalchemy import Table, bindparam, case, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
-from tuner.storage.models import Trial, Worker
+from tuner.storage.models import Event, Trial, Worker
 from tuner.storage.prepared import Executing, Prepared
 
 _table = cast("Table", Worker.__table__)
+
+DRAINING = "worker.draining"
+"""The event of a worker that is given no more trials, for as long as it lives."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Present:
 
 
 def _touch(*said: str) -> Prepared:
-    back = case((_table.c.state == "gone", "active"), else_=_table.c.state)
+    # A drain outlasts silence. Its event says so, which is looked for only as a worker comes back.
+    drained = exists().where(Event.worker_id == _table.c.id, Event.kind == DRAINING)
+    again = case((drained, "draining"), else_="active")
+    back = case((_table.c.state == "gone", again), else_=_table.c.state)
     return Prepared(
         update(_table)
         .where(_table.c.id == bindparam("worker"))
@@ -61,7 +67,7 @@ def get(session: Session, worker_id: int, *, lock: bool = False) -> Worker:
 def touch(
     connection: Executing, worker_id: int, now: datetime, status: dict[str, Any] | None
 ) -> Present:
-    """Notes a sign of life; a worker that was given up is back.
+    """Notes a sign of life; a worker that was given up is back, and drained if it was before.
 
     Raises:
         NotFound: It is not there.

@@ -511,6 +511,18 @@ def test_a_drained_worker_gets_no_more(ctx: Context) -> None:
     assert service.lease(ctx, trainer.id, LeaseRequest(k=1)).drain
 
 
+def test_a_drained_worker_that_was_silent_is_still_drained(ctx: Context, clock: Clock) -> None:
+    submit(ctx)
+    drained, other = Trainer(ctx, name="drained"), Trainer(ctx, name="other")
+    service.drain_worker(ctx, drained.id, actor="anna")
+    clock.run(120, ctx)
+    assert {w.state for w in service.list_workers(ctx)} == {"gone"}
+    assert service.heartbeat(ctx, drained.id, Heartbeat()).drain
+    assert not service.heartbeat(ctx, other.id, Heartbeat()).drain
+    states = {w.name: w.state for w in service.list_workers(ctx)}
+    assert states == {"drained": "draining", "other": "active"}
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_rounds_slots_are_judged_together_whatever_their_order(
     ctx: Context, turned: bool
