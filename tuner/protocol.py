@@ -94,6 +94,9 @@ class Leased(Message):
     epochs_per_step: float = Field(default=1.0, gt=0)
     checkpoint: Checkpoint | None = Field(default=None, description="State to start from, if any.")
     metrics: list[str] = Field(description="What reports must carry.")
+    device_seconds: float = Field(
+        default=0.0, ge=0, description="What it has taken so far, from which reports count on."
+    )
 
 
 class Probe(Message):
@@ -159,7 +162,9 @@ class Measured(Message):
     samples: int | None = Field(
         default=None, ge=0, lt=2**63, description="Training samples seen so far."
     )
-    seconds: float | None = Field(default=None, ge=0, description="Device seconds of this attempt.")
+    seconds: float | None = Field(
+        default=None, ge=0, description="Device seconds of the trial so far, over all its attempts."
+    )
 
 
 class SlotReport(Message):

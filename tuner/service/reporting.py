@@ -47,8 +47,6 @@ def take_in(
     if not turn.study.over:
         turn.join()
     rows = turn.rows([slot.trial_id for slot in slots])
-    timed = [s for s in slots if any(m.seconds is not None for m in s.measurements)]
-    before = turn.last_points([rows[s.trial_id] for s in timed if s.trial_id in rows])
     lease_end = ctx.lease_end(turn.now, seconds)
     out: dict[int, SlotVerdict] = {}
     held: list[tuple[SlotReport, TrialRow, bool]] = []
@@ -59,7 +57,7 @@ def take_in(
             continue
         at = f"slots[{order.index(slot.trial_id)}]"
         turn.went_on(row)
-        held.append((slot, row, _take_slot(turn, row, slot, before.get(row.id), at)))
+        held.append((slot, row, _take_slot(turn, row, slot, at)))
     # Every point is taken in before anything is decided: no verdict hangs on the slots' order.
     for slot, row, news in held:
         out[row.id] = _judge(turn, row, slot, news)
@@ -91,23 +89,20 @@ def _repeated(turn: Turn, row: TrialRow | None, slot: SlotReport) -> SlotVerdict
     return SlotVerdict(trial_id=slot.trial_id, action="lost")
 
 
-def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, before: Point | None, at: str) -> bool:
+def _take_slot(turn: Turn, row: TrialRow, slot: SlotReport, at: str) -> bool:
     """One trial's news; whether a point was among them that nobody had told of."""
     if slot.checkpoint is not None:
         _take_checkpoint(row, slot.checkpoint)
-    worked = [m.seconds for m in slot.measurements if m.step > row.step and m.seconds is not None]
     news = False
     for i, measured in enumerate(sorted(slot.measurements, key=lambda m: m.step)):
         news |= _take_point(turn, row, measured, f"{at}.measurements[{i}]")
         if row.values is not None and not all_finite(row.values):
             break  # it diverged: nothing after that counts
-    latest = max(worked, default=None)
-    if latest is not None:
-        known = before.seconds if before is not None and before.attempt == row.attempt else None
-        # A counter that went back was started anew, by a worker that resumed the attempt.
-        spent = latest - known if known is not None and latest >= known else latest
-        row.device_seconds += spent
-        turn.study.device_seconds += spent
+    # The counter goes on from what the trial was leased with.
+    latest = max((m.seconds for m in slot.measurements if m.seconds is not None), default=0.0)
+    spent = max(latest - row.device_seconds, 0.0)
+    row.device_seconds += spent
+    turn.study.device_seconds += spent
     return news
 
 

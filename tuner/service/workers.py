@@ -284,4 +284,5 @@ def leased_message(checked: Checked, row: TrialRow) -> Leased:
         epochs_per_step=spec.eval_every,
         checkpoint=checkpoint_of(row),
         metrics=checked.metrics,
+        device_seconds=row.device_seconds,
     )

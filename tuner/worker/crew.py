@@ -154,6 +154,8 @@ class Crew:
         else:
             state["config"] = leased.config
             population.load_state_dict(state, slot)
+        # A checkpoint's own count is of an earlier moment, or of the trial that it is a copy of.
+        population.slot(slot).seconds = leased.device_seconds
         self.held[leased.trial_id] = Slotted(
             leased=leased, key=key, slot=slot, until=leased.until, step=step
         )

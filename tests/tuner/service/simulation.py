@@ -130,7 +130,8 @@ class Trainer:
                             step=slot.step,
                             metrics={"val_loss": value, "val_accuracy": 0.5},
                             samples=1000 * slot.step,
-                            seconds=0.5 * (slot.step - slot.leased.start),
+                            seconds=slot.leased.device_seconds
+                            + 0.5 * (slot.step - slot.leased.start),
                         )
                     ],
                     checkpoint=Checkpoint(uri=f"memory:{trial_id}/{slot.step}", step=slot.step),

@@ -339,6 +339,24 @@ def test_steps_that_are_trained_again_are_another_attempt(ctx: Context) -> None:
     assert (2, 1) in [(p.attempt, p.step) for p in service.measurements(ctx, leased.trial_id)]
 
 
+def test_device_seconds_are_counted_once_over_pauses_and_losses(ctx: Context, clock: Clock) -> None:
+    """Half a second a step: four that count, after a return, and one that was lost."""
+    study = submit(ctx, budget={"trials": 1, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    trainer.lease()
+    slot = trainer.next_report().slots[0].model_copy(update={"outcome": "returned"})
+    service.report(ctx, trainer.id, Report(slots=[slot], refill=-1))
+    trainer.held.clear()
+    (leased,) = trainer.lease()
+    assert leased.device_seconds == pytest.approx(0.5)
+    taken_away(trainer, clock, unsaved(trainer.next_report()))
+    (leased,) = trainer.lease()
+    assert (leased.attempt, leased.start, leased.device_seconds) == (2, 1, pytest.approx(1.0))
+    trainer.work()
+    assert service.show_trial(ctx, leased.trial_id).device_seconds == pytest.approx(2.5)
+    assert service.show_study(ctx, study.id).device_seconds == pytest.approx(2.5)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, None])
 def test_a_diverged_trial_fails_and_keeps_its_curve(ctx: Context, bad: float | None) -> None:
     study = submit(ctx, sampler="tpe", budget={"trials": 3, "epochs": 4})

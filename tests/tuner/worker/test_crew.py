@@ -113,6 +113,22 @@ def test_a_checkpoint_stays_until_the_next_one_is_known(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_device_seconds_go_on_from_what_the_trial_has_had(tmp_path: Path) -> None:
+    """Not from its checkpoint's, which may be a copy of another trial's."""
+    mine = crew(tmp_path)
+    assert mine.take(leased(1, 12, device_seconds=1000.0)) is None
+    train(mine)
+    (parent,) = mine.reports()
+    assert parent.measurements[0].seconds is not None
+    assert parent.measurements[0].seconds > 1000
+    copy = leased(2, 12, start=1, checkpoint=parent.checkpoint, device_seconds=10.0)
+    assert mine.take(copy) is None
+    mine.round(lambda: False)
+    (seconds,) = [m.seconds for m in mine.held[2].news]
+    assert seconds is not None
+    assert 10 < seconds < 1000
+
+
 @pytest.mark.parametrize("root", ["{tmp}/here", "memory://crew-{tmp}"])
 def test_nothing_is_left_of_a_trial_that_ends(tmp_path: Path, root: str) -> None:
     """Neither what a worker that died had saved without telling of it, nor the folder."""

@@ -115,7 +115,7 @@ class Run(Held):
             self.fail("diverged")
             said.answer(stop=True)
             return
-        seconds = time.monotonic() - self.began
+        seconds = self.leased.device_seconds + time.monotonic() - self.began
         self.news.append(Measured(step=step, metrics=dict(metrics), seconds=seconds))
         if self.due and not self.leaving:
             self.asking.append(said)

@@ -16,7 +16,7 @@ import pytest
 from tests.tuner.worker.scripts.processes import alive, until
 from tests.tuner.worker.test_loop import Tearing, trials, work_until
 from tuner import service
-from tuner.protocol import Report, ReportAnswer
+from tuner.protocol import LeaseAnswer, LeaseRequest, Report, ReportAnswer
 from tuner.service import Context, StudyView, TrialView
 from tuner.spec import StudySpec
 from tuner.storage import migrate
@@ -101,6 +101,22 @@ def text(ctx: Context, trial: TrialView) -> str:
 
 def loss(params: dict[str, Any], step: int) -> float:
     return float((params["lr"] - 0.1) ** 2 + 1 / step)
+
+
+def test_device_seconds_go_on_from_those_of_earlier_runs(
+    context: Context, write: Write, tmp_path: Path
+) -> None:
+    class Later(DirectGateway):
+        def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
+            answer = super().lease(worker_id, request)
+            later = [t.model_copy(update={"device_seconds": 1000.0}) for t in answer.leased]
+            return answer.model_copy(update={"leased": later})
+
+    script = write(GOOD)
+    study = submit(context, script)
+    work_until(context, study.id, home=tmp_path, scripts={"bowl": script}, gateway=Later(context))
+    (trial,) = trials(context, study.id)
+    assert trial.device_seconds > 1000
 
 
 def test_a_script_is_tuned(context: Context, write: Write, tmp_path: Path) -> None:
