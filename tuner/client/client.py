@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Spec = Mapping[str, Any] | str | Path
 FINISHED = frozenset({"completed", "cancelled", "failed"})
+AGAIN_SECONDS = 1.0
+"""How long to wait before a stream that ended without news is asked for again."""
 
 
 class Client(OwnLoop, Datasets, Operating):
@@ -224,22 +226,28 @@ class Client(OwnLoop, Datasets, Operating):
     def events(self, study: int, *, after: int = 0) -> Iterator[EventView]:
         """What happens to a study, as it happens; ends when the study does.
 
-        A broken connection is taken up again where it broke.
+        A broken connection is taken up again where it broke; where the study was ended and had its
+        budget raised, it goes on with what came after.
         """
         seen = after
         while True:
+            # Looked at first: all that an ended study has left to tell is told at once.
+            over = self.study(study).state in FINISHED
+            before = seen
             try:
                 for event in self._listen(study, seen):
                     if event is None:  # a sign of life: nothing happens at the moment
                         if self.study(study).state in FINISHED:
-                            return
+                            break
                         continue
                     seen = event.id
                     yield event
-                    if event.kind == "study.state" and event.data.get("state") in FINISHED:
-                        return
             except Unavailable:
-                self.study(study)  # waits and tries again; raises where the server stays away
+                over = False
+            if seen == before:
+                if over:
+                    return
+                time.sleep(AGAIN_SECONDS)
 
     def wait(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,40 @@ def test_events_are_told_in_order_until_the_end(client: Client, spec: dict[str, 
     assert [event.id for event in told] == sorted({event.id for event in told})
     assert told[0].kind == "study.created"
     assert told[-1].data["state"] == "completed"
+
+
+def test_nothing_is_told_of_an_ended_study_whose_events_are_known(
+    client: Client, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = client.submit(spec)
+    finish(client, study.id)
+    last = list(client.events(study.id))[-1].id
+    listen, asked = client._listen, iter(range(3))
+
+    def a_few_times(*arguments: Any) -> Iterator[Any]:
+        next(asked)
+        return listen(*arguments)
+
+    monkeypatch.setattr(client, "_listen", a_few_times)
+    assert list(client.events(study.id, after=last)) == []
+
+
+def test_events_of_a_study_that_was_reopened_are_told_to_its_last_end(
+    client: Client, spec: dict[str, Any]
+) -> None:
+    study = client.submit(spec)
+    finish(client, study.id)
+    more = {"budget": {**spec["budget"], "trials": 8}}
+    client._transport.call("PATCH", f"studies/{study.id}", json=more)
+    told = []
+    for event in client.events(study.id):
+        told.append(event)
+        ends = [e for e in told if e.data.get("state") == "completed"]
+        if event in ends and len(ends) == 1:
+            finish(client, study.id)
+    assert len(ends) == 2
+    assert told[-1] is ends[-1]
+    assert [event.id for event in told] == sorted({event.id for event in told})
 
 
 def test_a_wrong_field_is_refused_by_its_name(client: Client, spec: dict[str, Any]) -> None:
