@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 from tuner.client.connection import Connection
-from tuner.errors import TunerError, Unavailable
+from tuner.errors import LeaseLost, NotFound, TunerError, Unavailable
 from tuner.protocol import SlotVerdict
 from tuner.service import Asked, TrialView
 from tuner.trial import number_of, numbers_of
@@ -132,6 +132,8 @@ class OwnLoop(Connection):
                         kept = hold.ended or self._renewed(hold)
                     except Unavailable:
                         break  # the server is away; the lease outlives a few beats
+                    except TunerError:
+                        continue  # it is unwell, or says to come later
                     if hold.ended or not kept:
                         del mine[key]
                     if not kept:
@@ -148,14 +150,16 @@ class OwnLoop(Connection):
                 self._holds.pop(key, None)
 
     def _renewed(self, hold: _Hold) -> bool:
-        """Whether a trial is still ours, as far as is known."""
+        """Whether a trial is still ours, as far as is known.
+
+        Raises:
+            TunerError: The answer says nothing of that.
+        """
         path = f"trials/{hold.trial.trial_id}/renew"
         body = {"token": hold.trial.token, "lease_seconds": hold.lease_seconds}
         try:
             self._transport.call("POST", path, json=body, repeatable=True)
-        except Unavailable:
-            raise
-        except TunerError:
+        except (LeaseLost, NotFound):
             # Its end frees the lease, and the answer that says so may still be on its way.
             return bool(hold.talking) or hold.ended
         return True

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 
 from tuner.client import Client
-from tuner.errors import Conflict, InvalidInput, LeaseLost
+from tuner.errors import Conflict, InvalidInput, LeaseLost, TooManyRequests, TunerError
 from tuner.service import Asked
 
 
@@ -59,6 +61,33 @@ def test_a_trial_that_has_ended_is_not_lost(client: Client, spec: dict[str, Any]
         assert not lost.wait(0.5)
         client.cancel(study.id)
         assert lost.wait(20.0)
+
+
+@pytest.mark.parametrize(
+    "error", [TunerError("HTTP status 500"), TooManyRequests("too many requests")]
+)
+def test_an_answer_that_says_nothing_of_a_lease_does_not_lose_it(
+    client: Client, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: TunerError
+) -> None:
+    study = client.submit({**spec, "name": f"{spec['name']}-{error.code}"})
+    first, second = client.ask(study.id, 2)
+    call, renewed = client._transport.call, threading.Event()
+
+    def unwell(method: str, path: str, **said: Any) -> httpx.Response:
+        if path == f"trials/{first.trial_id}/renew":
+            raise error
+        answer = call(method, path, **said)
+        if path == f"trials/{second.trial_id}/renew":
+            renewed.set()
+        return answer
+
+    with client.held([first, second], heartbeat_seconds=0.02) as lost:
+        monkeypatch.setattr(client._transport, "call", unwell)
+        assert renewed.wait(20.0)
+        assert not lost.is_set()
+        monkeypatch.setattr(client._transport, "call", call)
+        client.tell(first, 1.0)
+        client.tell(second, 1.0)
 
 
 def test_asked_trials_are_held_by_heartbeats(client: Client, spec: dict[str, Any]) -> None:
