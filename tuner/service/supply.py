@@ -52,6 +52,8 @@ def hand_out(
 ) -> Handed:
     """Up to ``k`` trials for a worker, from the studies in the order of service.
 
+    One that drains is given nothing, but what an answer that was lost gave it before it did.
+
     A study whose range test waits gives that instead, and nothing while it runs. One that somebody
     else is busy with comes last, and is waited for only when there is nothing else to hand out.
 
@@ -73,6 +75,8 @@ def hand_out(
     try:
         with ctx.db.peek() as connection:
             claim.refuse_repeated(connection)
+            if worker.state == "draining":
+                return handed
             wanted = order(tallies.queued(connection, worker.tasks, ctx.now()), prefer)
         _from_studies(ctx, handed, wanted, k, claim, fitting)
     except AnsweredBefore as before:

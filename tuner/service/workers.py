@@ -95,12 +95,12 @@ def lease(
         NotFound: No such worker.
     """
     worker = _heard(ctx, worker_id)
-    if worker.state == "draining":
-        return LeaseAnswer(leased=[], drain=True)
     handed = hand_out(
         ctx, worker, request.k, request.prefer, request.key, request.tasks, actor=actor
     )
-    return LeaseAnswer(leased=_leased(ctx, handed), probe=handed.probe)
+    return LeaseAnswer(
+        leased=_leased(ctx, handed), probe=handed.probe, drain=worker.state == "draining"
+    )
 
 
 def report(
@@ -122,9 +122,8 @@ def report(
     if report.probe is not None:
         probes.take_in(ctx, report.probe, actor=actor)
     verdicts = _delivered(ctx, report.slots, actor) if report.slots else {}
-    draining = worker.state == "draining"
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
-    wanted = 0 if draining else report.refill + freed
+    wanted = report.refill + freed
     handed = hand_out(ctx, worker, wanted, report.prefer, report.key, report.tasks, actor=actor)
     return ReportAnswer(
         verdicts=[
@@ -133,7 +132,7 @@ def report(
         ],
         leased=_leased(ctx, handed),
         probe=handed.probe,
-        drain=draining,
+        drain=worker.state == "draining",
     )
 
 

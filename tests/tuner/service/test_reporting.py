@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -13,9 +14,11 @@ from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import (
     Checkpoint,
     Heartbeat,
+    LeaseAnswer,
     LeaseRequest,
     Measured,
     Report,
+    ReportAnswer,
     SlotReport,
 )
 from tuner.service import Context
@@ -527,6 +530,26 @@ def test_a_drained_worker_gets_no_more(ctx: Context) -> None:
         assert answer.drain
         assert answer.leased == []
     assert service.lease(ctx, trainer.id, LeaseRequest(k=1)).drain
+
+
+@pytest.mark.parametrize("what", ["lease", "report"])
+def test_a_worker_drained_before_it_heard_the_answer_is_given_what_was_in_it(
+    ctx: Context, what: str
+) -> None:
+    submit(ctx, budget={"trials": 4, "epochs": 1})
+    trainer = Trainer(ctx, slots=2)
+    ask: partial[LeaseAnswer] | partial[ReportAnswer]
+    if what == "lease":
+        ask = partial(service.lease, ctx, trainer.id, LeaseRequest(k=2))
+    else:
+        trainer.lease()
+        ask = partial(service.report, ctx, trainer.id, trainer.next_report())
+    given = {trial.trial_id for trial in ask().leased}
+    assert len(given) == 2
+    service.drain_worker(ctx, trainer.id)
+    again = ask()
+    assert {trial.trial_id for trial in again.leased} == given
+    assert again.drain
 
 
 def test_a_drained_worker_that_was_silent_is_still_drained(ctx: Context, clock: Clock) -> None:
