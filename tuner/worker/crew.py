@@ -186,12 +186,21 @@ class Crew:
             mine = {self.store.address(_folder(held.leased))}
             for folder in mine | {uri.rpartition("/")[0] for uri in held.own}:
                 self.store.clear(folder)
-        if not population.active and len(self.populations) > 1:
-            del self.populations[held.key]
+        if not population.active:
+            self._tidy(held)
+
+    def _tidy(self, last: Slotted) -> None:
+        """Lets go of what no trial uses now, but for what the one that went last has used."""
+        busy = any(population.active for population in self.populations.values())
+        for key, population in list(self.populations.items()):
+            if not population.active and (busy or key != last.key):
+                del self.populations[key]
+        used = {_task_name(held.leased) for held in (*self.held.values(), last)}
+        self._tasks = {name: opened for name, opened in self._tasks.items() if name in used}
 
     def opened(self, given: Leased | Probe) -> tuple[Task, TrainingData]:
         """The task of what was handed out, and its samples on the device; opened once."""
-        name = f"{given.task} {sorted(given.task_params.items())!r}"
+        name = _task_name(given)
         if name not in self._tasks:
             task = tasks.get(given.task)(**self.locate(given.task_params))
             self._tasks[name] = (task, TrainingData(task, self.device, self.dtype))
@@ -407,6 +416,11 @@ class Crew:
             "samples_per_second": round(self.samples_per_second, 1),
             "engine": "; ".join(dict.fromkeys(engines)),
         }
+
+
+def _task_name(given: Leased | Probe) -> str:
+    """What a task is known by once it is open."""
+    return f"{given.task} {sorted(given.task_params.items())!r}"
 
 
 def _folder(leased: Leased) -> str:

@@ -113,6 +113,26 @@ def test_a_checkpoint_stays_until_the_next_one_is_known(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_data_that_no_trial_needs_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the data used last: the next trial of its study may come at any moment."""
+    monkeypatch.setattr(
+        tasks.registry, "_entries", dict.fromkeys(("one", "two", "three"), zoo.MlpTask)
+    )
+    mine = crew(tmp_path)
+    opened = []
+    for number, task in enumerate(("one", "two", "three"), start=1):
+        trial = leased(number, 12, task=task, study_id=number)
+        for _ in range(2):  # as it is set aside at a rung, and taken up
+            assert mine.take(trial) is None
+            opened.append(mine.opened(trial)[1])
+            mine.drop(number)
+        assert opened[-1] is opened[-2]
+        assert [key[0] for key in mine.populations] == [number]
+        assert list(mine._tasks) == [f"{task} []"]
+
+
 def test_device_seconds_go_on_from_what_the_trial_has_had(tmp_path: Path) -> None:
     """Not from its checkpoint's, which may be a copy of another trial's."""
     mine = crew(tmp_path)
