@@ -1,7 +1,8 @@
 """The models of the built-in tasks: a multilayer perceptron, a small CNN, a causal transformer.
 
 Plain modules without branches on tensor values, so that ``vmap`` stacks them over trials. Dropout
-is a module of its own where its rate is above 0, so that trials of one population may differ in it.
+is a module of its own where its rate is above 0, so that trials of one population may differ in it;
+parameters have the same names with and without, so that weights go from one to the other.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ def dropout(rate: float) -> list[nn.Module]:
     return [nn.Dropout(rate)] if rate > 0.0 else []
 
 
+def _activation(name: str, rate: float) -> nn.Module:
+    """A nonlinearity, and dropout after it, as one module."""
+    both = [ACTIVATIONS[name](), *dropout(rate)]
+    return nn.Sequential(*both) if len(both) > 1 else both[0]
+
+
 class MLP(nn.Sequential):
     """Dense layers of equal width: ``[m, ...]`` flattened in, ``[m, outputs]`` out."""
 
@@ -82,8 +89,7 @@ class MLP(nn.Sequential):
         parts: list[nn.Module] = [nn.Flatten()]
         for i in range(layers):
             parts.append(nn.Linear(inputs if i == 0 else hidden, hidden))
-            parts.append(ACTIVATIONS[activation]())
-            parts += dropout(dropout_rate)
+            parts.append(_activation(activation, dropout_rate))
         parts.append(nn.Linear(hidden if layers else inputs, outputs))
         super().__init__(*parts)
 
@@ -135,8 +141,7 @@ class ConvNet(nn.Module):
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(channels * height * side, hidden),
-            ACTIVATIONS[activation](),
-            *dropout(dropout_rate),
+            _activation(activation, dropout_rate),
             nn.Linear(hidden, outputs),
         )
 
@@ -216,9 +221,8 @@ class Transformer(nn.Module):
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(torch.randn(sequence, width) * 0.02)
         nn.init.normal_(self.tokens.weight, std=0.02)
-        self.layers = nn.Sequential(
-            *dropout(dropout_rate), *(Block(width, heads, dropout_rate) for _ in range(layers))
-        )
+        self.dropout = nn.Sequential(*dropout(dropout_rate))
+        self.layers = nn.Sequential(*(Block(width, heads, dropout_rate) for _ in range(layers)))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocabulary))
 
     @override
@@ -226,6 +230,6 @@ class Transformer(nn.Module):
         m, window = x.shape
         # Axis 0 stays the samples: dropout in a population is drawn by sample.
         pieces = x.long().reshape(m, window // self.sequence, self.sequence)
-        hidden = self.layers(self.tokens(pieces) + self.positions)
+        hidden = self.layers(self.dropout(self.tokens(pieces) + self.positions))
         logits: Tensor = self.head(hidden).reshape(m, window, -1)
         return logits

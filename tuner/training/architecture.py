@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tuner import optimizers
+from tuner.errors import InvalidInput
 from tuner.tasks import Config, Task
 
 TRAINING_NUMBERS = frozenset({"epochs", "batch_size", "warmup_fraction", "dropout", "clip_norm"})
@@ -42,22 +43,31 @@ class Architecture:
 
     Args:
         template: The model; only ever called through ``functional_call``, which brings all tensors.
-        spans: Each parameter's place in the flat row, tied ones once.
-        buffers: Shape and dtype of each buffer.
-        key: Equal for configurations that may share a population.
+        spans: The place in the flat row of each parameter that trains, tied ones once.
+        buffers: Shape and dtype of each buffer, and of each parameter that is frozen.
+        frozen: Names of the latter (``requires_grad`` is False).
+        rates: Names of the buffers that :func:`build` made of dropout rates.
+        structure: Of the template; see :func:`structure`.
         batch_norm: Names of modules that mix the samples of a micro-batch.
     """
 
     template: nn.Module
     spans: tuple[Span, ...]
     buffers: Mapping[str, tuple[torch.Size, torch.dtype]]
-    key: str
+    frozen: frozenset[str]
+    rates: frozenset[str]
+    structure: str
     batch_norm: tuple[str, ...]
 
     @cached_property
     def size(self) -> int:
-        """Parameters of one model."""
+        """Parameters of one model that train."""
         return self.spans[-1].stop if self.spans else 0
+
+    @cached_property
+    def constant(self) -> frozenset[str]:
+        """The buffers that no forward pass writes, which so need no copies."""
+        return self.frozen | self.rates
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters by name as views of ``[K, P]`` (or ``[P]``): ``[K, *shape]`` each."""
@@ -82,16 +92,55 @@ def build(task: Task, config: Config, seed: int, dtype: torch.dtype) -> nn.Modul
     return model.to(dtype).train()
 
 
-def describe(model: nn.Module, task: Task, config: Config) -> Architecture:
-    """The structure of a model that :func:`build` made."""
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that train, by name, tied ones once."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
+    """All that a model has besides: its buffers, and the parameters that are frozen."""
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    return {**dict(model.named_buffers()), **frozen}
+
+
+def flat(model: nn.Module) -> Tensor:
+    """The parameters that train as one row ``[P]``."""
+    return torch.cat([value.reshape(-1) for value in trained(model).values()])
+
+
+def describe(model: nn.Module, task: Task) -> Architecture:
+    """The structure of a model that :func:`build` made.
+
+    Raises:
+        InvalidInput: Nothing in it trains.
+    """
     spans: list[Span] = []
     start = 0
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model).items():
         spans.append(Span(name, tuple(parameter.shape), start, start + parameter.numel()))
         start += parameter.numel()
-    buffers = {name: (b.shape, b.dtype) for name, b in model.named_buffers()}
-    key = structure_key(model, task, config)
-    return Architecture(model, tuple(spans), buffers, key, mixing_modules(model))
+    if not spans:
+        raise InvalidInput(f"task {task.name}", "model() has no parameter that trains")
+    buffers = {name: (b.shape, b.dtype) for name, b in buffers_of(model).items()}
+    frozen = buffers.keys() - dict(model.named_buffers()).keys()
+    return Architecture(
+        model,
+        tuple(spans),
+        buffers,
+        frozenset(frozen),
+        rates(model),
+        structure(model),
+        mixing_modules(model),
+    )
+
+
+def rates(model: nn.Module) -> frozenset[str]:
+    """Names of the buffers that :func:`build` made of dropout rates."""
+    return frozenset(
+        f"{name}.p" if name else "p"
+        for name, module in model.named_modules()
+        if type(module) is nn.Dropout
+    )
 
 
 def mixing_modules(model: nn.Module) -> tuple[str, ...]:
@@ -105,10 +154,26 @@ def mixing_modules(model: nn.Module) -> tuple[str, ...]:
 
 def structure_key(model: nn.Module, task: Task, config: Config) -> str:
     """A digest of all that trials must share to be stacked: structure, names, and which numbers."""
-    text = re.sub(r"Dropout\(p=.*?\)", "Dropout", repr(model))
     names = sorted(map(repr, loss_names(config).items()))
-    parts = (task.name, text, names, sorted(loss_numbers(config)))
+    parts = (task.name, structure(model), names, sorted(loss_numbers(config)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def structure(model: nn.Module) -> str:
+    """What models must have alike so that one can be the template of all.
+
+    With the plain values that modules keep as attributes: a program has those of its template, so a
+    rate that is no buffer must be the same in all.
+    """
+    text = re.sub(r"\bDropout\(p=.*?\)", "Dropout", repr(model))
+    values = [
+        (name, key, value)
+        for name, module in model.named_modules()
+        for key, value in sorted(vars(module).items())
+        if isinstance(value, bool | int | float | str)
+    ]
+    parameters = [(n, tuple(p.shape), p.requires_grad) for n, p in model.named_parameters()]
+    return repr((text, values, parameters))
 
 
 @cache

@@ -72,7 +72,7 @@ class Gradients:
         flat: ``[R, P]``, gradient of the scaled sum of losses: added up over a batch it is the
             gradient of the batch's mean loss. Memory of the caller's, written anew by each call.
         loss: ``[R]``, sum of the samples' losses.
-        buffers: New values of the model's buffers, ``[R, ...]``.
+        buffers: New values of the model's buffers, ``[R, ...]``, but for those that are constant.
     """
 
     flat: Tensor

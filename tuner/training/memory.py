@@ -89,7 +89,7 @@ def measure(
     """
     data = data or TrainingData(task, device, dtype)
     model = build(task, config, 0, dtype)
-    architecture = describe(model, task, config)
+    architecture = describe(model, task)
     rows = Rows(architecture, 1, torch.device("cpu"), dtype)
     fixed = rows.gradient.nbytes + sum(tensor.nbytes for tensor in rows.everything())
     rows.places(optimizers.get(str(config.get("optimizer", DEFAULT_OPTIMIZER)), "optimizer"))

@@ -59,15 +59,19 @@ class OneSlot:
         seed: Tensor,
         offset: Tensor,
     ) -> tuple[Tensor, Tensor, Tensors]:
-        """Scaled sum of the losses of samples ``[m, ...]``, the sum itself, and new buffers."""
+        """Scaled sum of the losses of samples ``[m, ...]``, the sum itself, and new buffers.
+
+        Of buffers that are constant there are no new ones.
+        """
         # Modules such as BatchNorm write into their buffers; these copies take the writes.
-        buffers = {name: value.clone() for name, value in buffers.items()}
+        constant = self.architecture.constant
+        new = {name: value.clone() for name, value in buffers.items() if name not in constant}
         with slot_functions(seed, offset):
-            output = self._forward(params, buffers, x)
+            output = self._forward(params, {**buffers, **new}, x)
             losses = self.task.loss(output, y, {**self.names, **numbers})
         self._check("loss()", losses, y)
         total = losses.sum()
-        return total * scale, total.detach(), buffers
+        return total * scale, total.detach(), new
 
     def metrics(
         self, params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, numbers: Tensors

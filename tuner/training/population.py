@@ -16,15 +16,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tuner.errors import NotVmappable
+from tuner.errors import InvalidInput, NotVmappable
 from tuner.tasks import Config, Task
 from tuner.training.architecture import (
     Architecture,
+    buffers_of,
     build,
     describe,
+    flat,
     loss_names,
+    structure,
 )
 from tuner.training.check import self_check
 from tuner.training.engine import Choice, Engine
@@ -90,7 +93,7 @@ class Population:
         self.slots = slots
         self.data = data or TrainingData(task, self.device, dtype)
         template = build(task, config, 0, dtype).to(self.device)
-        self.architecture: Architecture = describe(template, task, config)
+        self.architecture: Architecture = describe(template, task)
         self.programs = Programs(OneSlot(task, self.architecture, loss_names(config), autocast))
         verdict = self_check(task, config, self.data.train, fuse=engine != "looped", check=check)
         self.engine = Engine(engine, self.device, verdict)
@@ -130,14 +133,13 @@ class Population:
             data_seed: Of the order of the data.
 
         Raises:
-            InvalidInput: A value is illegal; nothing has changed.
+            InvalidInput: A value is illegal, or makes another model than this population's; nothing
+                has changed.
         """
         trial = Slot(config, seed, data_seed, len(self.data.train), epochs)
-        model = build(self.task, config, seed, self.dtype)
-        flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-        buffers = dict(model.named_buffers())
+        model = self._fresh(trial)
         self.evict(slot)
-        self.rows.start(len(self._order), flat, buffers, trial.rule)
+        self.rows.start(len(self._order), flat(model), buffers_of(model), trial.rule)
         self._order.append(slot)
         self._slots[slot] = trial
         return trial
@@ -160,6 +162,9 @@ class Population:
 
         The exploit step of population-based training: weights, optimizer state and progress are
         copied. An optimizer of another kind starts with fresh state.
+
+        Raises:
+            InvalidInput: A value is illegal, or makes another model; nothing has changed.
         """
         old = self._slots[source]
         new = Slot(
@@ -170,10 +175,7 @@ class Population:
             old.epochs,
         )
         tensors = self.rows.read(self._order.index(source), old.rule, pending=old.mid_batch)
-        self.evict(target)
-        self._order.append(target)
-        self._slots[target] = new
-        self._place(target, tensors, old.progress(), same_rule=new.rule.key == old.rule.key)
+        self._place(target, new, tensors, old.progress(), same_rule=new.rule.key == old.rule.key)
 
     def slot(self, slot: int) -> Slot:
         """The trial in a slot; KeyError when it is empty."""
@@ -198,7 +200,11 @@ class Population:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], slot: int | None = None) -> None:
-        """Puts a trial back, into any slot of any population of its architecture."""
+        """Puts a trial back, into any slot of any population of its architecture.
+
+        Raises:
+            InvalidInput: It is of another architecture; nothing has changed.
+        """
         if slot is None:
             for name, part in state["slots"].items():
                 self.load_state_dict(part, int(name))
@@ -210,28 +216,32 @@ class Population:
             len(self.data.train),
             state["epochs"],
         )
-        self.evict(slot)
-        self._order.append(slot)
-        self._slots[slot] = trial
-        self._place(slot, state["tensors"], state["progress"], same_rule=True)
+        self._place(slot, trial, state["tensors"], state["progress"], same_rule=True)
 
     def _place(
         self,
         slot: int,
+        trial: Slot,
         tensors: Mapping[str, Tensor],
         progress: Mapping[str, Any],
         *,
         same_rule: bool,
     ) -> None:
-        trial, row = self._slots[slot], self._order.index(slot)
+        model = self._fresh(trial)
+        self.rows.check(trial.rule if same_rule else None, tensors)
         trial.resume(progress)
-        if same_rule:
-            self.rows.write(row, trial.rule, tensors)
-            return
-        names = self.architecture.spans
-        flat = torch.cat([tensors[f"param.{span.name}"].reshape(-1) for span in names])
-        buffers = {name: tensors[f"buffer.{name}"] for name in self.architecture.buffers}
-        self.rows.start(row, flat, buffers, trial.rule)
+        self.evict(slot)
+        row = len(self._order)
+        self.rows.write(row, trial.rule, tensors, buffers_of(model), state=same_rule)
+        self._order.append(slot)
+        self._slots[slot] = trial
+
+    def _fresh(self, trial: Slot) -> nn.Module:
+        """A fresh model of a trial, which must be one of this population."""
+        model = build(self.task, trial.config, trial.seed, self.dtype)
+        if structure(model) != self.architecture.structure:
+            raise InvalidInput("config", "makes a model of another structure than its population's")
+        return model
 
     # Training.
 

@@ -103,9 +103,8 @@ class Programs:
             own = {name: value[at] for name, value in buffers.items()}
             found.append(self._run(params[at], own, batch.rows(at), form, flat[at], at_once))
         losses, news = zip(*found, strict=True)
-        return Gradients(
-            flat, torch.cat(losses), {name: torch.cat([n[name] for n in news]) for name in buffers}
-        )
+        new = {name: torch.cat([own[name] for own in news]) for name in news[0]}
+        return Gradients(flat, torch.cat(losses), new)
 
     def evaluate(
         self,
@@ -202,6 +201,7 @@ class Programs:
     ) -> tuple[Tensor, Tensors]:
         """Writes the gradients; the losses, and new buffers."""
         names, numbers = tuple(buffers), tuple(batch.numbers)
+        moving = [name for name in names if name not in self.architecture.constant]
         data = None if batch.shared else 0
 
         def body(params: Tensor, x: Tensor, y: Tensor, *rest: Tensor) -> list[Tensor]:
@@ -225,7 +225,7 @@ class Programs:
                 gradients = torch.autograd.grad(
                     scaled.sum(), list(leaves.values()), materialize_grads=True
                 )
-            return [*gradients, loss.detach(), *(new[name].detach() for name in names)]
+            return [*gradients, loss.detach(), *(new[name].detach() for name in moving)]
 
         leaves = (
             params,
@@ -241,7 +241,7 @@ class Programs:
         hot = 1 if at_once else HOT
         run = self._runner(key, body, leaves, form.backend, self._spans, hot)
         loss, *new = run(leaves, into)
-        return loss, dict(zip(names, new, strict=True))
+        return loss, dict(zip(moving, new, strict=True))
 
     def _runner(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tuner.errors import OutOfMemory
+from tuner.errors import InvalidInput, OutOfMemory
 from tuner.optimizers import Rule
 from tuner.training.architecture import Architecture
 
@@ -36,6 +36,8 @@ class StatePlace:
 
 class Rows:
     """Row ``r`` of every buffer is one trial's: parameters, gradient sum, buffers, optimizer state.
+
+    Frozen parameters lie among the buffers: no gradient, no state, no step.
 
     Args:
         architecture: Gives the layout.
@@ -157,22 +159,66 @@ class Rows:
             f"param.{name}": value
             for name, value in self.architecture.views(self.params[row]).items()
         }
-        tensors |= {f"buffer.{name}": value[row] for name, value in self.buffers.items()}
+        tensors |= {self._saved(name): value[row] for name, value in self.buffers.items()}
         for place in self.places(rule):
             tensors[f"state.{place.name}.{place.unit}"] = self.pools[place.pool][row]
         if pending:
             tensors["pending"] = self.pending[row]
         return {name: value.detach().cpu().clone() for name, value in tensors.items()}
 
-    def write(self, row: int, rule: Rule, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of :meth:`read`; raises KeyError when a tensor is missing."""
-        for name, view in self.architecture.views(self.params[row]).items():
-            view.copy_(tensors[f"param.{name}"])
-        for name, buffer in self.buffers.items():
-            buffer[row].copy_(tensors[f"buffer.{name}"])
+    def check(self, rule: Rule | None, tensors: Mapping[str, Tensor]) -> None:
+        """Refuses tensors that :meth:`write` could not put into a row.
+
+        Raises:
+            InvalidInput: Names the first that is missing or has another shape.
+        """
+        wanted = {f"param.{span.name}": span.shape for span in self.architecture.spans}
+        wanted |= {self._saved(name): tuple(self.buffers[name].shape[1:]) for name in self._kept}
+        for place in self.places(rule) if rule else ():
+            wanted[f"state.{place.name}.{place.unit}"] = tuple(self.pools[place.pool].shape[1:])
+        for name, shape in wanted.items():
+            found = tuple(tensors[name].shape) if name in tensors else None
+            if found != shape:
+                has = "no such tensor" if found is None else f"shape {found}"
+                raise InvalidInput(
+                    "checkpoint",
+                    f"is of another model: {name} is of shape {shape}, and it has {has}",
+                )
+
+    def write(
+        self,
+        row: int,
+        rule: Rule,
+        tensors: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        *,
+        state: bool,
+    ) -> None:
+        """The inverse of :meth:`read`.
+
+        Args:
+            row: Where.
+            rule: Its optimizer.
+            tensors: What was read.
+            buffers: Those of a fresh model of the configuration; dropout rates are as they say.
+            state: Whether to take over the optimizer's state too, and an unfinished batch.
+        """
+        spans = self.architecture.spans
+        params = torch.cat([tensors[f"param.{span.name}"].reshape(-1) for span in spans])
+        kept = {name: tensors[self._saved(name)] for name in self._kept}
+        self.start(row, params, {**buffers, **kept}, rule)
+        if not state:
+            return
         for place in self.places(rule):
             self.pools[place.pool][row].copy_(tensors[f"state.{place.name}.{place.unit}"])
         if "pending" in tensors:
             self.pending[row].copy_(tensors["pending"])
-        else:
-            self.pending[row].zero_()
+
+    @property
+    def _kept(self) -> list[str]:
+        """The buffers that a trial takes with it to another configuration."""
+        return [name for name in self.buffers if name not in self.architecture.rates]
+
+    def _saved(self, name: str) -> str:
+        """What a buffer is called in a checkpoint: a frozen parameter stays a parameter."""
+        return f"{'param' if name in self.architecture.frozen else 'buffer'}.{name}"

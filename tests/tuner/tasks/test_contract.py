@@ -211,6 +211,8 @@ def test_dropout_is_a_module_where_there_is_any(name: str, tmp_path: Path) -> No
     assert rates
     assert set(rates) == {0.25}
     assert not [m for m in build(task).modules() if isinstance(m, nn.Dropout)]
+    with_it, without = (build(task, dropout=rate).named_parameters() for rate in (0.25, 0.0))
+    assert [name for name, _ in with_it] == [name for name, _ in without], "weights go either way"
     with pytest.raises(InvalidInput, match="dropout"):
         build(task, dropout=1.5)
 

@@ -91,6 +91,11 @@ def assert_same(found: dict[str, torch.Tensor], model: nn.Module, limit: float) 
     assert error <= limit, f"{float(error):.2e}"
 
 
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 class _Branching(nn.Module):
     """Decides on a value, which no recorded or batched program can."""
 
@@ -352,6 +357,137 @@ def test_copy_continues_from_the_source_with_other_numbers() -> None:
     for name, value in params(pop, 0).items():
         torch.testing.assert_close(params(pop, 1)[name], value, rtol=1e-13, atol=0)
         assert not torch.allclose(params(pop, 2)[name], value)
+
+
+def test_a_copy_drops_at_its_own_rate() -> None:
+    """Whichever way it came by its parent's weights; also the rate stays through a checkpoint."""
+    config = {**CONFIGS[0], "dropout": 0.1}
+    pop = Population(zoo.DropoutTask(), config, 4, dtype=torch.float64)
+    pop.load(0, config, seed=0, epochs=EPOCHS)
+    pop.train(zoo.TRAIN)
+    pop.copy(1, 0, {**config, "dropout": 0.7})
+    pop.copy(2, 0, {**config, "dropout": 0.6, "optimizer": "sgd"})
+    pop.load_state_dict({**pop.state_dict(0), "config": {**config, "dropout": 0.5}}, 3)
+    rates = [float(pop.state_dict(k)["tensors"]["buffer.2.p"]) for k in range(4)]
+    assert rates == pytest.approx([0.1, 0.7, 0.6, 0.5])
+    for slot in (1, 2, 3):
+        assert_same_tensors(params(pop, slot), params(pop, 0))
+
+
+class LayeredTask(zoo.MlpTask):
+    """Without a rate it has no layer for it, so that the names of what follows are others."""
+
+    def model(self, config: Any) -> nn.Module:
+        rate = config.get("dropout", 0.0)
+        dropout = [nn.Dropout(rate)] if rate else []
+        return nn.Sequential(nn.Linear(8, 16), *dropout, nn.Linear(16, zoo.CLASSES))
+
+
+@pytest.mark.parametrize("other", [0.0, 0.2])
+def test_what_fits_no_row_is_refused_before_anything_is_lost(other: float) -> None:
+    task, config = LayeredTask(), {**CONFIGS[0], "dropout": 0.1}
+    pop = Population(task, config, 2)
+    pop.load(0, config, seed=0, epochs=EPOCHS)
+    pop.train(zoo.TRAIN)
+    without = {**config, "dropout": other}
+    saved = {**pop.state_dict(0), "config": without}
+    if other:
+        saved["tensors"] = {n.replace("2.", "1."): t for n, t in saved["tensors"].items()}
+    else:
+        for put in (pop.load, pop.copy):
+            with pytest.raises(InvalidInput, match="structure"):
+                put(0, without, seed=0, epochs=1) if put == pop.load else put(1, 0, without)
+    before = params(pop, 0)
+    with pytest.raises(InvalidInput, match="another"):
+        pop.load_state_dict(saved, 0)
+    assert pop.active == [0]
+    assert_same_tensors(params(pop, 0), before)
+
+
+class _Rated(nn.Module):
+    """Drops at a rate that is an attribute, as many models of others do."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.body = nn.Linear(8, zoo.CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.body(x), self.rate, self.training)
+
+
+@pytest.mark.parametrize(
+    ("model", "alike"),
+    [
+        (lambda rate: nn.Sequential(nn.Linear(8, 4), nn.Dropout(rate)), True),
+        (lambda rate: nn.Sequential(nn.Linear(8, 4), nn.AlphaDropout(rate)), False),
+        (lambda rate: nn.TransformerEncoderLayer(8, 2, 8, rate), False),
+        (_Rated, False),
+    ],
+    ids=["a module", "alpha", "attention", "an attribute"],
+)
+def test_rates_that_are_plain_numbers_are_of_the_structure(model: Any, alike: bool) -> None:
+    """A program has those of its template, so they would be the first trial's."""
+
+    class Rated(zoo.MlpTask):
+        def model(self, config: Any) -> nn.Module:
+            made: nn.Module = model(config["dropout"])
+            return made
+
+    task = Rated()
+    keys = set()
+    for rate in (0.1, 0.8):
+        config = {**CONFIGS[0], "dropout": rate}
+        keys.add(structure_key(build(task, config, 0, torch.float32), task, config))
+    assert (len(keys) == 1) == alike
+
+
+class FrozenTask(zoo.TiedTask):
+    """A tied model of which a part is frozen."""
+
+    def __init__(self, frozen: str) -> None:
+        self.frozen = frozen
+
+    def model(self, config: Any) -> nn.Module:
+        model = super().model(config)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(self.frozen))
+        return model
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+@pytest.mark.parametrize("frozen", ["embedding", "mix", "mix.bias"])
+def test_frozen_parameters_stay(frozen: str, engine: Any) -> None:
+    """Neither trained nor decayed, and in checkpoints under their own names."""
+    task = FrozenTask(frozen)
+    config = {**CONFIGS[0], "weight_decay": 0.1}
+    pop = Population(task, config, 3, engine=engine, dtype=torch.float64)
+    for slot in range(2):
+        pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(zoo.TRAIN)
+    pop.load_state_dict(pop.state_dict(1), 2)
+    pop.train(zoo.TRAIN)
+    for slot in range(3):
+        seed = min(slot, 1)
+        assert_same(params(pop, slot), plain_loop(task, config, seed, epochs=2), 1e-12)
+        fresh = dict(build(task, config, seed, torch.float64).named_parameters())
+        for name, value in params(pop, slot).items():
+            assert torch.equal(value, fresh[name]) == name.startswith(frozen)
+    pop.evaluate()
+    assert pop.architecture.size < sum(p.numel() for p in fresh.values())
+
+
+def test_a_model_of_which_nothing_trains_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="no parameter that trains"):
+        population(FrozenTask(""))
+
+
+def test_what_is_frozen_is_of_the_structure() -> None:
+    keys = set()
+    for frozen in ("embedding", "mix"):
+        task = FrozenTask(frozen)
+        keys.add(structure_key(build(task, {}, 0, torch.float32), task, {}))
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("part", ["train", "valid"])
