@@ -8,6 +8,7 @@ import torch
 from tests.tuner.tasks import zoo
 from tuner.errors import NotVmappable, OutOfMemory
 from tuner.training import program
+from tuner.training.check import _close
 from tuner.training.engine import TIMED_CALLS, WARM_CALLS, Engine, Mode, Verdict
 from tuner.training.population import Population
 
@@ -169,3 +170,11 @@ def test_long_training_is_compiled_and_goes_on_to_the_same_numbers(
     assert compiled.trainer.compiled_steps
     assert "compiled" in compiled.engine.explanation
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_forms_that_are_not_finite_alike_must_agree_in_the_rest() -> None:
+    nan, inf = torch.nan, torch.inf
+    expected = torch.tensor([nan, 1.0, -inf], dtype=torch.float64)
+    assert _close(expected.clone(), expected)
+    for other in ([nan, 2.0, -inf], [nan, nan, -inf], [nan, 1.0, inf], [0.0, 1.0, -inf]):
+        assert not _close(torch.tensor(other, dtype=torch.float64), expected)
