@@ -12,7 +12,7 @@ from tuner.optimizers import Hyper
 from tuner.schedules import plan
 from tuner.spaces import Categorical, Constant, Float, Int, Parameter, Scalar, Space
 from tuner.tasks import Setting
-from tuner.training.slot import takes_scales
+from tuner.training.slot import rounded_up, takes_scales
 
 DEFAULT_OPTIMIZER = "adamw"
 LR_SCALE = "lr_scale."
@@ -230,7 +230,7 @@ def optimizer_steps(config: Mapping[str, Any], train_size: int, epochs: float) -
     """
     batch = config.get("batch_size", COMMON["batch_size"].default)
     per_epoch = max(1, math.ceil(train_size / min(max(int(batch), 1), train_size)))
-    return max(1, round(per_epoch * epochs))
+    return max(1, rounded_up(per_epoch * epochs))
 
 
 def corners(space: Space) -> Iterable[dict[str, Any]]:

@@ -35,7 +35,7 @@ from tuner.training.one_slot import OneSlot
 from tuner.training.program import Form, Programs
 from tuner.training.row_numbers import RowNumbers
 from tuner.training.rows import Rows
-from tuner.training.slot import Slot
+from tuner.training.slot import Slot, within
 from tuner.training.source import TrainingData
 from tuner.training.steps import runs_of
 from tuner.training.trainer import Trainer
@@ -241,6 +241,14 @@ class Population:
         model = build(self.task, trial.config, trial.seed, self.dtype)
         if structure(model) != self.architecture.structure:
             raise InvalidInput("config", "makes a model of another structure than its population's")
+        names = [span.name for span in self.architecture.spans]
+        for prefix in trial.lr_scales:
+            if not any(within(name, prefix) for name in names):
+                known = ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+                raise InvalidInput(
+                    f"lr_scale.{prefix}",
+                    f"names no parameter that trains; some are {known}",
+                )
         return model
 
     # Training.
@@ -263,8 +271,11 @@ class Population:
                     if left
                 }
                 self._arrange(lengths)
-                for rows, length in self._groups(lengths):
-                    self.trainer.train([self._slots[k] for k in self._order[rows]], rows, length)
+                for rows, longest in self._groups(lengths):
+                    trials = [self._slots[k] for k in self._order[rows]]
+                    sizes = [trial.batch_size for trial in trials]
+                    length = self.trainer.aligned(sizes, trials[0].position, longest)
+                    self.trainer.train(trials, rows, length)
                     for row in range(rows.start, rows.stop):
                         self._slots[self._order[row]].samples += length
                         todo[self._order[row]] -= length

@@ -21,6 +21,16 @@ DEFAULT_OPTIMIZER = "adamw"
 DEFAULT_BATCH_SIZE = 32
 
 
+def rounded_up(count: float) -> int:
+    """The least whole number not below ``count``, but for rounding: ``3 * 0.1 * 10`` is 3."""
+    return math.ceil(count * (1 - 1e-12))
+
+
+def within(name: str, prefix: str) -> bool:
+    """Whether a parameter is, or is below, the part of a model that ``lr_scale.PREFIX`` names."""
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
 def takes_scales(rule: Rule) -> bool:
     """Whether parts of a model may have learning rates of their own under a rule.
 
@@ -82,7 +92,7 @@ class Slot:
         if not self.clip_norm > 0:
             raise InvalidInput("clip_norm", f"{self.clip_norm} is not above 0")
         self.steps_per_epoch = math.ceil(self.train_size / self.batch_size)
-        self.total_steps = max(1, math.ceil(self.epochs * self.steps_per_epoch))
+        self.total_steps = max(1, rounded_up(self.epochs * self.steps_per_epoch))
         self.plan = Plan.of(
             {"lr": self.hyper["lr"], **self.config}, self.total_steps, epochs=self.epochs
         )
@@ -114,6 +124,14 @@ class Slot:
         """Whether a batch is unfinished, so that its gradient sum is part of the state."""
         return self.position % self.batch_size != 0
 
+    @property
+    def scheduled(self) -> int:
+        """Where in its schedule it is: the steps that all its samples make at its batch size.
+
+        Other than ``step`` where a copy of another trial has another batch size.
+        """
+        return self.epoch * self.steps_per_epoch + self.position // self.batch_size
+
     def steps_in(self, length: int) -> int:
         """Optimizer steps in the next ``length`` samples, which end within the present epoch."""
         before = self.position // self.batch_size
@@ -122,7 +140,7 @@ class Slot:
 
     def learning_rate(self) -> float:
         """The rate of the last step taken (of the first, before any)."""
-        at = max(0, min(self.step, self.total_steps) - 1)
+        at = max(0, min(self.scheduled, self.total_steps) - 1)
         table, _ = self.plan.table(at, 1, float(self.plateau.factor))
         return float(table[0]) * self.hyper["lr"]
 

@@ -16,7 +16,7 @@ from tuner.schedules.plan import stack
 from tuner.schedules.schedule import momentum_name
 from tuner.training.batch import Gradients
 from tuner.training.rows import FLAT, Rows
-from tuner.training.slot import Slot
+from tuner.training.slot import Slot, within
 
 NOISE_EVERY = 32
 """One batch in so many is measured for the noise scale; the first of an epoch always is."""
@@ -41,6 +41,19 @@ class Part:
     params: Tensor
     state: Mapping[str, Tensor]
     table: Mapping[str, Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where each row's coefficients begin.
+
+    Args:
+        step: Optimizer steps taken, by which the rule corrects its averages.
+        scheduled: The place in the schedule.
+    """
+
+    step: Sequence[int]
+    scheduled: Sequence[int]
 
 
 @dataclass
@@ -77,6 +90,7 @@ class Run:
         self.rule: Rule = first.rule
         self.batch_size = first.batch_size
         self.train_size = first.train_size
+        self.begin = first.position
         self.local = slice(self.rows.start - self.offset, self.rows.stop - self.offset)
         self._clip: Tensor | None = None
         if any(math.isfinite(trial.clip_norm) for trial in self.trials):
@@ -138,8 +152,13 @@ class Run:
     # Noise scale.
 
     def measures(self, at: int) -> bool:
-        """Whether the batch that this place of the epoch is in gets measured."""
+        """Whether the batch that this place of the epoch is in gets measured.
+
+        Not where it began before this segment: what came of its first parts is not known any more.
+        """
         number = at // self.batch_size
+        if number * self.batch_size < self.begin:
+            return False
         whole = (number + 1) * self.batch_size <= self.train_size
         divided = self.batch_size > self.micro_batch or self.halvable
         return whole and divided and number % self.noise_every == 0
@@ -220,14 +239,17 @@ def runs_of(
         rows = slice(row, row + len(some))
         run = Run(some, rows, first_row, owner, micro_batch, halvable, noise_every)
         count = some[0].steps_in(length) if length else 1
-        starts = [t.step if length else max(0, t.step - 1) for t in some]
+        back = 0 if length else 1
+        starts = Starts(
+            [max(0, t.step - back) for t in some], [max(0, t.scheduled - back) for t in some]
+        )
         run.parts = list(_parts(run, starts, count))
         runs.append(run)
         row += len(some)
     return runs
 
 
-def _parts(run: Run, starts: Sequence[int], count: int) -> Iterator[Part]:
+def _parts(run: Run, starts: Starts, count: int) -> Iterator[Part]:
     if not count:
         return
     owner, rule = run.owner, run.rule
@@ -266,14 +288,12 @@ def _scales(trials: Sequence[Slot], name: str) -> tuple[float, ...]:
     """Each trial's multiplier of the learning rate for a parameter: its longest prefix's."""
     found = []
     for trial in trials:
-        prefixes = [p for p in trial.lr_scales if name == p or name.startswith(p + ".")]
+        prefixes = [prefix for prefix in trial.lr_scales if within(name, prefix)]
         found.append(trial.lr_scales[max(prefixes, key=len)] if prefixes else 1.0)
     return tuple(found)
 
 
-def _table(
-    run: Run, starts: Sequence[int], count: int, scale: tuple[float, ...]
-) -> dict[str, Tensor]:
+def _table(run: Run, starts: Starts, count: int, scale: tuple[float, ...]) -> dict[str, Tensor]:
     """Coefficients by name, ``[steps, R]``: computed once a segment, in float64."""
     trials, rule, owner = run.trials, run.rule, run.owner
     h = {
@@ -281,13 +301,13 @@ def _table(
         for name in rule.hyper
     }
     factors = [float(trial.plateau.factor) for trial in trials]
-    multiplier, momentum = stack([trial.plan for trial in trials], starts, count, factors)
+    multiplier, momentum = stack([trial.plan for trial in trials], starts.scheduled, count, factors)
     h["lr"] = h["lr"] * multiplier * torch.tensor(scale, dtype=torch.float64)
     if momentum is not None:
         name = momentum_name(h)
         if name:
             h[name] = torch.where(momentum.isnan(), h[name], momentum)
-    steps = torch.tensor(starts)[None, :] + torch.arange(count)[:, None]
+    steps = torch.tensor(starts.step)[None, :] + torch.arange(count)[:, None]
     return coefficient_table(rule, h, steps, owner.dtype, owner.device)
 
 

@@ -56,7 +56,7 @@ class Trainer:
         Args:
             trials: In row order, all at the same place of their epochs.
             rows: Their rows.
-            length: Samples, which end within the epoch.
+            length: Samples, which end within the epoch, and not beyond :meth:`aligned`.
 
         Raises:
             OutOfMemory: Not even one slot fits the device.
@@ -100,10 +100,24 @@ class Trainer:
         for run in runs:
             run.close()
 
+    def aligned(self, batch_sizes: Sequence[int], position: int, length: int) -> int:
+        """Samples, at most ``length``, that micro-batches of one size are cut from.
+
+        Within a batch, those up to the next place where one may end: else all after them would go
+        by the few samples that both sizes and position have for a divisor.
+        """
+        common = math.gcd(*batch_sizes)
+        return min(length, common - position % common) if position % common else length
+
     def micro_batch(self, batch_sizes: Sequence[int], position: int = 0) -> int:
-        """Samples in a micro-batch: the largest common divisor that memory allows."""
-        common = math.gcd(*batch_sizes, position)
+        """Samples in a micro-batch: the largest common divisor that memory allows.
+
+        Within a batch, as many as are left to the next place where one may end.
+        """
+        common = math.gcd(*batch_sizes)
         limit = self.max_micro_batch or common
+        if position % common:
+            return min(common - position % common, limit)
         return max(d for d in range(1, min(common, limit) + 1) if common % d == 0)
 
     def _samples(

@@ -23,7 +23,7 @@ from tuner.training.architecture import build, mixing_modules, structure_key
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.training.program import first_line
-from tuner.training.slot import DEFAULT_BATCH_SIZE
+from tuner.training.slot import DEFAULT_BATCH_SIZE, rounded_up
 from tuner.worker import device as devices
 from tuner.worker.held import Held, failed
 
@@ -338,7 +338,7 @@ class Crew:
     def _target(self, held: Slotted) -> int:
         """Samples a trial has seen when its next evaluation is due."""
         epoch = len(self.opened(held.leased)[1].train)
-        return math.ceil((held.step + 1) * held.leased.epochs_per_step * epoch)
+        return rounded_up((held.step + 1) * held.leased.epochs_per_step * epoch)
 
     def _evaluate(self, population: Population, mine: list[Slotted]) -> None:
         population.evaluate()

@@ -58,6 +58,26 @@ def test_the_estimate_is_the_closed_form(batch_sizes: list[int], m: int) -> None
         assert abs(signals.mean() - SIGNAL) < 4 * signals.std() / math.sqrt(len(signals)) + 0.02
 
 
+def test_a_batch_that_was_begun_elsewhere_is_not_measured() -> None:
+    """What its first parts were is not in a checkpoint; without them the rest would look noisy."""
+    config = {"optimizer": "sgd", "lr": 0.0, "batch_size": 512}
+    measured = []
+    for pieces in ([2048], [100, 1948], [256, 1792], [512, 1536]):
+        pop = Population(
+            Regression(), config, 1, dtype=torch.float64, check=False, max_micro_batch=256
+        )
+        pop.trainer.noise_every = 1
+        pop.load(0, config, 0, epochs=1)
+        for samples in pieces:
+            pop.train(samples)
+        measured.append(list(pop.slot(0).noise.windows))
+    whole, *torn, aligned = measured
+    assert len(whole) == 4
+    assert np.allclose(aligned, whole)
+    for windows in torn:
+        assert np.allclose(windows, whole[1:])
+
+
 def test_noise_does_not_change_training() -> None:
     """A batch measured in halves gives the same step as one that is not."""
     task = Regression()

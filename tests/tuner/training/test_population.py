@@ -15,12 +15,15 @@ from tuner.errors import InvalidInput
 from tuner.optimizers import create
 from tuner.schedules import LRScheduler
 from tuner.schedules.plan import Plan
+from tuner.spec import optimizer_steps
 from tuner.tasks import Arrays, Setting, Splits, Task
 from tuner.training import program
 from tuner.training.architecture import build, structure_key
 from tuner.training.population import Population
 from tuner.training.randomness import slot_functions
+from tuner.training.slot import Slot
 from tuner.training.source import permutation
+from tuner.training.trainer import Trainer
 
 EPOCHS = 4
 VMAPPABLE = [kind for kind in zoo.TASKS if kind not in (zoo.LstmTask, zoo.BatchNormTask)]
@@ -359,6 +362,61 @@ def test_copy_continues_from_the_source_with_other_numbers() -> None:
         assert not torch.allclose(params(pop, 2)[name], value)
 
 
+@pytest.mark.parametrize("batch_size", [8, 32, 96])
+def test_a_copy_with_another_batch_size_stays_where_it_is_in_its_schedule(batch_size: int) -> None:
+    """Half of the epochs are half of the schedule, however many steps they were."""
+    config = {"optimizer": "sgd", "lr": 0.1, "schedule": "linear", "batch_size": 24}
+    pop = population(zoo.MlpTask(), 3)
+    pop.load(0, config, seed=0, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS // 2 * zoo.TRAIN)
+    pop.copy(1, 0, {**config, "batch_size": batch_size})
+    pop.copy(2, 0, {**config, "batch_size": batch_size, "schedule": "constant"})
+    copy, before = pop.slot(1), params(pop, 0)
+    assert copy.step == pop.slot(0).step, "which bias corrections go by"
+    half = copy.total_steps // 2
+    rates, _ = copy.plan.table(0, copy.total_steps)
+    assert copy.learning_rate() == pytest.approx(config["lr"] * float(rates[half - 1]))
+    pop.train({1: batch_size, 2: batch_size})
+    assert copy.learning_rate() == pytest.approx(config["lr"] * float(rates[half]))
+    for name, value in params(pop, 1).items():
+        full = params(pop, 2)[name] - before[name]
+        torch.testing.assert_close(value - before[name], full * float(rates[half]))
+
+
+def test_a_length_in_decimals_has_no_step_too_many() -> None:
+    assert Slot({"batch_size": 10}, 0, 0, 100, 0.1 * 3).total_steps == 3
+    assert Slot({"batch_size": 10}, 0, 0, 100, 0.31).total_steps == 4
+    assert optimizer_steps({"batch_size": 10}, 100, 0.1 * 3) == 3
+    assert optimizer_steps({"batch_size": 10}, 100, 0.31) == 4
+
+
+def test_training_in_pieces_does_not_shrink_the_micro_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that ends within a batch costs a single odd micro-batch, and not a number changes."""
+    sizes: list[int] = []
+    real = Trainer._micro_batch
+
+    def seen(self: Trainer, runs: Any, rows: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(batch.count)
+        return real(self, runs, rows, batch, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "_micro_batch", seen)
+    task = zoo.DropoutTask()
+    configs = [{**CONFIGS[0], "batch_size": size} for size in (16, 32)]
+    pops = [population(task, 2) for _ in range(2)]
+    for pop, pieces in zip(pops, ([96], [17, 42, 37]), strict=True):
+        for slot, config in enumerate(configs):
+            pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+        sizes.clear()
+        for samples in pieces:
+            pop.train(samples)
+    assert sizes == [16, 1, 15, 16, 11, 5, 16, 16]
+    for slot in range(2):
+        for name, value in params(pops[0], slot).items():
+            torch.testing.assert_close(params(pops[1], slot)[name], value, rtol=1e-12, atol=1e-14)
+
+
 def test_a_copy_drops_at_its_own_rate() -> None:
     """Whichever way it came by its parent's weights; also the rate stays through a checkpoint."""
     config = {**CONFIGS[0], "dropout": 0.1}
@@ -650,4 +708,6 @@ def test_parts_of_a_model_have_rates_of_their_own() -> None:
     for name in ("prodigy", "schedule_free_adamw"):
         with pytest.raises(InvalidInput, match=r"lr_scale\.0"):
             pop.load(0, {**config, "optimizer": name}, seed=0, epochs=1)
+    with pytest.raises(InvalidInput, match=r"lr_scale\.00: .* some are 0, 2"):
+        pop.load(0, {**config, "lr_scale.00": 0.1}, seed=0, epochs=1)
     assert pop.active == [0, 1]
