@@ -104,12 +104,18 @@ def _attention(
     if is_causal:
         ones = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
         scores = scores + _shut(ones.triu(1), scores.dtype)
+    seeing: Tensor | None = None
     if attn_mask is not None:
         boolean = attn_mask.dtype == torch.bool
-        scores = scores + (_shut(~attn_mask, scores.dtype) if boolean else attn_mask)
+        bias = _shut(~attn_mask, scores.dtype) if boolean else attn_mask
+        # A row that sees nothing would be 0/0, also in its gradient: it is let see all, and not
+        # used. The mask tells, which is smaller than the scores.
+        seeing = (bias != -math.inf).any(-1, keepdim=True)
+        scores = scores + torch.where(seeing, bias, 0.0)
     weights = torch.softmax(scores, -1)
     weights = F.dropout(weights, dropout_p, training=dropout_p > 0)
-    return torch.matmul(weights, value)
+    mixed = torch.matmul(weights, value)
+    return mixed if seeing is None else torch.where(seeing, mixed, 0.0)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,6 +77,25 @@ def test_attention_is_torchs(causal: bool) -> None:
         found = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), masked)
+
+
+@pytest.mark.parametrize("boolean", [True, False])
+def test_a_row_that_sees_nothing_is_zero(boolean: bool) -> None:
+    """As torch has it, and nothing in the gradient is NaN."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+    bias = mask if boolean else torch.zeros(3, 3).double().masked_fill(~mask, -torch.inf)
+    found = []
+    for ours in (False, True):
+        generator.manual_seed(1)
+        q, k, v = (torch.randn(2, 2, 3, 4, generator=generator).double() for _ in range(3))
+        leaves = [t.requires_grad_() for t in (q, k, v)]
+        with slot_functions(int32(0), int32(0)) if ours else nullcontext():
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
+    assert float(found[1][0][..., 1, :].abs().sum()) == 0
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_dropout_inside_attention_is_ours_and_names_are_put_back() -> None:
