@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
+from torch.utils._pytree import tree_map_only
 
 from tuner.errors import InvalidInput
 from tuner.tasks import Task
@@ -70,7 +71,7 @@ class OneSlot:
             output = self._forward(params, {**buffers, **new}, x)
             losses = self.task.loss(output, y, {**self.names, **numbers})
         self._check("loss()", losses, y)
-        total = losses.sum()
+        total = _total(losses)
         return total * scale, total.detach(), new
 
     def metrics(
@@ -85,7 +86,7 @@ class OneSlot:
                 output = self._forward(params, buffers, x)
                 losses = self.task.loss(output, y, {**self.names, **clean})
             self._check("loss()", losses, y)
-            sums = {"loss": losses.sum()}
+            sums = {"loss": _total(losses)}
             metrics = self.task.metrics(output, y)
             if metrics.keys() != set(self.task.extra_metrics):
                 raise InvalidInput(
@@ -95,7 +96,7 @@ class OneSlot:
                 )
             for name, value in metrics.items():
                 self._check(f"metric {name}", value, y)
-                sums[name] = value.to(losses.dtype).sum()
+                sums[name] = value.to(sums["loss"].dtype).sum()
             return sums
         finally:
             self.architecture.template.train()
@@ -166,12 +167,29 @@ class OneSlot:
 
     def _forward(self, params: Tensors, buffers: Tensors, x: Tensor) -> Any:
         with self._precision(x), without_cudnn(self._recurrent and x.is_cuda):
-            return functional_call(self.architecture.template, {**params, **buffers}, (x,))
+            output = functional_call(self.architecture.template, {**params, **buffers}, (x,))
+        if self.autocast is None:
+            return output
+        # What a loss takes in reduced precision it adds up in it, to three digits; and whether it
+        # comes so depends on the form, as under vmap a bias is added in single precision.
+        return tree_map_only(Tensor, _widened, output)
 
     def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(x.device.type, self.autocast)
+
+
+def _widened(values: Tensor) -> Tensor:
+    """In single precision at least, where they are not whole numbers."""
+    if not values.is_floating_point():
+        return values
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sum of the samples' values, in single precision at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32)).sum()
 
 
 @contextmanager
