@@ -19,7 +19,7 @@ from tuner.advisor.memory import Footprint, measured, trials_per_device
 from tuner.tasks import Config, Task
 from tuner.training import Population, TrainingData
 from tuner.training.architecture import build, describe, loss_config
-from tuner.training.randomness import slot_functions
+from tuner.training.randomness import own_generators, slot_functions
 from tuner.training.rows import Rows
 from tuner.training.slot import DEFAULT_OPTIMIZER
 
@@ -162,6 +162,7 @@ def _kept(
     with (
         torch.enable_grad(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        own_generators(zero, zero),
         slot_functions(zero, zero),
     ):
         total = task.loss(model(x), y, loss_config(config)).sum()

@@ -108,23 +108,26 @@ class OneSlot:
         x: Tensor,
         y: Tensor,
         numbers: Tensors,
+        scale: Tensor,
         seed: Tensor,
         offset: Tensor,
+        origin: Tensor,
     ) -> Tensors:
-        """``m * g^2``, with g the gradient under labels drawn from the model.
+        """The gradient under labels drawn from the model: of the scaled sum, as in :meth:`loss`.
 
-        Liu et al. 2023, https://arxiv.org/abs/2305.14342, algorithm 2.
+        Added up over a batch of B it is g, and ``B g^2`` the estimate. Liu et al. 2023,
+        https://arxiv.org/abs/2305.14342, algorithm 2.
         """
-        m = x.shape[0]
 
         def loss(params: Tensors) -> Tensor:
             copies = {name: value.clone() for name, value in buffers.items()}
             with slot_functions(seed, offset):
                 output = self._forward(params, copies, x)
                 drawn = drawn_targets(output, y, uniform(seed, offset, DRAWS, y.shape))
-                return self.task.loss(output, drawn, {**self.names, **numbers}).mean()
+                return _total(self.task.loss(output, drawn, {**self.names, **numbers})) * scale
 
-        return {name: m * g.square() for name, g in grad(loss)(params).items()}
+        found: Tensors = grad(loss)(params)
+        return found
 
     def hutchinson(
         self,
@@ -133,12 +136,17 @@ class OneSlot:
         x: Tensor,
         y: Tensor,
         numbers: Tensors,
+        scale: Tensor,
         seed: Tensor,
         offset: Tensor,
+        origin: Tensor,
     ) -> Tensors:
-        """``v * (H v)``, with v of random signs."""
+        """``v * (H v)``, with v of random signs and H of the scaled sum, as in :meth:`loss`.
+
+        Added up over a batch it is the estimate: v goes by ``origin``, where the batch begins.
+        """
         signs = {
-            name: 1.0 - 2.0 * (uniform(seed, offset, DRAWS + i, p.shape or (1,)) < 0.5).to(p.dtype)
+            name: 1.0 - 2.0 * (uniform(seed, origin, DRAWS + i, p.shape or (1,)) < 0.5).to(p.dtype)
             for i, (name, p) in enumerate(params.items())
         }
         signs = {name: v.reshape(params[name].shape) for name, v in signs.items()}
@@ -147,7 +155,7 @@ class OneSlot:
             copies = {name: value.clone() for name, value in buffers.items()}
             with slot_functions(seed, offset):
                 output = self._forward(params, copies, x)
-                return self.task.loss(output, y, {**self.names, **numbers}).mean()
+                return _total(self.task.loss(output, y, {**self.names, **numbers})) * scale
 
         def slope(params: Tensors) -> Tensor:
             gradients = grad(loss)(params)

@@ -4,7 +4,8 @@ Hyperparameters are vectors over slots; batch size is a counter. All slots read 
 ``m`` samples, the largest common divisor of their batch sizes; slot k adds up gradients and steps
 every ``batch_size_k / m`` micro-batches, and at the end of an epoch on what is left, as an ordinary
 loop over a ``DataLoader`` does. A slot's numbers never depend on its neighbours, on its place, or
-on how many there are, except for rounding.
+on how many there are, except for rounding; :class:`Population` says where that grows, and for which
+models it does not hold.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ class Population:
     of the stacked tensors a slot has changes as trials come and go, so that rows that step together
     lie together and no empty row is computed.
 
+    A trial's numbers are to rounding those that it has alone, curvature estimates included.
+    Rounding grows along a trajectory, most of all under SOAP: where a factor is short of rank or
+    has equal eigenvalues, the basis within them is rounding's choice, and the step depends on it.
+    How batches are cut into micro-batches, which goes by the neighbours' batch sizes, decides two
+    things: the statistics of BatchNorm where the task takes a micro-batch's (``ghost_batch_norm``),
+    and what a model draws from PyTorch's own generators (it is looped then, and the draws are
+    seeded by the trial and by the samples it has seen).
+
     Args:
         task: Model, loss and metrics.
         config: Any configuration of the architecture.
@@ -106,6 +115,8 @@ class Population:
         self.compiling = compiling
         self.trained_seconds = 0.0
         self.evaluations: dict[int, dict[str, float]] = {}
+        self.evaluation_samples = EVALUATION_SAMPLES
+        """As the constant says; fewer where memory has not allowed so many."""
         self._averaged: Tensor | None = None
 
     # Trials in and out.
@@ -351,10 +362,18 @@ class Population:
         while not table:
             fused = self.engine.verdict.fused and self.engine.choice != "looped"
             form = Form(fused, *self.engine.evaluation)
+            block = min(count, self.engine.max_block)
+            chunk = max(64, self.evaluation_samples // (count if fused else 1))
+            chunk = min(chunk, self.trainer.max_micro_batch or chunk, self.evaluation_samples)
             try:
-                table = self._means(form)
+                table = self._means(form, block, chunk)
             except NotVmappable as error:
                 self.engine.refuse(form, error.message)
+            except torch.OutOfMemoryError as error:
+                if (fused and block > 1) or chunk == 1:
+                    self.trainer.shrink(block if fused else 1, chunk, error)
+                else:  # a batch may be fewer samples than these
+                    self.evaluation_samples = chunk // 2
         share = (time.perf_counter() - start) / count
         for row, slot in enumerate(self._order):
             trial = self._slots[slot]
@@ -366,23 +385,31 @@ class Population:
                 trial.plateau = trial.plan.observe(trial.plateau, metrics.get(monitor, math.nan))
         return {slot: dict(self.evaluations[slot]) for slot in self.active}
 
-    def _means(self, form: Form) -> dict[str, list[float]]:
-        """Means over the validation set by name, one for each row."""
+    def _means(self, form: Form, block: int, chunk: int) -> dict[str, list[float]]:
+        """Means over the validation set by name, one for each row.
+
+        Args:
+            form: How to run.
+            block: Rows at once.
+            chunk: Samples at once.
+        """
         count, total = len(self._order), len(self.data.valid)
         params = self._evaluated_params()
         trials = [self._slots[slot] for slot in self._order]
         numbers = RowNumbers(trials, self.device, self.dtype).numbers
         numbers.pop("label_smoothing")  # validation is without it
-        chunk = max(64, EVALUATION_SAMPLES // (count if form.fused else 1))
-        chunk = min(chunk, self.trainer.max_micro_batch or chunk)
         sums: dict[str, Tensor] = {}
         for at in range(0, total, chunk):
             x, y = self.data.valid.take(torch.arange(at, min(at + chunk, total)))
-            buffers = {name: value[:count] for name, value in self.rows.buffers.items()}
-            part = self.programs.evaluate(params, buffers, x, y, numbers, form)
-            for name, value in part.items():
-                wide = value.to(torch.float64)
-                sums[name] = sums[name] + wide if name in sums else wide
+            for first in range(0, count, block):
+                rows = slice(first, min(first + block, count))
+                buffers = {name: value[rows] for name, value in self.rows.buffers.items()}
+                own = {name: value[rows] for name, value in numbers.items()}
+                part = self.programs.evaluate(params[rows], buffers, x, y, own, form)
+                for name, value in part.items():
+                    if name not in sums:
+                        sums[name] = torch.zeros(count, device=self.device, dtype=torch.float64)
+                    sums[name][rows] += value
         return {name: (value / total).tolist() for name, value in sums.items()}
 
     def measurements(self) -> dict[int, dict[str, float | None]]:

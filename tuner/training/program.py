@@ -27,6 +27,7 @@ from tuner.errors import NotVmappable
 from tuner.training.batch import Batch, Gradients, Tensors
 from tuner.training.channels import image_functions
 from tuner.training.one_slot import OneSlot
+from tuner.training.randomness import own_generators
 from tuner.training.tape import NotRecordable, compiled, graphed, recorded
 
 Backend = Literal["eager", "recorded", "graphed", "compiled"]
@@ -148,40 +149,67 @@ class Programs:
         with torch.no_grad(), _refusals(form.fused):
             key = ("evaluate", form, settings, params.dtype, *_layouts(leaves))
             run = self._runner(key, body, leaves, form.backend, (), HOT)
+            if isinstance(run, _Eager) and not form.fused:
+                zero = torch.zeros((), dtype=torch.int32, device=x.device)
+                with own_generators(zero, zero):
+                    return dict(zip(names, run(leaves, None), strict=True))
             return dict(zip(names, run(leaves, None), strict=True))
 
     def curvature(
-        self, params: Tensor, buffers: Tensors, batch: Batch, *, kind: str, fused: bool
+        self,
+        params: Tensor,
+        buffers: Tensors,
+        batch: Batch,
+        origin: Tensor,
+        *,
+        kind: str,
+        fused: bool,
     ) -> Tensor:
-        """An estimate of the Hessian's diagonal for every row, ``[R, P]``.
+        """One micro-batch's part of what the Hessian's diagonal is estimated from, ``[R, P]``.
 
         Args:
             params: ``[R, P]``.
             buffers: Of the model, ``[R, ...]``.
-            batch: The micro-batch to estimate it on.
+            batch: The micro-batch.
+            origin: int32 ``[R]``, samples each trial saw before the batch that it is a part of.
             kind: ``gnb`` or ``hutchinson``; see :class:`~tuner.training.one_slot.OneSlot`.
             fused: Whether to run all rows at once.
+
+        Raises:
+            NotVmappable: ``fused``, and ``vmap`` refuses the model.
         """
         one = {"gnb": self.one.gauss_newton_bartlett, "hutchinson": self.one.hutchinson}[kind]
         views, spans = self.architecture.views, self.architecture.spans
         if fused:
             data = None if batch.shared else 0
-            found = vmap(one, in_dims=(0, 0, data, data, 0, 0, 0))(
-                views(params), buffers, batch.x, batch.y, batch.numbers, batch.seed, batch.offset
-            )
+            with _refusals(fused):
+                found = vmap(one, in_dims=(0, 0, data, data, 0, 0, 0, 0, 0))(
+                    views(params),
+                    buffers,
+                    batch.x,
+                    batch.y,
+                    batch.numbers,
+                    batch.scale,
+                    batch.seed,
+                    batch.offset,
+                    origin,
+                )
             return torch.cat([found[span.name].unsqueeze(-1).flatten(1) for span in spans], 1)
         flat = []
         for k in range(len(params)):
             row = batch.rows(slice(k, k + 1))
-            found = one(
-                views(params[k]),
-                {name: value[k] for name, value in buffers.items()},
-                row.x if row.shared else row.x[0],
-                row.y if row.shared else row.y[0],
-                _only(row.numbers),
-                row.seed[0],
-                row.offset[0],
-            )
+            with own_generators(row.seed[0], row.offset[0]):
+                found = one(
+                    views(params[k]),
+                    {name: value[k] for name, value in buffers.items()},
+                    row.x if row.shared else row.x[0],
+                    row.y if row.shared else row.y[0],
+                    _only(row.numbers),
+                    row.scale[0],
+                    row.seed[0],
+                    row.offset[0],
+                    origin[k],
+                )
             flat.append(torch.cat([found[span.name].reshape(-1) for span in spans]))
         return torch.stack(flat)
 
@@ -240,7 +268,11 @@ class Programs:
         key = (form, batch.shared, numbers, params.dtype, *_layouts(leaves))
         hot = 1 if at_once else HOT
         run = self._runner(key, body, leaves, form.backend, self._spans, hot)
-        loss, *new = run(leaves, into)
+        if isinstance(run, _Eager) and not form.fused:
+            with own_generators(batch.seed[0], batch.offset[0]):
+                loss, *new = run(leaves, into)
+        else:  # neither vmap nor a record draws from a global generator
+            loss, *new = run(leaves, into)
         return loss, dict(zip(moving, new, strict=True))
 
     def _runner(

@@ -53,6 +53,27 @@ def uniform(seed: Tensor, offset: Tensor, call: int, shape: Sequence[int]) -> Te
     return unit.reshape(shape)
 
 
+@contextmanager
+def own_generators(seed: Tensor, offset: Tensor) -> Iterator[None]:
+    """Within it, what a model draws from PyTorch's global generators is the trial's own.
+
+    For randomness that is not ours to replace, such as ``torch.randn_like``, or the dropout inside
+    an ``nn.LSTM``; it goes by the micro-batch. The generators are put back.
+
+    Args:
+        seed: int32 ``[]``, the trial's.
+        offset: int32 ``[]``, samples seen before this micro-batch.
+    """
+    cuda = seed.device.type == "cuda"
+    drawn = int(seed) * 2654435761 + int(offset)
+    with torch.random.fork_rng(devices=[seed.device] if cuda else []):
+        torch.default_generator.manual_seed(drawn)
+        if cuda:
+            with torch.cuda.device(seed.device):
+                torch.cuda.manual_seed(drawn)
+        yield
+
+
 class _Draws:
     """The random calls of one forward pass, in order."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tuner.errors import NotVmappable, OutOfMemory
 from tuner.training.batch import Batch, Gradients
 from tuner.training.engine import Engine, Mode
-from tuner.training.program import Programs
+from tuner.training.program import Form, Programs
 from tuner.training.row_numbers import RowNumbers
 from tuner.training.rows import Rows
 from tuner.training.slot import Slot
@@ -154,7 +154,7 @@ class Trainer:
         for run in runs:
             run.take(total.flat, at, stop)
             if run.rule.needs and run.wants_curvature(stop):
-                self._refresh(run, batch)
+                self._refresh(run, batch, at, stop)
             if run.steps_at(stop):
                 run.step(compiled=self.compiled_steps, last=last)
         for name, value in total.buffers.items():
@@ -177,12 +177,20 @@ class Trainer:
             except NotVmappable as error:
                 self.engine.refuse(mode.form, error.message)
             except torch.OutOfMemoryError as error:
-                if mode.block <= 1:
-                    raise OutOfMemory(
-                        f"one slot with a micro-batch of {samples} does not fit {self.rows.device}"
-                    ) from error
-                self.engine.shrink(mode.block)
-                self.programs.forget()
+                self.shrink(mode.block, samples, error)
+
+    def shrink(self, block: int, samples: int, error: torch.OutOfMemoryError) -> None:
+        """Makes do with smaller blocks than one that did not fit.
+
+        Raises:
+            OutOfMemory: There are none.
+        """
+        if block <= 1:
+            raise OutOfMemory(
+                f"one slot with a micro-batch of {samples} does not fit {self.rows.device}"
+            ) from error
+        self.engine.shrink(block)
+        self.programs.forget()
 
     def _blocks(self, rows: slice, batch: Batch, mode: Mode) -> Gradients:
         """Gradients of the rows, a block after another."""
@@ -221,17 +229,60 @@ class Trainer:
         width = -(-size // step) * step
         return width if first + width <= self.rows.capacity else size
 
-    def _refresh(self, run: Run, batch: Batch) -> None:
-        """Gives a rule the curvature it asks for, from the micro-batch at hand."""
+    def _refresh(self, run: Run, batch: Batch, at: int, stop: int) -> None:
+        """Gives a rule the curvature it asks for, from the whole batch that is complete now.
+
+        From all of its micro-batches, the last of which is at hand: how it was cut depends on the
+        neighbours' batch sizes.
+        """
+        count = run.rows.stop - run.rows.start
+        start = (stop - 1) // run.batch_size * run.batch_size
+        parts = list(self._again(run, batch, start, at, stop))
+        while True:
+            fused = self.engine.verdict.fused and self.engine.choice != "looped"
+            block = min(count, self.engine.max_block) if fused else 1
+            try:
+                found = [
+                    self._curvature(run, slice(k, min(k + block, count)), parts, fused=fused)
+                    for k in range(0, count, block)
+                ]
+            except NotVmappable as error:
+                self.engine.refuse(Form(fused, "eager"), error.message)
+            except torch.OutOfMemoryError as error:
+                self.shrink(block, batch.count, error)
+            else:
+                break
+        estimate = torch.cat(found)
+        run.refresh((stop - start) * estimate.square() if run.rule.needs == "gnb" else estimate)
+
+    def _again(self, run: Run, batch: Batch, start: int, at: int, stop: int) -> Iterator[Batch]:
+        """The micro-batches of a run's rows from ``start`` to ``stop``; ``batch`` begins ``at``."""
         own = batch.rows(run.local)
-        estimate = self.programs.curvature(
-            self.rows.params[run.rows],
-            {name: value[run.rows] for name, value in self.rows.buffers.items()},
-            own,
-            kind=run.rule.needs,
-            fused=self.engine.verdict.fused and self.engine.choice != "looped",
-        )
-        run.refresh(estimate)
+        if start == at:
+            yield own
+            return
+        place = start
+        for x, y, shared in self._samples(run.trials, start, stop, run.micro_batch):
+            part = replace(own, x=x, y=y, shared=shared, offset=own.offset + (place - at))
+            yield part
+            place += part.count
+
+    def _curvature(self, run: Run, at: slice, parts: Sequence[Batch], *, fused: bool) -> Tensor:
+        """What some of a run's rows estimate curvature from, added up over a batch."""
+        rows = slice(run.rows.start + at.start, run.rows.start + at.stop)
+        buffers = {name: value[rows] for name, value in self.rows.buffers.items()}
+        origin = parts[0].offset[at]
+        total = torch.zeros_like(self.rows.params[rows])
+        for part in parts:
+            total += self.programs.curvature(
+                self.rows.params[rows],
+                buffers,
+                part.rows(at),
+                origin,
+                kind=run.rule.needs,
+                fused=fused,
+            )
+        return total
 
 
 def _whole(first: Gradients, second: Gradients) -> Gradients:

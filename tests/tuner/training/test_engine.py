@@ -131,6 +131,65 @@ def test_evaluation_that_the_device_refuses_is_looped(monkeypatch: pytest.Monkey
         assert found[slot] == pytest.approx(expected[slot], rel=1e-6)
 
 
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_evaluation_makes_do_with_the_memory_there_is(
+    monkeypatch: pytest.MonkeyPatch, engine: Any
+) -> None:
+    """With smaller blocks of slots, then with fewer samples; at last it says that nothing fits."""
+    real = program.Programs.evaluate
+    room, most = 2, 10
+
+    def tight(
+        self: program.Programs, params: torch.Tensor, buffers: Any, x: torch.Tensor, *rest: Any
+    ) -> Any:
+        if (len(params) > room and rest[-1].fused) or len(x) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, params, buffers, x, *rest)
+
+    pop = Population(zoo.MlpTask(), CONFIG, 4, dtype=torch.float64, engine=engine, check=False)
+    for slot in range(4):
+        pop.load(slot, CONFIG, slot, epochs=2)
+    expected = pop.evaluate()
+    monkeypatch.setattr(program.Programs, "evaluate", tight)
+    found = pop.evaluate()
+    for slot in range(4):
+        assert found[slot] == pytest.approx(expected[slot], rel=1e-12)
+    most = 0
+    with pytest.raises(OutOfMemory, match="one slot"):
+        pop.evaluate()
+
+
+def curved(engine: Any) -> tuple[Population, torch.Tensor]:
+    config = {**CONFIG, "optimizer": "sophia_g", "lr": 1e-3}
+    pop = Population(zoo.MlpTask(), config, 4, dtype=torch.float64, engine=engine, check=False)
+    for slot in range(4):
+        pop.load(slot, config, slot, epochs=2)
+    pop.train(2 * zoo.TRAIN)
+    return pop, torch.stack([pop.state_dict(k)["tensors"]["state.hessian."] for k in range(4)])
+
+
+@pytest.mark.parametrize("trouble", ["memory", "vmap", "nothing"])
+def test_curvature_makes_do_as_gradients_do(monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    real = program.Programs.curvature
+
+    def picky(self: program.Programs, params: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if trouble == "nothing" or (trouble == "memory" and len(params) > 1):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if trouble == "vmap" and kwargs["fused"]:
+            raise NotVmappable("not inside of vmap")
+        return real(self, params, *args, **kwargs)
+
+    _, expected = curved("fused")
+    monkeypatch.setattr(program.Programs, "curvature", picky)
+    if trouble == "nothing":
+        with pytest.raises(OutOfMemory, match="one slot"):
+            curved("fused")
+        return
+    pop, found = curved("fused")
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+    assert pop.engine.verdict.fused == (trouble == "memory")
+
+
 def test_a_slot_that_fits_nowhere_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

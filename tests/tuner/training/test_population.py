@@ -682,6 +682,102 @@ def test_curvature_rules_agree_between_engines(name: str) -> None:
             torch.testing.assert_close(fused[key], value, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+@pytest.mark.parametrize("name", ["sophia_g", "sophia_h"])
+def test_curvature_is_that_of_the_batch_however_it_was_cut(name: str, engine: Any) -> None:
+    """By the micro-batches that a neighbour asks for, or by a pause within the batch."""
+    config = {"optimizer": name, "lr": 1e-2, "batch_size": 20}
+    found = []
+    for others, pieces in (([], [96]), ([8], [96]), ([], [13, 83])):
+        pop = population(zoo.DropoutTask(), 2, engine=engine)
+        pop.load(0, config, seed=0, epochs=EPOCHS, data_seed=5)
+        for size in others:
+            pop.load(1, {**config, "batch_size": size}, seed=1, epochs=EPOCHS, data_seed=6)
+        for samples in pieces:
+            pop.train(samples)
+        found.append(pop.state_dict(0)["tensors"])
+    for other in found[1:]:
+        for key, value in found[0].items():
+            torch.testing.assert_close(other[key], value, rtol=1e-9, atol=1e-13)
+
+
+class _Noisy(nn.Module):
+    """Draws from torch's own generator, in training as in validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, zoo.CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.body(x + torch.randn_like(x))
+        return out
+
+
+class NoisyTask(zoo.MlpTask):
+    def model(self, config: Any) -> nn.Module:
+        return _Noisy()
+
+
+class DroppingLstmTask(zoo.LstmTask):
+    def model(self, config: Any) -> nn.Module:
+        model = super().model(config)
+        model.recurrent = nn.LSTM(8, self.setting(config, "model.hidden"), 2, True, True, 0.5)
+        return model
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("kind", [NoisyTask, DroppingLstmTask])
+def test_what_a_model_draws_by_itself_is_its_trials(kind: type[Task], check: bool) -> None:
+    """Whatever the caller has drawn, and nothing of the caller's is drawn."""
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        pop = population(kind(), 2, engine="auto" if check else "looped", check=check)
+        for slot in range(2):
+            pop.load(slot, {**CONFIGS[0], "lr": 1e-2}, seed=0, epochs=EPOCHS, data_seed=5)
+        pop.train(2 * zoo.TRAIN)
+        found += [(params(pop, slot), pop.evaluate()[slot]) for slot in range(2)]
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not pop.engine.verdict.fused or not check
+    for tensors, metrics in found[1:]:
+        assert_same_tensors(tensors, found[0][0])
+        assert metrics == found[0][1]
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_a_loss_is_taken_and_added_up_in_single_precision(engine: Any) -> None:
+    """Both engines: in half precision a loss had three digits, and 257 right answers were 256."""
+    seen = set()
+
+    class Large(zoo.MappingTask):
+        def data(self) -> Splits:
+            few = zoo.vectors()
+            assert isinstance(few.valid, Arrays)
+            many = Arrays(few.valid.x.repeat(65, 1), few.valid.y.repeat(65))
+            return Splits(few.train, many)
+
+        def loss(self, output: Any, target: torch.Tensor, config: Any) -> torch.Tensor:
+            seen.add(output["logits"].dtype)
+            return super().loss(output, target, config)
+
+    slots = 2 if engine == "fused" else 1
+    losses = []
+    for autocast in (torch.bfloat16, None):
+        pop = population(
+            Large(), slots, dtype=torch.float32, autocast=autocast, engine=engine, check=False
+        )
+        for slot in range(slots):
+            pop.load(slot, CONFIGS[0], seed=slot, epochs=EPOCHS)
+        pop.train(zoo.TRAIN)
+        metrics = pop.evaluate()[0]
+        losses.append(metrics["val_loss"])
+        right = metrics["val_accuracy"] * 32
+        assert right == pytest.approx(round(right), abs=1e-9)
+    assert seen == {torch.float32}
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
 def test_parts_of_a_model_have_rates_of_their_own() -> None:
     """lr_scale by prefix equals torch's parameter groups; rules that cannot are refused by name."""
     task = zoo.MlpTask()
