@@ -189,6 +189,33 @@ def test_a_copy_never_deletes_what_it_was_copied_from(tmp_path: Path) -> None:
     assert files(tmp_path) == ["study-1/trial-1/a1-s1.safetensors"]
 
 
+def test_a_copy_drops_at_its_own_rate_also_where_there_is_none(tmp_path: Path) -> None:
+    """A rate of 0 is another structure, so another population; weights go there and back."""
+    mine = crew(tmp_path)
+    mine.slots = 4
+    parents = {1: None, 2: 1, 3: 1, 4: 3}
+    rates = {1: 0.1, 2: 0.3, 3: 0.0, 4: 0.2}
+    for number, parent in parents.items():
+        checkpoint = None if parent is None else mine.held[parent].checkpoint
+        given = leased(
+            number,
+            64,
+            {"dropout": rates[number]},
+            task="digits",
+            start=int(parent is not None),
+            checkpoint=checkpoint,
+        )
+        assert mine.take(given) is None
+        if number in (1, 3):
+            train(mine)
+    for number, rate in rates.items():
+        held = mine.held[number]
+        tensors = mine.populations[held.key].state_dict(held.slot)["tensors"]
+        found = {round(float(v), 6) for name, v in tensors.items() if name.startswith("buffer.")}
+        assert found == ({rate} if rate else set())
+    assert len(mine.populations) == 2
+
+
 def test_a_long_step_is_saved_in_its_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
