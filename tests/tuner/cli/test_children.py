@@ -1,27 +1,17 @@
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.installation import until
 from tuner.cli import children
 from tuner.cli.children import Children
 
 CALM = "import sys, signal; signal.signal(15, lambda *_: sys.exit(0)); sys.stdin.read()"
 STUBBORN = (
-    "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
 )
-
-
-def eventually(check: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if check():
-            return True
-        time.sleep(0.02)
-    return check()
 
 
 def test_children_run_and_stop() -> None:
@@ -38,8 +28,7 @@ def test_a_child_that_dies_is_started_again_a_bounded_number_of_times(
     log = tmp_path / "starts"
     program = f"open({str(log)!r}, 'a').write('x'); raise SystemExit(3)"
     running = Children([[sys.executable, "-c", program]], pause_seconds=0.01)
-    assert eventually(lambda: log.exists() and log.read_text() == "xxx")
-    time.sleep(1.0)
+    until(lambda: running._children[0].given_up, "the last start to have failed")
     assert log.read_text() == "xxx"
     running.stop()
 
@@ -48,8 +37,7 @@ def test_a_child_that_ends_in_order_stays_away(tmp_path: Path) -> None:
     log = tmp_path / "starts"
     program = f"open({str(log)!r}, 'a').write('x')"
     running = Children([[sys.executable, "-c", program]], pause_seconds=0.01)
-    assert eventually(lambda: log.exists() and not running.pids)
-    time.sleep(1.0)
+    until(lambda: running._children[0].given_up, "the end to be noticed")
     assert log.read_text() == "x"
     running.stop()
 
@@ -58,7 +46,7 @@ def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     program = STUBBORN.replace("print(1, flush=True)", f"open({str(ready)!r}, 'w').close()")
     running = Children([[sys.executable, "-c", program]])
-    assert eventually(ready.exists)
+    until(ready.exists, "the child to be deaf")
     running.stop(grace_seconds=0.2)
     assert running.pids == []
 
@@ -68,13 +56,13 @@ def test_a_child_ends_when_its_parent_does(tmp_path: Path) -> None:
     program = (
         "import threading; from tuner.cli.children import when_parent_ends\n"
         "stop = threading.Event(); when_parent_ends(stop)\n"
-        f"stop.wait(30) and open({str(done)!r}, 'w').close()"
+        f"stop.wait(300) and open({str(done)!r}, 'w').close()"
     )
     running = Children([[sys.executable, "-c", program]])
     pipe = running._children[0].process.stdin
     assert pipe is not None
     pipe.close()  # as the kernel does for a parent that was killed
-    assert eventually(done.exists)
+    until(done.exists, "the child to notice")
     running.stop()
 
 
@@ -84,7 +72,7 @@ def test_the_environment_is_passed_to_each_command(tmp_path: Path) -> None:
     )
     commands = [[sys.executable, "-c", program, str(tmp_path / name)] for name in ("0", "1")]
     running = Children(commands, environment={"FLAVOUR": "sour"})
-    assert eventually(lambda: len([p for p in tmp_path.iterdir() if p.read_text()]) == 2)
+    until(lambda: len([p for p in tmp_path.iterdir() if p.read_text()]) == 2, "both to write")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
     running.stop()
     assert threading.active_count() < 20
