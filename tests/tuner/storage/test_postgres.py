@@ -185,17 +185,17 @@ def test_a_transaction_that_was_left_open_is_ended(
 def test_what_is_allowed_longer_takes_longer_and_the_next_one_does_not(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("LOCK_SECONDS", "STATEMENT_SECONDS", "IDLE_SECONDS", "ANSWER_SECONDS"):
-        monkeypatch.setattr(postgres, name, 0.3)
-    monkeypatch.setattr(postgres.Answered, "patience_seconds", 0.3)
+    for name in ("STATEMENT_SECONDS", "IDLE_SECONDS"):
+        monkeypatch.setattr(postgres, name, 1.0)
     database = Database(database_url, pool_size=1)
     with database.write() as session:
         allow(session.connection(), None)
-        session.execute(text("SELECT pg_sleep(0.7)"))
-        time.sleep(0.7)
+        monkeypatch.setattr(postgres.Answered, "patience_seconds", 1.0)
+        session.execute(text("SELECT pg_sleep(1.5)"))
+        time.sleep(1.5)
         session.execute(text("SELECT 1"))
     with pytest.raises(Unavailable), database.write() as session:
-        session.execute(text("SELECT pg_sleep(0.7)"))
+        session.execute(text("SELECT pg_sleep(30)"))
     database.dispose()
 
 
