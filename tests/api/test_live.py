@@ -13,6 +13,7 @@ import pytest
 from api.live import Feed
 from tests.api.conftest import Server
 from tests.api.loops import measure, submitted, train
+from tests.installation import PATIENCE_SECONDS
 from tuner import service
 from tuner.service import EventView, tokens
 
@@ -152,15 +153,12 @@ def test_many_listeners_are_one_reader(
 def test_a_reader_without_listeners_rests(server: Server, spec: Spec) -> None:
     study = submitted(server.context, spec)
 
-    async def scene() -> bool:
+    async def scene() -> None:
         feed = Feed(server.context, poll_seconds=0.01)
         stream = feed.listen(study.id, 0)
         await anext(stream)
         await stream.aclose()
-        for _ in range(200):
-            if feed._reader is None or feed._reader.done():
-                return True
-            await asyncio.sleep(0.01)
-        return False
+        assert feed._reader is not None
+        await asyncio.wait_for(feed._reader, PATIENCE_SECONDS)
 
-    assert asyncio.run(scene())
+    asyncio.run(scene())

@@ -6,7 +6,7 @@ import functools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from api.app import create_app
 from tests.api.conftest import Server, Start, listening
+from tests.installation import until
 from tuner.service import Context, housekeeping
 from tuner.service.background import Repeated
 from tuner.settings import Settings
@@ -94,23 +95,16 @@ def test_it_is_not_ready_while_upkeep_hangs(start: Start, monkeypatch: pytest.Mo
     server = start()
     with server.client() as client:
         try:
-            assert eventually(lambda: answer() == (503, "housekeeping"))
+            until(lambda: answer() == (503, "housekeeping"), "it to be stuck")
             told = client.get("/metrics").text
             assert client.get("/healthz").status_code == 200
         finally:
             gate.set()
-        assert eventually(lambda: answer()[0] == 200)
+        until(lambda: answer()[0] == 200, "it to go on")
     (last,) = re.findall(
         r'tuner_chore_last_turn_timestamp_seconds\{chore="housekeeping"\} (\S+)', told
     )
     assert 0 < time.time() - float(last) < 300
-
-
-def eventually(check: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
-    while not check() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return check()
 
 
 def test_metrics_say_that_the_database_is_away(away: httpx.Client) -> None:

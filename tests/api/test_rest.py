@@ -4,7 +4,6 @@ import io
 import json
 import math
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.api.conftest import Server
 from tests.api.loops import submitted, train
+from tests.installation import until
 from tests.tuner.service import probing
 from tuner import optimizers, pruners, samplers, schedules, tasks
 
@@ -495,8 +495,4 @@ def test_housekeeping_misses_a_silent_worker(start: Callable[..., Server]) -> No
     server = start(lease_seconds=0.2)
     with server.client() as client:
         post(client, "workers", {"name": "silent", "tasks": ["digits"]}, 201)
-        for _ in range(100):
-            if get(client, "workers")[0]["state"] == "gone":
-                return
-            time.sleep(0.1)
-    pytest.fail("no tick missed the worker")
+        until(lambda: get(client, "workers")[0]["state"] == "gone", "a tick to miss the worker")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from standardwebhooks import Webhook
 
 from tests.api.conftest import Server
 from tests.api.loops import submitted, train
+from tests.installation import until
 from tests.receiver import Receiver, receiving
 
 LOOPBACK = ("127.0.0.1",)
@@ -44,12 +44,13 @@ def log(client: httpx.Client, webhook: int) -> list[dict[str, Any]]:
 
 def tried(client: httpx.Client, webhook: int) -> list[dict[str, Any]]:
     """The log once no message in it waits for its first attempt."""
-    for _ in range(300):
+
+    def all_tried() -> list[dict[str, Any]]:
         found = log(client, webhook)
-        if found and all(d["state"] != "waiting" or d["error"] for d in found):
-            return found
-        time.sleep(0.1)
-    raise AssertionError("nothing was sent")
+        return found if all(d["state"] != "waiting" or d["error"] for d in found) else []
+
+    items: list[dict[str, Any]] = until(all_tried, "a message to be sent")
+    return items
 
 
 def test_a_receiver_is_told_of_an_end(
@@ -116,17 +117,12 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_upkeep(
     with server.client() as client:
         hook = made(client, receiver.url)
         client.post(f"/api/v1/webhooks/{hook['id']}/test")
-        for _ in range(100):
-            if receiver.received:
-                break
-            time.sleep(0.1)
+        until(lambda: receiver.received, "the test to arrive")
         hello = {"name": "silent", "tasks": ["digits"]}
         client.post("/api/v1/workers", json=hello).raise_for_status()
-        for _ in range(100):
-            if client.get("/api/v1/workers").json()[0]["state"] == "gone":
-                break
-            time.sleep(0.05)
-        else:
-            pytest.fail("housekeeping waits for a receiver")
+        until(
+            lambda: client.get("/api/v1/workers").json()[0]["state"] == "gone",
+            "housekeeping, which waits for a receiver",
+        )
         assert log(client, hook["id"])[0]["error"] is None, "the attempt is still under way"
         receiver.ended.set()
