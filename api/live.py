@@ -101,13 +101,13 @@ class Feed:
         self._seldom = Seldom()
 
     async def listen(
-        self, study_id: int | None, after: int | None, quiet_seconds: float = 0.2
+        self, study_id: int | None, after: int, quiet_seconds: float = 0.2
     ) -> AsyncGenerator[list[EventView]]:
         """Batches of events, in order, each once.
 
         Args:
             study_id: Only this study's; None: all.
-            after: The last id the listener saw; None: from now on.
+            after: The last id the listener saw.
             quiet_seconds: How long to gather more once something came, so that a burst is one
                 message.
         """
@@ -118,8 +118,8 @@ class Feed:
             newest = await run_in_threadpool(service.newest_event, self._context)
             if self._reader is None or self._reader.done():
                 self._reader = asyncio.create_task(self._read(newest))
-            seen = newest if after is None else after
-            async for page in self.missed(study_id, seen):
+            seen = after
+            async for page in self.missed(study_id, after):
                 seen = page[-1].id
                 yield page
             while not listener.lost:
@@ -134,17 +134,17 @@ class Feed:
         finally:
             self._listeners.discard(listener)
 
-    async def missed(
-        self, study_id: int | None, after: int | None
-    ) -> AsyncGenerator[list[EventView]]:
-        """What is stored after ``after``, in batches; nothing where that is None."""
-        while after is not None:
+    async def missed(self, study_id: int | None, after: int) -> AsyncGenerator[list[EventView]]:
+        """What is stored after ``after``, in batches."""
+        full = True
+        while full:
             page = await run_in_threadpool(
                 service.events, self._context, study_id=study_id, after=after, limit=PAGE
             )
             if page:
+                after = page[-1].id
                 yield page
-            after = page[-1].id if len(page) == PAGE else None
+            full = len(page) == PAGE
 
     async def close(self) -> None:
         """Stops reading."""

@@ -57,9 +57,11 @@ async def events(
 
     A listener that lost the connection comes back with ``Last-Event-ID`` and misses nothing.
     """
-    study = await run_in_threadpool(service.show_study, context, study_id)
     feed: Feed = request.app.state.feed
     start = _event_id(last_event_id) if last_event_id else after
+    if start is None:  # before anything else: what happens from here on is heard, an end too
+        start = await run_in_threadpool(service.newest_event, context)
+    study = await run_in_threadpool(service.show_study, context, study_id)
     over = study.state in FINISHED
     batches = feed.missed(study_id, start) if over else feed.listen(study_id, start)
     good = while_good(batches, partial(still_good, request, token), RECHECK_SECONDS)

@@ -100,6 +100,33 @@ def test_a_stream_ends_with_its_token(
         assert next(event for event in heard if event["data"].get("state") == "queued")
 
 
+def test_from_now_on_is_from_before_the_stream_is_open(
+    server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has heard that it is open misses nothing that it then does itself."""
+    study = submitted(server.context, spec)
+    opened = threading.Event()
+    listen = Feed.listen
+
+    async def late(feed: Feed, *asked: Any) -> AsyncGenerator[list[EventView]]:
+        await asyncio.to_thread(opened.wait, PATIENCE_SECONDS)
+        async for batch in listen(feed, *asked):
+            yield batch
+
+    monkeypatch.setattr(Feed, "listen", late)
+    path = f"/api/v1/studies/{study.id}/events"
+    with server.client() as client, client.stream("GET", path) as answer:
+        lines = answer.iter_lines()
+        assert next(line for line in lines if line).startswith(":")
+        service.pause_study(server.context, study.id)
+        opened.set()
+        ticker = threading.Timer(1.0, service.resume_study, (server.context, study.id))
+        ticker.start()  # where the pause was missed, this is heard first
+        first = json.loads(next(line[5:] for line in lines if line.startswith("data:")))
+        ticker.join()
+    assert first["data"]["state"] == "paused"
+
+
 async def gathered(stream: AsyncGenerator[list[EventView]], count: int) -> list[int]:
     heard: list[int] = []
     while len(heard) < count:
