@@ -101,6 +101,13 @@ def window(
     assert wrong == [], wrong
 
 
+def look(page: Page, size: str, scheme: str) -> None:
+    """Gives an open page another window and other colours, as their owner may at any time."""
+    width, height = SIZES[size]
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+
+
 def log_in(page: Page, server: Server) -> None:
     """Logs in by the form, as the admin."""
     page.goto(f"{server.url}/")

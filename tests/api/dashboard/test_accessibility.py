@@ -9,7 +9,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import BOTH, log_in, window
+from tests.api.dashboard.browsers import log_in, look, window
 from tests.api.loops import submitted
 from tuner import service
 from tuner.protocol import PoolBeat, WorkerHello
@@ -20,25 +20,26 @@ AXE = Path(__file__).with_name("axe") / "axe.min.js"
 
 
 def findings(page: Page) -> list[str]:
-    """What axe-core has against the page as it stands, everything that folds opened."""
+    """What axe-core has against the page, everything that folds opened: wide and light first.
+
+    Then narrow and dark, where the same elements have other colours and other places.
+    """
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{one['impact']}: {one['help']}: {node['html'][:200]}"
-        for one in found["violations"]
-        for node in one["nodes"]
-    ]
+    found = []
+    for size, scheme in (("desktop", "light"), ("mobile", "dark")):
+        look(page, size, scheme)
+        told = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        found += [
+            f"{size}, {scheme}: {one['impact']}: {one['help']}: {node['html'][:200]}"
+            for one in told["violations"]
+            for node in one["nodes"]
+        ]
+    return found
 
 
-@BOTH
 def test_axe_finds_nothing(
-    browser: Browser,
-    server: Server,
-    spec: Spec,
-    trained: Callable[..., StudyView],
-    size: str,
-    scheme: str,
+    browser: Browser, server: Server, spec: Spec, trained: Callable[..., StudyView]
 ) -> None:
     several = [
         {"metric": "val_loss", "direction": "minimize"},
@@ -74,11 +75,12 @@ def test_axe_finds_nothing(
         "/docs": "details",
         "/nothing-here": ".empty",
     }
-    with window(browser, size, scheme, forgive="status of (404|422)") as page:
+    with window(browser, forgive="status of (404|422)") as page:
         page.goto(f"{server.url}/login")
         assert findings(page) == []
         log_in(page, server)
         for path, shown in paths.items():
+            look(page, "desktop", "light")
             page.goto(server.url + path)
             if page.locator("#importance-card").count():
                 page.locator("#importance-card").scroll_into_view_if_needed()

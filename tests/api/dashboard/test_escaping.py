@@ -7,7 +7,7 @@ from typing import Any
 from playwright.sync_api import Browser, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import SIZES, log_in, window
+from tests.api.dashboard.browsers import log_in, window
 from tests.api.loops import submitted
 from tuner import service
 from tuner.protocol import LeaseRequest, Measured, Report, WorkerHello
@@ -57,21 +57,20 @@ def test_nothing_that_users_write_runs(browser: Browser, server: Server, spec: S
         f"/new?clone={study.id}",
         f"/advisor?study={study.id}&to={EVIL}",
     ]
-    for size in SIZES:
-        with window(browser, size) as page:
-            log_in(page, server)
-            for path in paths:
-                page.goto(server.url + path)
-                page.wait_for_load_state("load")
-                expect(page.locator("main h1")).to_be_visible()
-                for place in ("#importance-card", "#slices", "#pair-card", "#timeline"):
-                    if page.locator(place).count():
-                        page.locator(place).scroll_into_view_if_needed()
-                if "compare" not in path and f"/studies/{study.id}" in path:
-                    expect(page.locator("#importance .bars")).to_be_visible()
-                    expect(page.locator("#slices figure")).to_have_count(3)
-                for canvas in page.locator(".top-layer").all():
-                    canvas.focus()
-                    page.keyboard.press("ArrowRight")  # tips tell names and values too
-                assert page.evaluate("window.hit") is None, path
-                assert page.locator("img").count() == 0, path
+    with window(browser) as page:
+        log_in(page, server)
+        for path in paths:
+            page.goto(server.url + path)
+            page.wait_for_load_state("load")
+            expect(page.locator("main h1")).to_be_visible()
+            for place in ("#importance-card", "#slices", "#pair-card", "#timeline"):
+                if page.locator(place).count():
+                    page.locator(place).scroll_into_view_if_needed()
+            if "compare" not in path and f"/studies/{study.id}" in path:
+                expect(page.locator("#importance .bars")).to_be_visible()
+                expect(page.locator("#slices figure")).to_have_count(3)
+            for canvas in page.locator(".top-layer").all():
+                canvas.focus()
+                page.keyboard.press("ArrowRight")  # tips tell names and values too
+            assert page.evaluate("window.hit") is None, path
+            assert page.locator("img").count() == 0, path
