@@ -18,8 +18,9 @@ from tests.installation import PATIENCE_SECONDS, Installation, installation, unt
 from tests.tuner.worker.ray.clusters import Cluster, running
 from tuner.cli import main
 
-TRIALS, STEPS, EVAL_EVERY = 12, 40, 5
+STEPS, EVAL_EVERY = 40, 5
 """Seconds of training, so that all nodes are seen at it also where that is quick."""
+SLOTS, WORKERS = 2, 3
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def here(tmp_path: Path, cluster: Cluster, lease_seconds: int) -> Iterator[Insta
 
 
 def driver(here: Installation, cluster: Cluster, *more: str) -> subprocess.Popen[bytes]:
-    options = ["--address", cluster.address, "--device", "cpu", "--slots", "2", *more]
+    options = ["--address", cluster.address, "--device", "cpu", "--slots", str(SLOTS), *more]
     return here.start("worker", "--engine", "ray", *options)
 
 
@@ -81,8 +82,8 @@ def command(here: Installation, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def submitted(here: Installation, name: str) -> int:
-    budget = {"trials": TRIALS, "epochs": STEPS * EVAL_EVERY}
+def submitted(here: Installation, name: str, trials: int) -> int:
+    budget = {"trials": trials, "epochs": STEPS * EVAL_EVERY}
     return here.submit(name=name, budget=budget, eval_every=EVAL_EVERY)
 
 
@@ -95,10 +96,11 @@ def under_way(here: Installation, study: int, worker: int | None = None) -> bool
 
 
 def assert_accounted(here: Installation, study: int) -> None:
-    """Every trial exactly once, complete, with each of its steps measured."""
+    """Every trial of its budget exactly once, complete, with each of its steps measured."""
     until(lambda: here.study(study)["state"] == "completed", "the study to finish")
     trials = here.trials(study)
-    assert sorted(trial["number"] for trial in trials) == list(range(TRIALS))
+    wanted = here.study(study)["spec"]["budget"]["trials"]
+    assert sorted(trial["number"] for trial in trials) == list(range(wanted))
     assert {(trial["state"], trial["reason"]) for trial in trials} == {("complete", None)}
     for trial in trials:
         assert sorted(set(here.steps(trial["id"]))) == list(range(1, STEPS + 1))
@@ -113,11 +115,11 @@ def test_a_killed_actor_and_a_killed_node_lose_no_trial(
 ) -> None:
     bucket = here.home / "bucket"
     driver(here, cluster, "--checkpoints", bucket.as_uri())
-    until(lambda: len(workers(here)) == 3, "a worker for each CPU")
+    until(lambda: len(workers(here)) == WORKERS, "a worker for each CPU")
     assert bucket.is_dir()
     assert {w["name"].partition("-")[0] for w in workers(here)} == {"ray"}
 
-    first = submitted(here, "first")
+    first = submitted(here, "first", SLOTS * WORKERS)
     known = {worker["id"] for worker in workers(here)}
     victim = until(
         lambda: next((w for w in workers(here) if under_way(here, first, w["id"])), None),
@@ -128,8 +130,9 @@ def test_a_killed_actor_and_a_killed_node_lose_no_trial(
     assert attempts(here, first) > 1, "the kill must have hit trials that ran"
     until(lambda: {w["id"] for w in workers(here)} - known, "Ray to start it again")
 
-    until(lambda: pool(here)["running"] == 3, "all of them")
-    second = submitted(here, "second")
+    until(lambda: pool(here)["running"] == WORKERS, "all of them")
+    # Two more than fit, for a worker that comes late.
+    second = submitted(here, "second", SLOTS * (WORKERS + 1))
     until(
         lambda: all(under_way(here, second, worker["id"]) for worker in workers(here)),
         "trials under way on every node",
@@ -148,7 +151,7 @@ def test_it_is_scaled_and_drained_without_a_lost_attempt(
     until(lambda: len(workers(here)) == 2, "as many workers as fit")
     until(lambda: pool(here)["fits"] == 2, "the pool to know the nodes")
     assert (pool(here)["name"], pool(here)["wanted"]) == ("farm", None)
-    study = submitted(here, "study")
+    study = submitted(here, "study", 2 * SLOTS)
     until(lambda: under_way(here, study), "trials under way")
     assert command(here, "workers", "scale", "1")["wanted"] == 1
     until(lambda: len(workers(here)) == 1, "one to go")
@@ -162,7 +165,7 @@ def test_it_is_scaled_and_drained_without_a_lost_attempt(
     )
     assert_accounted(here, study)
 
-    later = submitted(here, "later")
+    later = submitted(here, "later", 2 * SLOTS)
     until(lambda: under_way(here, later), "trials under way")
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_SECONDS) == 0
