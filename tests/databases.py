@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from tuner.storage import migrate
@@ -96,8 +96,7 @@ def _sqlite_template() -> bytes:
 @functools.cache
 def _postgres_template() -> str:
     name = f"template_{os.getpid()}"
-    with _admin() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
+    _admin().execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
     migrate.upgrade(_server().set(database=name))
     return name
 
@@ -105,23 +104,17 @@ def _postgres_template() -> str:
 @contextmanager
 def _postgres_database(template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
-    with _admin() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    _admin().execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     try:
         yield _server().set(database=name).render_as_string(hide_password=False)
     finally:
-        with _admin() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        _admin().execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-@contextmanager
-def _admin() -> Iterator[Any]:
-    engine = create_engine(_server(), isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect() as connection:
-            yield connection
-    finally:
-        engine.dispose()
+@functools.cache
+def _admin() -> Connection:
+    """One connection for all that this process makes and drops; it ends with the server."""
+    return create_engine(_server(), isolation_level="AUTOCOMMIT", poolclass=NullPool).connect()
 
 
 def _server() -> URL:
