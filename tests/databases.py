@@ -30,19 +30,19 @@ import pytest
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
+from tests.leftovers import RUN_ENV, left_behind, prefix
 from tuner.storage import migrate
 from tuner.storage.engine import Database, parse_url
 
-RUN_ENV = "TUNER_TEST_RUN"
 SERVER_ENV = "TUNER_TEST_POSTGRES_URL"
-PREFIX = "tuner-postgres-"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Names the run in the first process, so that xdist's workers find the same server."""
     if not hasattr(config, "workerinput"):
         os.environ[RUN_ENV] = str(os.getpid())
-        _clear_leftovers()
+        for folder in left_behind():
+            _stop(folder)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -165,20 +165,12 @@ def postgres_tools() -> Path | None:
     return Path(_pgserver().__file__).parent / "pginstall" / "bin"
 
 
-def _folder(run: str | None = None) -> Path:
-    return Path(tempfile.gettempdir()) / f"{PREFIX}{run or os.environ[RUN_ENV]}"
-
-
-def _clear_leftovers() -> None:
-    """Stops the servers of runs that were killed before they could do it themselves."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        run = folder.name.removeprefix(PREFIX)
-        if run.isdigit() and not Path(f"/proc/{run}").exists():
-            _stop(folder)
+def _folder() -> Path:
+    return Path(tempfile.gettempdir()) / prefix("postgres")
 
 
 def _stop(folder: Path) -> None:
-    """Ends the server of that folder, open transactions or not, and removes the folder."""
+    """Removes the folder, and ends the server in it, if there is one, open transactions or not."""
     try:
         pid = int((folder / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGINT)  # PostgreSQL's "fast" shutdown

@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import URL, create_engine, make_url, text
 
 from tests.databases import _pgserver
+from tests.leftovers import prefix
 from tuner.storage import migrate
 from tuner.storage.engine import parse_url
 
@@ -27,7 +28,7 @@ class Cluster:
 
     def __init__(self) -> None:
         # In /tmp itself, as the server may run as another user and a socket's path must be short.
-        self.folder = Path(tempfile.mkdtemp(prefix="tuner-fault-pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{prefix('fault-pg')}-"))
         module = _pgserver()
         self._server = module.PostgresServer(self.folder, cleanup_mode=None)
         self._template = f"template_{os.getpid()}"

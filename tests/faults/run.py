@@ -12,12 +12,13 @@ from tests.databases import _sqlite_template
 from tests.faults.cluster import Cluster
 from tests.faults.scenes import Scene
 from tests.faults.stage import Outcome, Stage
+from tests.leftovers import prefix
 
 
 def played(scene: Scene, rounds: int, seed: int, cluster: Cluster | None) -> Outcome:
     """One scene on a database of its own."""
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tuner-faults-") as name:
+    with tempfile.TemporaryDirectory(prefix=f"{prefix('faults')}-") as name:
         folder = Path(name)
         with _database(scene.database, folder, cluster) as url, Stage(folder, url, seed) as stage:
             injected = scene.play(stage, rounds, cluster)

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.databases import _postgres_database, _postgres_template, _sqlite_template
+from tests.leftovers import prefix
 from tests.tuner.queue.machine import Halving, Queue
 
 
 @contextmanager
 def sqlite() -> Iterator[str]:
-    with TemporaryDirectory(prefix="tuner-queue-") as folder:
+    with TemporaryDirectory(prefix=f"{prefix('queue')}-") as folder:
         file = Path(folder) / "queue.sqlite"
         file.write_bytes(_sqlite_template())
         yield f"sqlite:///{file}"

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.leftovers import prefix
+
 STORE_BYTES = 80 * 2**20
 """Ray's shared memory of a node; nothing of ours goes through it."""
 
@@ -65,7 +67,7 @@ def running() -> Iterator[Cluster]:
     """A cluster until the block ends; its environment is this process's meanwhile."""
     before = dict(os.environ)
     # Short: the path of a socket may have only about 100 characters.
-    folder = tempfile.mkdtemp(prefix="tuner-ray-")
+    folder = tempfile.mkdtemp(prefix=f"{prefix('ray')}-")
     os.environ.update(ENVIRONMENT, RAY_TMPDIR=folder)
     try:
         cluster = Cluster()
