@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.databases import postgres_tools
+from tests.programs import needed
 from tests.test_readme import commands
 from tuner import service
 from tuner.service import Context, ServiceSettings, datasets
@@ -55,8 +53,8 @@ def opened(url: str, home: Path) -> Context:
 def test_what_is_backed_up_comes_back(
     dialect: str, database_url: str, bare_database_url: str, tmp_path: Path
 ) -> None:
-    if dialect == "sqlite" and shutil.which("sqlite3") is None:
-        pytest.skip("sqlite3 is not installed here")
+    if dialect == "sqlite":
+        needed("sqlite3")
     tools = None if dialect == "sqlite" else postgres_tools()
     other = "pg_" if dialect == "sqlite" else "sqlite"
     home, restored = tmp_path, tmp_path / "restored"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import textwrap
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+from tests.programs import needed
 from tuner.cli.main import app
 from tuner.cli.serving import serving
 from tuner.client import Client
@@ -52,8 +52,7 @@ def commands(page: str = README) -> list[str]:
 def test_the_curl_lines_submit_and_read_a_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed here")
+    needed("curl")
     lines = [command for command in commands() if re.match(r"(study=\$\()?curl ", command)]
     assert len(lines) >= 3
     settings = Settings.read(

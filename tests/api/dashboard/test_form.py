@@ -6,18 +6,17 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import threading
 from typing import Any
 
-import pytest
 import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
 from tests.api.dashboard.browsers import BOTH, inked, log_in, until, window
 from tests.api.loops import submitted, train
+from tests.programs import needed
 from tuner import service
 from tuner.protocol import WorkerHello
 from tuner.service import datasets
@@ -240,8 +239,7 @@ def test_what_is_copied_makes_the_same_study(browser: Browser, server: Server) -
     (told,) = re.findall(r"json\.loads\((.*)\)\)", as_python)
     compile(as_python, "copied.py", "exec")
     assert StudySpec.parse(json.loads(json.loads(told))) == wanted
-    if shutil.which("curl") is None or shutil.which("bash") is None:
-        pytest.skip("no curl or no bash to run what was copied")
+    needed("curl")
     environment = {**os.environ, "TUNER_TOKEN": str(server.admin)}
     done = subprocess.run(
         ["bash", "-c", f"{as_curl.strip()} --silent --fail-with-body --noproxy '*'"],
