@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tuner.cli import main
@@ -162,6 +163,50 @@ def test_a_demo_leaves_the_name_of_its_example_free(
         assert connection.execute("SELECT name, state FROM studies").fetchall() == [
             ("demo", "completed")
         ]
+
+
+def test_a_demo_tunes_tells_and_finds_a_free_name_the_next_time(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    file, home = write(tmp_path, name="shown", trials=3, epochs=2), tmp_path / "home"
+    command = ["demo", str(file), "--home", str(home), "--port", "0", "--workers", "1", "--json"]
+    for name in ("shown", "shown-2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tuner", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        study = told["study"]
+        assert (study["name"], study["state"], study["counts"]["complete"]) == (
+            name, "completed", 3
+        )  # fmt: skip
+        values = [trial["value"] for trial in told["best"]]
+        assert len(values) == 3
+        assert values == sorted(values)
+        assert told["advice"]["config"]["batch_size"] == 128
+    assert "Traceback" not in (home / "demo.log").read_text()
+
+
+def test_a_server_honours_its_environment(environment: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    told = {"TUNER_MAX_BODY_BYTES": "2048", "TUNER_LOG_JSON": "true"}
+    serve = ["serve", "--port", "0", "--no-auth", "--workers", "1"]
+    with started(serve, environment | told, log) as server:
+        url = address(log, server)
+        for size, status in ((1000, 422), (3000, 413)):
+            body = json.dumps({"name": "x" * size})
+            answer = httpx.post(f"{url}/api/v1/studies", content=body, trust_env=False)
+            assert answer.status_code == status, answer.text
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert lines
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
 
 
 def alive(pid: int) -> bool:
