@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from tests.programs import needed
+from tuner import trial
 from tuner.cli.main import app
 from tuner.cli.serving import serving
 from tuner.client import Client
@@ -23,13 +24,8 @@ from tuner.spec import StudySpec, check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [
-    README,
-    *(
-        (ROOT / "docs" / f"{name}.md").read_text()
-        for name in ("clusters", "operations", "settings", "studies", "webhooks")
-    ),
-]
+FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [file.read_text() for file in FILES]
 
 
 def commands(page: str = README) -> list[str]:
@@ -88,12 +84,28 @@ def test_the_curl_lines_submit_and_read_a_study(
 )
 def test_commands_and_their_options_exist(line: str) -> None:
     words = [word for word in line.split() if "=" not in word or word.startswith("-")][1:]
+    command, rest = found(words)
+    command.make_context(command.name, rest).close()
+
+
+def found(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that the words begin with, and those after its name."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands") and (words or not command.invoke_without_command):
-        name = words.pop(0)
+        name, *words = words
         assert name in command.commands, f"there is no command {name!r}"
         command = command.commands[name]
-    command.make_context(command.name, words).close()
+    return command, words
+
+
+@pytest.mark.parametrize(
+    "line", sorted({line for page in PAGES for line in re.findall(r"`(tuner [a-z][^`]*)`", page)})
+)
+def test_commands_in_the_text_exist(line: str) -> None:
+    """In part: what they need may be left out."""
+    command, rest = found(line.split()[1:])
+    known = {name for parameter in command.params for name in parameter.opts}
+    assert {word for word in rest if word.startswith("--")} <= known
 
 
 def test_targets_exist() -> None:
@@ -106,15 +118,25 @@ def test_targets_exist() -> None:
 
 def test_variables_exist() -> None:
     known = {f"TUNER_{name}".upper() for name in Settings.model_fields}
+    known |= {trial.FILE, trial.PARAMETERS}
     for page in PAGES:
-        assert set(re.findall(r"TUNER_[A-Z_]+", page)) <= known
+        used = set(re.findall(r"TUNER_[A-Z_]+", page))
+        assert {name for name in used if not name.startswith(trial.variable(""))} <= known
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", "".join(PAGES[1:])):
-        assert (ROOT / "docs" / target).exists(), target
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def anchors(page: str) -> set[str]:
+    """What GitHub calls its headings."""
+    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_links_lead_somewhere(file: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", file.read_text()):
+        target = file.parent / path if path else file
+        assert target.exists(), path
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{path}#{anchor}"
 
 
 def test_the_example_is_a_study() -> None:
