@@ -72,6 +72,8 @@ def test_a_killed_worker_leaves_no_script_and_the_next_attempt_goes_on(tmp_path:
         (trial,) = until(lambda: here.trials(study), "a trial")
         running = pids(here, trial["id"])
         assert all(alive(pid) for pid in running)
+        # The script keeps a step before it reports it.
+        until(lambda: here.steps(trial["id"]) == [1, 2], "what it measured to be stored")
         first.send_signal(signal.SIGKILL)
         first.wait()
         until(lambda: not any(alive(pid) for pid in running), "nothing of the script to be left")
