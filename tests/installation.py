@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,19 @@ import httpx
 PATIENCE_SECONDS = 300
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+_asked = itertools.count()
+
+
+def steady_port() -> int:
+    """A port of the loopback interface for a server that is yet to start, or to come back.
+
+    Below those that systems give to whoever asks for any, so that nobody gets it meanwhile.
+    """
+    while True:
+        port = 10_000 + (64 * os.getpid() + next(_asked)) % 22_000
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Installation:
@@ -31,14 +40,11 @@ class Installation:
 
     def __init__(self, home: Path, database_url: str | None = None) -> None:
         self.home = home
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=f"{self.url}/api/v1/", timeout=30)
+        self.http = httpx.Client(timeout=30)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ,
             "TUNER_HOME": str(home),
-            "TUNER_URL": self.url,
             "TUNER_LEASE_SECONDS": "6",
             "TUNER_HEARTBEAT_SECONDS": "1",
             "OMP_NUM_THREADS": "1",
@@ -48,8 +54,7 @@ class Installation:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Runs one ``tuner`` command; what it prints goes to a file in the home folder."""
-        log = (self.home / f"process-{len(self.processes)}.log").open("wb")
-        with log:
+        with self.log(len(self.processes)).open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tuner", *arguments],
                 env=self.environment,
@@ -62,21 +67,27 @@ class Installation:
         self.processes.append(process)
         return process
 
-    def serve(self) -> subprocess.Popen[bytes]:
-        """A server without workers, once it answers."""
-        process = self.start("serve", "--port", str(self.port), "--workers", "0", "--no-auth")
-        until(self._answers, "the server to answer")
+    def log(self, number: int) -> Path:
+        """What a process has printed."""
+        return self.home / f"process-{number}.log"
+
+    def serve(self, workers: int = 0) -> subprocess.Popen[bytes]:
+        """A server, once it answers; from then on it is the one that all here is about."""
+        log = self.log(len(self.processes))
+        process = self.start("serve", "--port", "0", "--workers", str(workers), "--no-auth")
+
+        def said() -> list[str]:
+            assert process.poll() is None, log.read_text()
+            return re.findall(r"tuner is at (\S+)\n", log.read_text())
+
+        (url,) = until(said, "the server to say where it is")
+        self.environment["TUNER_URL"] = url
+        self.http.base_url = f"{url}/api/v1/"
         return process
 
     def worker(self) -> subprocess.Popen[bytes]:
         """A worker process."""
         return self.start("worker", "--device", "cpu", "--slots", "4")
-
-    def _answers(self) -> bool:
-        try:
-            return self.http.get(f"{self.url}/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
 
     def submit(self, **changes: Any) -> int:
         """Posts a study of digits; its id."""

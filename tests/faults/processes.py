@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from tests.faults import children
-from tests.installation import PATIENCE_SECONDS, free_port, until
+from tests.installation import PATIENCE_SECONDS, steady_port, until
 
 SERVICE: dict[str, Any] = {"lease_seconds": 3.0, "heartbeat_seconds": 0.5, "max_attempts": 10_000}
 """Short leases, so that much can expire in a minute; attempts without end, so that nothing fails
@@ -90,7 +90,7 @@ class Server(Process):
     """A server on a port of its own, which stays the same when it is started again."""
 
     def __init__(self, folder: Path, database_url: str, number: int = 0, **settings: float) -> None:
-        self.port = free_port()
+        self.port = steady_port()
         self.url = f"http://127.0.0.1:{self.port}"
         log = folder / f"server-{number}.log"
         super().__init__(

@@ -47,7 +47,7 @@ def test_a_worker_elsewhere_goes_on_where_checkpoints_are_shared(tmp_path: Path)
         assert_accounted(here, study)
         second.terminate()
         assert second.wait(timeout=60) == 0
-        log = (tmp_path / f"process-{here.processes.index(second)}.log").read_text()
+        log = here.log(here.processes.index(second)).read_text()
         assert "from scratch" not in log
         until(lambda: not list((tmp_path / "bucket").rglob("*.safetensors")), "the files to go")
         wrong = here.start(*options[:-1], "nothing://x")

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
-
 from tests.installation import Installation, installation, until
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -83,8 +81,7 @@ def test_scripts_of_the_home_folder_and_their_logs(tmp_path: Path) -> None:
     (tmp_path / "worker.toml").write_text('[scripts.bowl]\ncommand = ["python", "script.py"]\n')
     (tmp_path / "study.yaml").write_text(STUDY)
     with installation(tmp_path) as here:
-        here.start("serve", "--port", str(here.port), "--workers", "1", "--no-auth")
-        until(lambda: answers(here), "the server to answer")
+        here.serve(workers=1)
         assert known(here, "bowl"), "before its worker has started"
         done = tuner(here, "submit", "study.yaml", "--watch", "--json")
         assert done.returncode == 0, done.stderr
@@ -102,13 +99,6 @@ def test_scripts_of_the_home_folder_and_their_logs(tmp_path: Path) -> None:
         assert (missing.returncode, missing.stderr) == (1, "tuner: there is no trial 7\n")
 
 
-def answers(here: Installation) -> bool:
-    try:
-        return here.http.get(f"{here.url}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def test_it_is_said_why_trials_failed(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("raise SystemExit('no data here')")
     (tmp_path / "worker.toml").write_text('[scripts.bowl]\ncommand = ["python", "script.py"]\n')
@@ -118,8 +108,7 @@ def test_it_is_said_why_trials_failed(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "2 failed: exit code 1: no data here\n" in done.stdout
         assert done.stderr.endswith("tuner: study bowl failed: every trial failed\n")
-        here.start("serve", "--port", str(here.port), "--workers", "1", "--no-auth")
-        until(lambda: answers(here), "the server to answer")
+        here.serve(workers=1)
         again = tuner(here, "submit", "study.yaml", "--watch")
         assert (again.returncode, again.stderr) == (1, done.stderr.splitlines(True)[-1])
         for text in (again.stdout, tuner(here, "show", "bowl").stdout):

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.installation import steady_port
 from tuner.cli import main
 from tuner.transport import Transport
 
@@ -261,15 +261,8 @@ def safely(home: Path) -> list[str]:
         return []
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def test_a_worker_waits_for_its_server(environment: dict[str, str], tmp_path: Path) -> None:
-    port = free_port()
+    port = steady_port()
     worker = ["worker", "--device", "cpu", "--url", f"http://127.0.0.1:{port}"]
     serve = ["serve", "--port", str(port), "--no-auth", "--workers", "0"]
     log = tmp_path / "worker.log"

@@ -186,7 +186,7 @@ def test_what_no_actor_can_do_ends_the_driver_with_the_reason(
     """The node says that it has a GPU; the actor on it finds none."""
     process = driver(here, cluster, "--device", "auto")
     assert process.wait(PATIENCE_SECONDS) == 2
-    log = (here.home / f"process-{len(here.processes) - 1}.log").read_text()
+    log = here.log(len(here.processes) - 1).read_text()
     assert "tuner: device: this machine has no CUDA device that torch can use" in log
 
 
