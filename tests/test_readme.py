@@ -91,7 +91,7 @@ def test_commands_and_their_options_exist(line: str) -> None:
 def found(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words begin with, and those after its name."""
     command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands") and (words or not command.invoke_without_command):
+    while hasattr(command, "commands") and words:
         name, *words = words
         assert name in command.commands, f"there is no command {name!r}"
         command = command.commands[name]
