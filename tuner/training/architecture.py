@@ -78,10 +78,10 @@ class Architecture:
 def build(task: Task, config: Config, seed: int, dtype: torch.dtype) -> nn.Module:
     """The model of a configuration, initialised from ``seed`` on the CPU, the same on any device.
 
-    PyTorch's global generator is borrowed and put back, since that is what modules draw from.
+    PyTorch's generator of the CPU is borrowed and put back, since that is what modules draw from.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model = task.model(config)
     for module in model.modules():
         # As a buffer the rate becomes a number of the trial, so a population may mix rates.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from tuner.cli import machine
 from tuner.cli.machine import gpus
 
 TOOL = """#!/bin/sh
@@ -16,6 +18,16 @@ echo "GPU 2: NVIDIA H100 (UUID: GPU-dddd)"
 """
 
 
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: str | None) -> None:
+    """Lets NVIDIA's tool be there, and three GPUs."""
+    monkeypatch.setattr(machine, "_cuda_of_torch", lambda: cuda)
+    machine._usable.cache_clear()
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(TOOL)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [(None, 3), ("1", 1), ("0,2", 2), ("GPU-bbbb,GPU-aaaa", 2), ("", 0), ("-1", 0), ("0,-1,2", 1)],
@@ -23,14 +35,20 @@ echo "GPU 2: NVIDIA H100 (UUID: GPU-dddd)"
 def test_gpus_are_those_that_cuda_may_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: int
 ) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(TOOL)
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    shown(tmp_path, monkeypatch, cuda="13.0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus() == expected
+
+
+def test_a_torch_for_the_cpu_alone_has_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert machine._cuda_of_torch() == torch.version.cuda
+    shown(tmp_path, monkeypatch, cuda=None)
+    assert gpus() == gpus() == 0
+    assert caplog.text.count("CPU build") == 1
 
 
 def test_no_tool_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
