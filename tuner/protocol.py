@@ -29,7 +29,10 @@ LARGEST_PIECE = 64 * 1024
 
 
 class Message(BaseModel):
-    """A value on the wire; unknown fields are refused, NaN and infinity travel as they are."""
+    """A value on the wire; NaN and infinity travel as they are.
+
+    The service refuses unknown fields, workers pass over them: servers are replaced first.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 

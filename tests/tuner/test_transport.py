@@ -11,6 +11,7 @@ from tuner import errors
 from tuner.errors import Conflict, InvalidInput, LeaseLost, TunerError, Unavailable
 from tuner.protocol import (
     Heartbeat,
+    Leased,
     LeaseRequest,
     Measured,
     Report,
@@ -188,4 +189,16 @@ def test_the_gateway_speaks_all_five_calls(server: Script) -> None:
     with pytest.raises(LeaseLost) as caught:
         gateway.heartbeat(4, Heartbeat())
     assert isinstance(caught.value, Conflict)
+    gateway.close()
+
+
+def test_what_a_newer_server_says_besides_is_passed_over(server: Script) -> None:
+    gateway = HttpGateway(Transport(server.url, attempts=1))
+    leased = Leased(
+        **{"trial_id": 1, "study_id": 1, "number": 0, "attempt": 1, "token": "t", "task": "digits"},
+        **{"task_params": {}, "config": {}, "seed": 0, "data_seed": 0, "start": 0, "until": 4},
+        **{"max_step": 4, "metrics": ["val_loss"]},
+    )
+    server.answers = [(200, {"leased": [{**leased.model_dump(), "newer": {"x": 1}}], "new": 1})]
+    assert gateway.lease(4, LeaseRequest(k=1)).leased == [leased]
     gateway.close()

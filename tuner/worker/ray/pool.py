@@ -139,7 +139,7 @@ class Pool:
             fits=self.plan.fits(self.ray.nodes()),
         )
         said = self.transport.call("POST", "pools", content=beat.model_dump_json(), repeatable=True)
-        return PoolAnswer.model_validate_json(said.content)
+        return PoolAnswer.model_validate_json(said.content, extra="ignore")
 
     # The actors.
 
