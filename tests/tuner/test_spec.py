@@ -258,6 +258,24 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "budget.total_epochs",
         "less than one",
     ),
+    # More steps than a database counts
+    (change(eval_every=1e-290), "eval_every", "more than 2147483647 evaluation periods"),
+    (change(eval_every=1e-320), "eval_every", "more than 2147483647 evaluation periods"),
+    (
+        change(task=None, space={"epochs": {"type": "float", "low": 0.0, "high": 1e300}}),
+        "space.epochs",
+        "more than 2147483647 evaluation periods",
+    ),
+    (
+        change(
+            task=None,
+            space={"epochs": {"type": "float", "low": 0.0, "high": 1e-290}},
+            eval_every=1e-290,
+            budget={"total_epochs": 1},
+        ),
+        "eval_every",
+        "too many evaluation periods",
+    ),
 ]
 
 

@@ -18,6 +18,7 @@ from tuner import optimizers, pruners, samplers, tasks
 from tuner.errors import InvalidInput
 from tuner.search import Budget, Objective, Record, Search
 from tuner.spaces import Prior, Space
+from tuner.spaces.parse import LARGEST_INT
 from tuner.spec import names, range_test, scripts
 from tuner.spec.built import check_params, check_prefixes, facts, freeze
 from tuner.spec.defaults import auto_space
@@ -33,6 +34,8 @@ from tuner.tasks import Setting, TaskForm
 
 Locate = Callable[[Mapping[str, Any]], dict[str, Any]]
 
+MOST_STEPS = 2**31 - 1
+"""What the databases' columns of steps hold."""
 DEFAULT_BUDGET = BudgetSpec(trials=64, epochs=20)
 OWN_OBJECTIVE = ("value", "minimize")
 """What a study without a task optimises unless it says: the loop tells one number a trial."""
@@ -265,11 +268,20 @@ def _steps(budget: BudgetSpec, space: Space, eval_every: float) -> tuple[int, Bu
         raise InvalidInput(
             "space.epochs", f"{epochs:g} is less than one evaluation period, {eval_every:g}"
         )
+    if steps > MOST_STEPS:
+        raise InvalidInput(
+            "eval_every" if longest is None or epochs <= MOST_STEPS else "space.epochs",
+            f"{epochs:g} epochs are more than {MOST_STEPS} evaluation periods of {eval_every:g}",
+        )
     if steps < 1 or (longest is None and abs(steps - round(steps)) > 1e-9 * steps):
         raise InvalidInput("eval_every", f"{epochs:g} epochs are no multiple of {eval_every:g}")
     total = budget.total_epochs
     if total is not None and total < eval_every:
         raise InvalidInput("budget.total_epochs", f"{total} is less than one evaluation period")
+    if total is not None and total / eval_every > LARGEST_INT:
+        raise InvalidInput(
+            "eval_every", f"{total} epochs in all are too many evaluation periods of {eval_every:g}"
+        )
     max_step = math.ceil(steps - 1e-9)
     return max_step, Budget(
         trials=budget.trials,
