@@ -138,10 +138,11 @@ def spark(sketch: Sketch, metric: str) -> Spark | None:
     values = [value for _, value in sketch.best]
     put = math.log if min(values) > 0 else float
     low, high = min(map(put, values)), max(map(put, values))
+    height = (high - low) or 1.0
 
     def place(number: int, value: float) -> tuple[float, float]:
         x = 100.0 * number / max(sketch.trials - 1, 1)
-        y = 2.0 + (HEIGHT - 4.0) * (1.0 - (put(value) - low) / (high - low))
+        y = 2.0 + (HEIGHT - 4.0) * (1.0 - (put(value) - low) / height)
         return round(x, 1), round(y, 1)
 
     path: list[tuple[float, float]] = []

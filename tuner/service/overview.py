@@ -118,15 +118,15 @@ def _written(value: Any) -> Any:
 
 
 def improvements(rows: Sequence[Outcome], direction: str) -> list[tuple[int, float]]:
-    """Number and value of each row that is better than all before it; all have values."""
+    """Number and value of each row that looks better than all before it; all have values."""
     sign = 1.0 if direction == "minimize" else -1.0
     least = math.inf
     best = []
     for row in rows:
-        value = sign * float(row.values[0] or 0.0)
-        if value < least:
-            least = value
-            best.append((row.number, short(sign * value)))
+        value = short(float(row.values[0] or 0.0))
+        if sign * value < least:
+            least = sign * value
+            best.append((row.number, value))
     return best
 
 

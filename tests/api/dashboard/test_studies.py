@@ -8,14 +8,21 @@ from typing import Any
 
 from playwright.sync_api import Browser, expect
 
+from api.dashboard.studies import spark
 from tests.api.conftest import Server
 from tests.api.dashboard.browsers import log_in, window
 from tests.api.loops import submitted
 from tuner import service
 from tuner.protocol import PoolBeat
-from tuner.service import StudyView, pools
+from tuner.service import Sketch, StudyView, pools
 
 Spec = dict[str, Any]
+
+
+def test_a_course_without_a_height_is_drawn_flat() -> None:
+    drawn = spark(Sketch(best=[(0, 0.5), (1, 0.5)], trials=2, devices=[]), "val_loss")
+    assert drawn is not None
+    assert drawn.end == (100.0, 22.0)
 
 
 def test_studies_are_found_and_acted_on(

@@ -66,6 +66,13 @@ def test_many_trials_are_thinned_and_the_best_stay(ctx: Context) -> None:
         service.overview(ctx, 999)
 
 
+def test_a_value_that_looks_like_the_best_is_no_improvement(ctx: Context) -> None:
+    study = submit(ctx, budget={"trials": 3, "epochs": 1})
+    losses = iter((1.0000002, 1.0000001, 0.5))
+    Trainer(ctx, slots=1, loss=lambda config, step: next(losses)).work()
+    assert service.overview(ctx, study.id).best == [(0, 1.0), (2, 0.5)]
+
+
 def test_failed_trials_have_no_value(ctx: Context) -> None:
     study = submit(ctx, budget={"trials": 2, "epochs": 1})
     trainer = Trainer(ctx, slots=2, loss=lambda config, step: math.inf)
