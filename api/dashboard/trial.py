@@ -81,8 +81,9 @@ def show_trial(
     fragment: Annotated[str, Query(max_length=100)] = "",
 ) -> Response:
     """One trial."""
+    # First, so that what happens while the page is put together is told again, not lost.
+    last_event = service.newest_event(context)
     trial = service.show_trial(context, trial_id)
-    last_event = service.newest_event(context, study_id=trial.study_id)
     study = service.show_study(context, trial.study_id)
     events = service.trial_events(context, trial_id)
     page = TrialPage(

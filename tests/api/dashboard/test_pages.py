@@ -55,6 +55,23 @@ def read(html: str) -> Reader:
     return reader
 
 
+def test_what_happens_while_a_trials_page_is_made_is_told_again(
+    client: httpx.Client, server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = submitted(server.context, spec)
+    (asked,) = service.ask(server.context, study.id)
+    known = service.newest_event(server.context)
+    show = service.show_trial
+
+    def late(*args: Any) -> Any:
+        shown = show(*args)
+        service.tell(server.context, asked.trial_id, asked.token, values=[0.5])
+        return shown
+
+    monkeypatch.setattr(service, "show_trial", late)
+    assert f'data-event="{known}"' in client.get(f"/trials/{asked.trial_id}").text
+
+
 @pytest.fixture
 def evil_study(server: Server, spec: Spec) -> StudyView:
     """A study whose every text is an attack, with trials that ran."""
