@@ -66,7 +66,8 @@ class FailureLimit:
     """Counts wrong tokens by address over the last minute; bounded, in this process.
 
     An address that fails too often has to wait, except with a token that was good before: a worker
-    with a typing error must not lock its neighbours out.
+    with a typing error must not lock its neighbours out. Nor does a token that has expired or was
+    revoked count, as pages that are open go on showing it: whoever guesses shows others.
 
     Args:
         most: Failures a minute before an address has to wait.
@@ -112,10 +113,12 @@ class FailureLimit:
             retry_after_seconds=max(1, round(wait)),
         )
 
-    def failed(self, address: str) -> None:
+    def failed(self, address: str, token: str) -> None:
         """Remembers a wrong token."""
         address = self.source(address)
         with self._lock:
+            if _digest(token) in self._good:
+                return
             failures = self._recent(address)
             failures.append(self._now())
             self._failures[address] = failures
@@ -124,7 +127,7 @@ class FailureLimit:
                 self._failures.popitem(last=False)
 
     def succeeded(self, token: str) -> None:
-        """Remembers a good token, by its hash."""
+        """Remembers a good token, by its hash, also once it is good no more."""
         with self._lock:
             self._good[_digest(token)] = None
             self._good.move_to_end(_digest(token))
@@ -180,7 +183,7 @@ def authenticate(request: Request, token: str) -> Principal:
     try:
         found = tokens.authenticate(request.app.state.context, token)
     except Unauthorized:
-        limit.failed(address)
+        limit.failed(address, token)
         raise
     limit.succeeded(token)
     return Principal.of(found)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
@@ -17,7 +17,7 @@ from api.routers.parameters import Cursor, Limit, StudyId
 from api.security import Admin, Ctx, Reader, Shown, TokenFirst, still_good
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
-from tuner.service import EventView, Page
+from tuner.service import Context, EventView, Page
 
 router = APIRouter(route_class=TokenFirst)
 
@@ -42,6 +42,7 @@ After = Annotated[
             "description": "One message an event: its id, and the event as JSON.",
             "content": {"text/event-stream": {}},
         },
+        204: {"description": "The study is over and everything was told: do not come back."},
     },
 )
 async def events(
@@ -52,7 +53,7 @@ async def events(
     study_id: StudyId,
     after: After = None,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
-) -> EventSourceResponse:
+) -> Response:
     """What changes in the study, as it happens; the stream ends with the study, or the token.
 
     A listener that lost the connection comes back with ``Last-Event-ID`` and misses nothing.
@@ -63,6 +64,8 @@ async def events(
         start = await run_in_threadpool(service.newest_event, context)
     study = await run_in_threadpool(service.show_study, context, study_id)
     over = study.state in FINISHED
+    if over and await _all_told(context, study_id, start):
+        return Response(status_code=204)
     batches = feed.missed(study_id, start) if over else feed.listen(study_id, start)
     good = while_good(batches, partial(still_good, request, token), RECHECK_SECONDS)
     return EventSourceResponse(_messages(good), ping=15, sep="\n")
@@ -74,6 +77,11 @@ def audit(
 ) -> Page[EventView]:
     """Every change of anything, tokens and webhooks too, by whom and when; the newest first."""
     return service.audit(context, cursor=cursor, limit=limit)
+
+
+async def _all_told(context: Context, study_id: int, after: int | None) -> bool:
+    newest = await run_in_threadpool(service.newest_event, context, study_id=study_id)
+    return after is None or newest <= after
 
 
 def _event_id(text: str) -> int:

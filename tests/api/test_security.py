@@ -305,30 +305,41 @@ def test_failures_are_limited_but_good_tokens_go_on(server: Server) -> None:
         assert good.get("/api/v1/studies").status_code == 200
 
 
+def test_a_token_that_was_good_locks_nobody_out(server: Server) -> None:
+    """A page that is open goes on showing it, and the next login comes from the same address."""
+    with server.client(server.token("read")) as ended:
+        assert ended.get("/api/v1/studies").status_code == 200
+        tokens.revoke_token(server.context, "read")
+        codes = {ended.get("/api/v1/studies").status_code for _ in range(25)}
+        assert codes == {401}
+    with server.client(server.token("read", "submit")) as fresh:
+        assert fresh.get("/api/v1/studies").status_code == 200
+
+
 def test_the_limit_forgets_after_a_minute_and_stays_small() -> None:
     clock = [0.0]
     limit = FailureLimit(2, lambda: clock[0])
-    limit.failed("a")
-    limit.failed("a")
+    limit.failed("a", "wrong")
+    limit.failed("a", "wrong")
     with pytest.raises(TooManyRequests):
         limit.check("a", "x")
     limit.check("b", "x")
     clock[0] = 60.0
     limit.check("a", "x")
     for i in range(2 * FailureLimit.MOST_ADDRESSES):
-        limit.failed(f"10.{i}")
+        limit.failed(f"10.{i}", "wrong")
     assert len(limit._failures) == FailureLimit.MOST_ADDRESSES
 
 
 def test_addresses_of_one_ipv6_network_fail_together() -> None:
     limit = FailureLimit(2)
-    limit.failed("2001:db8:0:1::1")
-    limit.failed("2001:db8:0:1:ffff::2")
+    limit.failed("2001:db8:0:1::1", "wrong")
+    limit.failed("2001:db8:0:1:ffff::2", "wrong")
     with pytest.raises(TooManyRequests):
         limit.check("2001:db8:0:1::3", "x")
     limit.check("2001:db8:0:2::3", "x")
-    limit.failed("::ffff:192.0.2.1")
-    limit.failed("192.0.2.1")
+    limit.failed("::ffff:192.0.2.1", "wrong")
+    limit.failed("192.0.2.1", "wrong")
     with pytest.raises(TooManyRequests):
         limit.check("192.0.2.1", "x")
     limit.check("192.0.2.2", "x")

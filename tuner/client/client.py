@@ -231,17 +231,19 @@ class Client(OwnLoop, Datasets, Operating):
         """
         seen = after
         while True:
-            # Looked at first: all that an ended study has left to tell is told at once.
-            over = self.study(study).state in FINISHED
-            before = seen
+            news = False
             try:
                 for event in self._listen(study, seen):
                     if event is None:  # a sign of life: nothing happens at the moment
                         if self.study(study).state in FINISHED:
                             break
                         continue
-                    seen = event.id
+                    seen, news = event.id, True
                     yield event
+                    if event.kind == "study.state" and event.data.get("state") in FINISHED:
+                        return
+                if not news and self.study(study).state in FINISHED:
+                    return
             except Unavailable:
                 over = False
             if seen == before:

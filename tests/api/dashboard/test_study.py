@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
@@ -19,7 +20,7 @@ from tests.api.loops import submitted, train
 from tests.api.workers import work
 from tuner import service
 from tuner.protocol import WorkerHello
-from tuner.service import StudyView
+from tuner.service import StudyView, tokens
 from tuner.storage import SqlStorage
 
 Spec = dict[str, Any]
@@ -264,6 +265,41 @@ def test_a_page_that_lost_its_server_catches_up(
         expect(page.locator("#history figcaption")).to_contain_text("5 finished trials")
         expect(page.locator("#curves figcaption")).to_contain_text("5 curves")
         assert page.evaluate("window.mark") == 1
+
+
+def test_a_page_whose_token_is_revoked_asks_for_another(
+    browser: Browser, server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routers.events.RECHECK_SECONDS", 0.05)
+    study = submitted(server.context, spec)
+    secret = server.token("read")
+    with window(browser, forgive="status of 401") as page:
+        page.goto(f"{server.url}/login?next=/studies/{study.id}")
+        page.get_by_label("Token").fill(secret)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#live")).to_have_text("live")
+        tokens.revoke_token(server.context, "read")
+        expect(page).to_have_url(re.compile(r"/login\?next="))
+
+
+def test_a_page_that_knows_the_end_already_listens_once(
+    browser: Browser, server: Server, trained: Trained
+) -> None:
+    study = trained()
+    newest = service.newest_event(server.context)
+    asked: list[str] = []
+    with window(browser) as page:
+        opened(page, server, study.id)
+        page.on("request", lambda request: asked.append(request.url))
+        module = page.locator("link[rel=modulepreload][href*='live.js']").get_attribute("href")
+        with page.expect_response(f"{server.url}/api/v1/studies/{study.id}"):
+            page.evaluate(
+                f"import('{module}').then((live) => live.listen({study.id}, {newest}, () => {{}}))"
+            )
+        page.wait_for_load_state("networkidle")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        page.evaluate("fetch('/healthz')")
+    assert sum("/events?" in url for url in asked) == 1
 
 
 def test_live_updates_move_nothing_and_take_nothing_away(

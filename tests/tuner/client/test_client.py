@@ -135,6 +135,7 @@ def test_events_are_told_in_order_until_the_end(client: Client, spec: dict[str, 
     assert [event.id for event in told] == sorted({event.id for event in told})
     assert told[0].kind == "study.created"
     assert told[-1].data["state"] == "completed"
+    assert list(client.events(study.id, after=told[-1].id)) == []
 
 
 def test_nothing_is_told_of_an_ended_study_whose_events_are_known(

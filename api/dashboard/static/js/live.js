@@ -31,7 +31,7 @@ export function listen(study, after, heard) {
       // The browser tries again by itself, but not after a refusal, such as a proxy's 502.
       if (stream?.readyState === EventSource.CLOSED) {
         close("lost");
-        setTimeout(open, 5000);
+        refused();
       }
     });
     stream.addEventListener("message", (message) => {
@@ -44,6 +44,17 @@ export function listen(study, after, heard) {
       }
       heard(event);
     });
+  }
+
+  // Whether it makes sense to try again: not without a token or a study, nor once all was told.
+  async function refused() {
+    const answer = await fetch(`${root}/api/v1/studies/${study}`).catch(() => null); // no server
+    if (answer?.status === 401) location.reload(); // the login page
+    const told = answer?.ok ? await answer.json().catch(() => null) : null;
+    if ([401, 403, 404].includes(answer?.status) || ENDS.includes(told?.state)) {
+      over = true;
+      close("over");
+    } else setTimeout(open, 5000);
   }
 
   document.addEventListener("visibilitychange", () => (document.hidden ? close("closed") : open()));
