@@ -1,9 +1,9 @@
 """Who asks, and whether they may: bearer tokens, the dashboard's cookie, same-origin, rate limit.
 
-A token has scopes. ``read`` looks, ``submit`` changes studies and trials, ``work`` trains,
-``admin`` includes them all. The dashboard's cookie holds the token itself, HttpOnly, so that
-revoking it ends the session on every replica, within a second; a stream that is open already ends
-within a few, see :func:`still_good`.
+A token has scopes. ``read`` looks, ``submit`` looks too and changes studies and trials, ``work``
+trains, ``admin`` includes them all. The dashboard's cookie holds the token itself, HttpOnly, so
+that revoking it ends the session on every replica, within a second; a stream that is open already
+ends within a few, see :func:`still_good`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any, Literal
@@ -31,6 +31,14 @@ from tuner.service import Context, tokens
 logger = logging.getLogger(__name__)
 
 Scope = Literal["read", "submit", "work", "admin"]
+
+COVERED_BY: Mapping[Scope, frozenset[str]] = {
+    "read": frozenset({"read", "submit", "admin"}),
+    "submit": frozenset({"submit", "admin"}),
+    "work": frozenset({"work", "admin"}),
+    "admin": frozenset({"admin"}),
+}
+"""Of each scope: any of these will do."""
 
 COOKIE = "tuner_token"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -55,7 +63,7 @@ class Principal:
 
     def may(self, scope: Scope) -> bool:
         """Whether this scope is covered."""
-        return scope in self.scopes or "admin" in self.scopes
+        return not self.scopes.isdisjoint(COVERED_BY[scope])
 
 
 ANYBODY = Principal("anonymous", frozenset({"admin"}))

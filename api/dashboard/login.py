@@ -9,8 +9,9 @@ from starlette.responses import RedirectResponse, Response
 
 from api.dashboard.render import render, root_of
 from api.dashboard.views import LoginPage
+from api.problems import status_of
 from api.security import COOKIE, authenticate, check_origin
-from tuner.errors import TooManyRequests, Unauthorized
+from tuner.errors import Forbidden, TooManyRequests, Unauthorized
 
 router = APIRouter()
 
@@ -44,9 +45,10 @@ def log_in(
     # Also here: another site must not log a browser into an account of its own.
     check_origin(request, browser=True)
     try:
-        authenticate(request, token.strip())
-    except (Unauthorized, TooManyRequests) as error:
-        status = 429 if isinstance(error, TooManyRequests) else 401
+        if not authenticate(request, token.strip()).may("read"):
+            raise Forbidden("this token may not look: the dashboard needs one with the scope read")
+    except (Unauthorized, TooManyRequests, Forbidden) as error:
+        status = status_of(type(error))
         page = LoginPage("Log in", "", None, error.message, local(next))
         return render(request, "login.html", page, status)
     response = RedirectResponse(root_of(request) + local(next), 303)

@@ -86,7 +86,7 @@ def problem_page(request: Request, document: Problem) -> Response:
         if request.url.query:
             asked += f"?{request.url.query}"
         return RedirectResponse(f"{root_of(request)}/login?next={quote(asked, safe='')}", 303)
-    page = ProblemPage(document.title, "", None, document)
+    page = ProblemPage(document.title, "", None, document, logged_in(request))
     return render(request, "problem.html", page, document.status)
 
 
@@ -113,7 +113,12 @@ def viewer(
     _may: Annotated[Principal, Depends(require("read"))],
 ) -> Who:
     """Who looks at a page."""
-    return Who.of(found, COOKIE in request.cookies and bool(request.app.state.auth))
+    return Who(found.name, found.scopes, logged_in(request))
+
+
+def logged_in(request: Request) -> bool:
+    """Whether there is a login to end."""
+    return COOKIE in request.cookies and bool(request.app.state.auth)
 
 
 Viewer = Annotated[Who, Depends(viewer)]

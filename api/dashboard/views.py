@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from api.problems import Problem
-from api.security import Principal, Scope
+from api.security import Principal
 from tuner.service import StudyView
 
 FINISHED_STUDY = frozenset({"completed", "cancelled", "failed"})
@@ -23,22 +23,11 @@ FINISHED_TRIAL = frozenset({"complete", "pruned", "fail"})
 
 
 @dataclass(frozen=True)
-class Who:
+class Who(Principal):
     """Who looks: the name on top of the page, and which buttons make sense."""
 
-    name: str
-    scopes: frozenset[str]
     session: bool
     """Whether there is a login to end."""
-
-    @classmethod
-    def of(cls, principal: Principal, session: bool) -> Who:
-        """The one who asks, as the templates see him."""
-        return cls(principal.name, principal.scopes, session)
-
-    def may(self, scope: Scope) -> bool:
-        """Whether this scope is covered."""
-        return scope in self.scopes or "admin" in self.scopes
 
 
 @dataclass(frozen=True)
@@ -159,6 +148,8 @@ class ProblemPage(Shown):
     """What went wrong, for a person."""
 
     problem: Problem
+    session: bool
+    """Whether there is a login to end, which may be what is wrong."""
 
 
 def curves_of(names: Iterable[str]) -> list[str]:

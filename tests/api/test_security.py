@@ -89,7 +89,8 @@ def test_revoking_a_token_ends_it_at_once(server: Server) -> None:
         (["read"], "post", "workers", False),
         (["submit"], "post", "studies/1/pause", True),
         (["submit"], "post", "workers/1/lease", False),
-        (["submit"], "get", "studies", False),
+        (["submit"], "get", "studies", True),
+        (["work"], "get", "studies", False),
         (["work"], "post", "workers/1/lease", True),
         (["work"], "delete", "studies/1", False),
         (["admin"], "post", "studies/1/pause", True),
@@ -254,6 +255,26 @@ def test_another_site_changes_nothing_with_the_cookie(
         assert browser.get("/api/v1/studies").json()["items"] == []
         assert browser.post("/studies/1/cancel", headers=headers).status_code == 403
         assert browser.post("/logout", headers=headers).status_code == 403
+
+
+def test_a_token_that_may_not_look_is_refused_at_the_login(server: Server) -> None:
+    with server.client(token="") as browser:
+        answer = browser.post(
+            "/login",
+            data={"token": server.token("work")},
+            headers={"sec-fetch-site": "same-origin", "accept": "text/html"},
+        )
+        assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+        assert "needs one with the scope read" in answer.text
+
+
+def test_whoever_is_logged_in_can_log_out_of_a_refusal(server: Server) -> None:
+    headers = {"accept": "text/html"}
+    with server.client(token="") as browser:
+        assert "/logout" not in browser.get("/nothing", headers=headers).text
+        browser.cookies.set(COOKIE, server.token("work"))
+        answer = browser.get("/", headers=headers)
+        assert (answer.status_code, "/logout" in answer.text) == (403, True)
 
 
 @pytest.mark.parametrize("headers", CROSS_SITE)

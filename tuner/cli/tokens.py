@@ -29,11 +29,12 @@ app = typer.Typer(
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Who uses it; the audit trail shows this name.")],
-    scope: Annotated[list[str], typer.Option(help="read, submit, work or admin; may be repeated.")],
-    days: Annotated[
-        float | None, typer.Option(help="Days until it expires; by default never.")
-    ] = None,
+    name: Annotated[str, typer.Option(help="Who uses it: what the audit trail will say.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="read, submit (reads too), work or admin (all); may be repeated."),
+    ],
+    days: Annotated[float | None, typer.Option(help="It expires after so many.")] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the token of that name, which stops working.")
     ] = False,

@@ -72,7 +72,7 @@ def create_token(
     Args:
         ctx: The service's context.
         name: Who uses it: the actor in the audit trail. Free again once its token is not active.
-        scopes: Some of ``SCOPES``; ``admin`` includes the others.
+        scopes: Some of ``SCOPES``; ``submit`` includes ``read``, ``admin`` all others.
         expires_at: When it stops working; None: never.
         actor: Who asked.
         replace: Take the name from an active token, which stops working.
