@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tuner.spaces.parse import LARGEST_INT
 from tuner.tasks import TaskForm
 
 # What the columns of every database hold.
 Id = Annotated[int, Field(ge=1, lt=2**63)]
 Step = Annotated[int, Field(lt=2**31)]
-Scalar = str | int | float | bool | None
+
+
+def _held(value: str | int | float | bool | None) -> str | int | float | bool | None:
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ValueError("is a whole number beyond 2^53, which no model holds exactly")
+    return value
+
+
+Scalar = Annotated[str | int | float | bool | None, AfterValidator(_held)]
 Config = dict[str, Scalar | list[Any]]
 
 LOG_BYTES = 256 * 1024

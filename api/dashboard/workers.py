@@ -106,4 +106,7 @@ def show_workers(
 
 def _number(told: Mapping[str, Any], name: str) -> float | None:
     value = told.get(name)
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None

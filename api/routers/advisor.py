@@ -63,7 +63,7 @@ class Seen(Question):
     loss: float
     seed: int = 0
     diverged: bool = False
-    facts: dict[str, Any] = Field(default_factory=dict, description="All else that could differ.")
+    facts: Config = Field(default_factory=dict, description="All else that could differ.")
     study: str = Field(default="", max_length=255)
 
 

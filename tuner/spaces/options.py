@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tuner.errors import InvalidInput
+from tuner.spaces.parse import number, whole
 
 Kind = Literal["int", "float", "bool", "choice"]
 
@@ -50,17 +51,13 @@ class Option:
             if value not in self.choices:
                 raise InvalidInput(field, f"{value!r} is none of {', '.join(self.choices)}")
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            noun = "a whole number" if self.kind == "int" else "a number"
-            raise InvalidInput(field, f"{value!r} is not {noun}")
-        if self.kind == "int" and value != int(value if math.isfinite(value) else 0.5):
-            raise InvalidInput(field, f"{value!r} is not a whole number")
-        below = value <= self.low if self.open_low else value < self.low
-        above = value >= self.high if self.open_high else value > self.high
-        if below or above or not math.isfinite(value):
+        read = whole(value, field) if self.kind == "int" else number(value, field)
+        below = read <= self.low if self.open_low else read < self.low
+        above = read >= self.high if self.open_high else read > self.high
+        if below or above:
             left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
             raise InvalidInput(field, f"{value!r} is outside {left}{self.low}, {self.high}{right}")
-        return int(value) if self.kind == "int" else float(value)
+        return read
 
     def to_dict(self) -> dict[str, Any]:
         """As the catalogue shows it; an open end is left out."""

@@ -109,7 +109,8 @@ def number(value: object, field: str) -> float:
     return out
 
 
-def _whole(value: object, field: str) -> int:
+def whole(value: object, field: str) -> int:
+    """``value`` as a whole number that a float holds exactly."""
     out = number(value, field)
     if out != int(out):
         raise InvalidInput(field, f"{value!r} is not a whole number")
@@ -168,15 +169,15 @@ def _float(raw: Mapping[str, Any], field: str, when: dict[str, tuple[Scalar, ...
 
 
 def _int(raw: Mapping[str, Any], field: str, when: dict[str, tuple[Scalar, ...]]) -> Int:
-    low = _whole(_required(raw, "low", field), f"{field}.low")
-    high = _whole(_required(raw, "high", field), f"{field}.high")
+    low = whole(_required(raw, "low", field), f"{field}.low")
+    high = whole(_required(raw, "high", field), f"{field}.high")
     log = _flag(raw, "log", field)
     _ordered(low, high, field)
     if log and low < 1:
         raise InvalidInput(f"{field}.low", f"{low!r}: a log range of whole numbers starts at 1")
     step = 1
     if raw.get("step") is not None:
-        step = _whole(raw["step"], f"{field}.step")
+        step = whole(raw["step"], f"{field}.step")
         if step < 1:
             raise InvalidInput(f"{field}.step", f"{step!r} is not above 0")
         if log and step != 1:
@@ -190,7 +191,7 @@ def _int(raw: Mapping[str, Any], field: str, when: dict[str, tuple[Scalar, ...]]
     prior = _prior(raw.get("prior"), f"{field}.prior", log, low, high)
     default = raw.get("default")
     if default is not None:
-        default = _whole(default, f"{field}.default")
+        default = whole(default, f"{field}.default")
     return Int(low, high, log, step, prior, when, default)
 
 

@@ -108,7 +108,7 @@ class StudySpec(Part):
         (), max_length=50, description="To find studies by."
     )
     description: str = Field("", max_length=10_000, description="For people.")
-    warm_start: tuple[int, ...] = Field(
+    warm_start: tuple[Annotated[int, Field(ge=1, lt=2**31)], ...] = Field(
         (), max_length=20, description="Ids of studies whose finished trials inform the sampler."
     )
     constraint: ConstraintSpec | None = Field(None, description="A bound that good trials keep.")

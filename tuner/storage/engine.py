@@ -69,6 +69,7 @@ _OTHER_TABLES = (
     "the database has not the tables of this version: `tuner db current` says which it has, and "
     "`tuner db upgrade` brings them up to date"
 )
+_OUT_OF_RANGE = "a value is of no use to the database: out of range, or not text"
 _SQLITE_PASSING = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_FULL"})
 
 
@@ -355,6 +356,11 @@ def translated() -> Iterator[None]:
     """Turns what the driver raises into this package's errors; what is a bug passes through."""
     try:
         yield
+    except OverflowError as error:
+        if "SQLite" not in str(error):
+            raise
+        # The driver's, which SQLAlchemy does not wrap as it is no error of databases.
+        raise InvalidInput("", _OUT_OF_RANGE) from error
     except (DBAPIError, PoolTimeout) as error:
         known = translate(error)
         if known is None:
@@ -372,7 +378,7 @@ def translate(error: DBAPIError | PoolTimeout) -> TunerError | None:
     if isinstance(cause, sqlite3.Error):
         return _of_sqlite(cause)
     if isinstance(error, DataError) or isinstance(cause, psycopg.DataError):
-        return InvalidInput("", "a value is of no use to the database: out of range, or not text")
+        return InvalidInput("", _OUT_OF_RANGE)
     return _of_postgres(cause) or (
         Unavailable("the database cannot be reached now")
         if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)

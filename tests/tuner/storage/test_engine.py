@@ -365,6 +365,14 @@ def test_a_folder_that_cannot_be_made_is_said(
         Database(f"sqlite:///{home}/tuner.sqlite")
 
 
+def test_a_number_beyond_what_it_holds_is_refused(database: Database) -> None:
+    with (
+        pytest.raises(InvalidInput, match="out of range"),
+        database.session() as session,
+    ):
+        session.get(Study, 10**30)
+
+
 @pytest.mark.parametrize("size", [5000, 100])
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path, size: int) -> None:
     file = tmp_path / "tuner.sqlite"
