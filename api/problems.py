@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +25,10 @@ from tuner.logs import Seldom
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+SCHEMAS = "#/components/schemas/{model}"
+
+EXPECTED = "input should be "
+"""How pydantic begins."""
 
 STATUS: Mapping[type[errors.TunerError], HTTPStatus] = {
     errors.TunerError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -162,11 +166,7 @@ def documented(*kinds: type[errors.TunerError]) -> dict[int | str, dict[str, Any
         status = int(status_of(kind))
         entry = found.setdefault(
             status,
-            {
-                "model": Problem,
-                "description": " ".join((kind.__doc__ or "").split("\n")[0].split()),
-                "content": {MEDIA_TYPE: {"examples": {}}},
-            },
+            _response(" ".join((kind.__doc__ or "").split("\n")[0].split())),
         )
         if kind in EXAMPLES:
             example = problem(EXAMPLES[kind]).model_dump(mode="json", exclude_none=True)
@@ -174,8 +174,38 @@ def documented(*kinds: type[errors.TunerError]) -> dict[int | str, dict[str, Any
     return found
 
 
+def _response(description: str) -> dict[str, Any]:
+    # Not FastAPI's "model": that stands under application/json, which no error is.
+    content = {"schema": {"$ref": SCHEMAS.format(model="Problem")}, "examples": {}}
+    return {"description": description, "content": {MEDIA_TYPE: content}}
+
+
+def _complete(document: dict[str, Any]) -> None:
+    """Adds to an OpenAPI document what every error looks like, and those of all who read a body."""
+    made = Problem.model_json_schema(mode="serialization", ref_template=SCHEMAS)
+    document["components"]["schemas"] |= {**made.pop("$defs"), "Problem": made}
+    of_bodies = {
+        "400": _response("The body is no text, or no JSON that can be read."),
+        "413": _response("The body is too large."),
+    }
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "requestBody" in operation:
+                operation["responses"] |= of_bodies
+
+
 def install(app: FastAPI) -> None:
-    """Makes the application answer every error as a problem document."""
+    """Makes the application answer every error as a problem document, and say so."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        made = app.openapi_schema is not None
+        document = plain()
+        if not made:
+            _complete(document)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does
     app.state.seldom = Seldom()
     app.add_exception_handler(errors.TunerError, _on_tuner_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -210,24 +240,47 @@ def _with_cause(error: errors.TunerError) -> str:
 
 def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    fields = [
-        FieldProblem(field=_path(entry["loc"], entry["type"]), message=_sentence(entry))
-        for entry in error.errors()
-    ]
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in error.errors():
+        found.setdefault(_path(entry, error.body), []).append(entry)
+    fields = [FieldProblem(field=field, message=_told(told)) for field, told in found.items()]
     first = fields[0]
     document = problem(errors.InvalidInput(first.field, first.message))
     return answer(request, document.model_copy(update={"errors": fields}), None)
 
 
-def _path(loc: tuple[int | str, ...], kind: str) -> str:
+def _path(entry: Mapping[str, Any], body: Any) -> str:
     """``("body", "space", "choices", 0)`` as ``space.choices[0]``."""
-    if kind == "json_invalid":  # what follows is an offset in the text, not a field
+    if entry["type"] == "json_invalid":  # what follows is an offset in the text, not a field
         return "body"
-    where, *rest = loc
+    where, *rest = entry["loc"]
+    if where == "body":
+        rest = _fields(rest, body, missing=entry["type"] == "missing")
     path = ""
     for part in rest:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     return path or str(where)
+
+
+def _fields(parts: Sequence[int | str], body: Any, *, missing: bool) -> list[int | str]:
+    """Those parts that the body has: pydantic also names the kinds that a value may be of."""
+    found = []
+    for i, part in enumerate(parts):
+        item = isinstance(body, list) and isinstance(part, int)
+        if item or (isinstance(body, Mapping) and part in body):
+            body = body[part]
+        elif not (missing and i == len(parts) - 1):
+            continue
+        found.append(part)
+    return found
+
+
+def _told(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with one value, which has an entry for each kind that it might be of."""
+    own = [entry for entry in entries if entry["type"] == "value_error"]
+    sentences = list(dict.fromkeys(map(_sentence, own or entries)))
+    *others, last = (sentence.removeprefix(EXPECTED) for sentence in sentences)
+    return f"{EXPECTED}{', '.join(others)} or {last}" if others else sentences[0]
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:

@@ -11,6 +11,9 @@ import pytest
 from api import problems
 from tuner import errors
 
+SEEN = {"lr": 0.1, "batch_size": 1, "loss": 1.0}
+N_STARTUP = "sampler.n_startup_trials"
+
 
 def tree(root: type[errors.TunerError] = errors.TunerError) -> Iterator[type[errors.TunerError]]:
     yield root
@@ -104,6 +107,60 @@ def test_a_person_gets_a_page_and_a_program_a_document(client: httpx.Client) -> 
 def test_ids_beyond_what_a_database_holds_are_refused(client: httpx.Client) -> None:
     for path in (f"studies/{2**31}", f"trials/{2**63}", "studies/0"):
         assert client.get(f"/api/v1/{path}").status_code == 422
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("studies/1/trials", {"configs": [{"lr": HUGE}]}, "configs[0].lr"),
+        ("advisor/scale", {"config": {"batch_size": HUGE}, "batch": 2}, "config.batch_size"),
+        ("advisor/fit", {"trials": [SEEN | {"facts": {"x": HUGE}}]}, "trials[0].facts.x"),
+        ("studies", {"warm_start": [10**30]}, "warm_start[0]"),
+        ("studies", {"sampler": {"name": "tpe", "n_startup_trials": HUGE}}, N_STARTUP),
+        ("studies", {"sampler": {"name": "tpe", "n_startup_trials": 10**17}}, N_STARTUP),
+    ],
+)
+def test_numbers_that_no_database_holds_are_refused(
+    client: httpx.Client, spec: dict[str, object], path: str, body: dict[str, object], field: str
+) -> None:
+    assert client.post("/api/v1/studies", json=spec).status_code == 201
+    answer = client.post(
+        f"/api/v1/{path}", json=spec | body | {"name": "b"} if path == "studies" else body
+    )
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
+def test_what_a_worker_says_of_its_device_is_no_danger_to_the_page(client: httpx.Client) -> None:
+    hello = {"name": "w", "tasks": ["digits"], "device": {"memory": HUGE}}
+    assert client.post("/api/v1/workers", json=hello).status_code == 201
+    assert client.get("/workers").status_code == 200
+
+
+def test_a_value_of_several_kinds_is_one_error_at_its_place(client: httpx.Client) -> None:
+    answer = client.post("/api/v1/studies/1/trials", json={"configs": [{"lr": {"a": 1}}]})
+    (error,) = answer.json()["errors"]
+    assert error["field"] == answer.json()["field"] == "configs[0].lr"
+    assert error["message"].endswith("a valid boolean or a valid list")
+    answer = client.post("/api/v1/studies/1/trials", json={"configs": [{"lr": HUGE}]})
+    (error,) = answer.json()["errors"]
+    assert error["message"].startswith("is a whole number beyond 2^53")
+
+
+def test_the_documentation_knows_what_an_error_looks_like(client: httpx.Client) -> None:
+    document = client.get("/api/v1/openapi.json").json()
+    assert {"Problem", "FieldProblem"} <= set(document["components"]["schemas"])
+    wanted = {"$ref": "#/components/schemas/Problem"}
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            answers = operation["responses"]
+            for status, told in answers.items():
+                if status >= "400":
+                    assert set(told["content"]) == {"application/problem+json"}
+                    assert told["content"]["application/problem+json"]["schema"] == wanted
+            assert ("requestBody" in operation) == ("413" in answers) == ("400" in answers)
 
 
 def test_half_a_surrogate_pair_is_refused(client: httpx.Client) -> None:
