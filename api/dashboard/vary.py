@@ -63,7 +63,7 @@ def enqueue_variation(
 ) -> Response:
     """Enqueues it, or shows the form again with what is wrong."""
     trial = service.show_trial(context, trial_id)
-    config = {name: _read(value) for name, value in values.items() if value.strip()}
+    config = _config(context, trial, values)
     try:
         (made,) = service.enqueue(context, trial.study_id, [config], actor=clicker.name)
     except (InvalidInput, Conflict) as error:
@@ -87,9 +87,23 @@ def _page(
     )
 
 
+def _config(context: Context, trial: TrialView, values: Mapping[str, str]) -> dict[str, Scalar]:
+    """What was typed, without what was left empty; a text that the space knows is that text."""
+    space = service.show_study(context, trial.study_id).spec.get("space", {})
+    config: dict[str, Scalar] = {}
+    for name, typed in values.items():
+        given = space.get(name)
+        choices = given.get("choices", ()) if isinstance(given, Mapping) else ()
+        known = [one for one in (trial.params.get(name), *choices) if isinstance(one, str)]
+        text = next((one for one in known if one.strip() == typed.strip()), None)
+        if text is not None or typed.strip():
+            config[name] = _read(typed) if text is None else text
+    return config
+
+
 def _read(text: str) -> Scalar:
     """A number, true, false or null as JSON has it; anything else is text."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(text)
         if value is None or isinstance(value, bool | int | float | str):
             return value

@@ -99,12 +99,11 @@ class Float:
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             return False
-        v = float(value)
-        if not self.low <= v <= self.high:
+        if not self.low <= value <= self.high:  # before it is made a float, which holds not all
             return False
         if self.step is None:
             return True
-        cells = (v - self.low) / self.step
+        cells = (float(value) - self.low) / self.step
         return abs(cells - round(cells)) < 1e-6
 
     def at(self, index: int) -> float:

@@ -394,10 +394,27 @@ def test_a_variation_starts_from_the_trial_and_is_enqueued(
     answer = client.post("/trials/1/vary", data=form, headers=headers)
     assert (answer.status_code, answer.headers["location"]) == (303, "/trials/2")
     assert service.show_trial(server.context, 2).params == {"lr": 0.01, "batch_size": 64}
-    wrong = client.post("/trials/1/vary", data={**form, "lr": "7"}, headers=headers)
-    assert wrong.status_code == 422
-    assert "lr" in wrong.text
-    assert 'value="7"' in wrong.text
+    for lr in ("7", "1" + 400 * "0", 200_000 * "["):
+        wrong = client.post("/trials/1/vary", data={**form, "lr": lr}, headers=headers)
+        assert wrong.status_code == 422
+        assert "lr" in wrong.text
+        assert f'value="{lr}"' in wrong.text
+
+
+def test_a_variation_keeps_texts_that_look_like_something_else(
+    client: httpx.Client, server: Server
+) -> None:
+    choices = ["1", "true", "", " a"]
+    study = submitted(
+        server.context, {**OWN, "space": {"kind": {"type": "categorical", "choices": choices}}}
+    )
+    (first,) = service.enqueue(server.context, study.id, [{"kind": "1"}])
+    headers = {"origin": str(client.base_url).rstrip("/")}
+    page = f"/trials/{first.id}/vary"
+    for choice in ("true", ""):
+        assert client.post(page, data={"kind": choice}, headers=headers).status_code == 303
+    trials = service.list_trials(server.context, study.id).items
+    assert [trial.params["kind"] for trial in trials] == ["1", "true", ""]
 
 
 def test_who_may_only_look_sees_no_buttons(server: Server, evil_study: StudyView) -> None:
