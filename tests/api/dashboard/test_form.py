@@ -223,6 +223,48 @@ def test_a_clone_keeps_what_the_form_has_no_field_for(
     assert {**copy.spec, "name": original.spec["name"]} == original.spec
 
 
+def test_a_clone_keeps_texts_that_look_like_something_else(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    choices = ["1", "true", "a,b", "", " a", 'say "b", c', '"', "a\\", "plain", None, 2]
+    space = {
+        "kind": {"type": "categorical", "choices": choices},
+        "constant": {"type": "constant", "value": "2", "when": {"kind": ["1", "a,b"]}},
+        "nothing": {"type": "constant", "value": None, "when": {"kind": "plain"}},
+        "comma": "x, y",
+        "x": {"type": "float", "low": 0.0, "high": 1.0, "when": {"comma": "x, y"}},
+    }
+    original = submitted(server.context, spec, task=None, space=space)
+    with window(browser) as page:
+        opened(page, server, f"?clone={original.id}")
+        page.get_by_role("button", name="Submit the study").click()
+        expect(page.get_by_role("heading", name="digits-adamw (copy)")).to_be_visible()
+    copy = service.find_study(server.context, "digits-adamw (copy)")
+    assert copy is not None
+    assert copy.spec["space"] == original.spec["space"]
+
+
+def test_a_clone_of_an_auto_study_need_not_test_the_range(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    original = submitted(server.context, spec, space="auto")
+    assert original.spec["range_test"]
+    with window(browser) as page:
+        opened(page, server, f"?clone={original.id}")
+        test = page.get_by_label("Measure the range of lr first")
+        expect(test).to_be_checked()
+        row(page, "optimizer").get_by_label("Kind").select_option("categorical")
+        row(page, "optimizer").get_by_label("Choices").fill("adamw, lion")
+        expect(test).to_have_attribute("aria-invalid", "true")
+        expect(page.locator("#form-error")).to_contain_text("it tests one optimizer")
+        test.uncheck()
+        page.get_by_role("button", name="Submit the study").click()
+        expect(page.get_by_role("heading", name="digits-adamw (copy)")).to_be_visible()
+    copy = service.find_study(server.context, "digits-adamw (copy)")
+    assert copy is not None
+    assert "range_test" not in copy.spec
+
+
 def test_what_is_copied_makes_the_same_study(browser: Browser, server: Server) -> None:
     with window(browser) as page:
         opened(page, server)

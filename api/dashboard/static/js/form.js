@@ -42,6 +42,7 @@ at("seed").value = start.seed ?? 0;
 at("sampler-seed").value = partOf("sampler").seed ?? "";
 at("priority").value = start.priority ?? 0;
 at("eval_every").value = start.eval_every ?? 1;
+at("range_test").checked = start.range_test ?? false;
 chooseTask([start.objective ?? []].flat());
 for (const [name, value] of Object.entries(start.space === "auto" ? {} : start.space ?? {})) addRow(name, value);
 
@@ -159,6 +160,7 @@ function spec() {
       : undefined,
     objective: objectives.length > 1 ? objectives : objectives[0],
     space: Object.fromEntries(rows().map(readParameter)),
+    range_test: at("range_test").checked || undefined,
     sampler: { name: at("sampler").value, ...chosen(at("sampler-settings")), seed: amount("sampler-seed") },
     pruner: { name: at("pruner").value, ...chosen(at("pruner-settings")) },
     budget: { trials: amount("trials"), epochs: amount("epochs"), total_epochs: amount("total_epochs"),

@@ -35,17 +35,26 @@ export function options(select, names, chosen) {
   select.replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
 }
 
-export const written = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+// As it is typed: a text that would be read as something else, or as two, stands in quotes.
+export function written(value) {
+  const plain = typeof value === "string" && value !== "" && scalar(value) === value && !/^"|,/.test(value);
+  return plain ? value : JSON.stringify(value);
+}
 
-// A number, true, false or null; anything else is text.
+// A number, true, false or null, or what stands in quotes; anything else is text.
 export function scalar(text) {
   const trimmed = String(text).trim();
+  if (trimmed.startsWith('"')) return parsed(trimmed);
   if (trimmed !== "" && Number.isFinite(Number(trimmed))) return Number(trimmed);
   if (trimmed === "null") return null;
   return { true: true, false: false }[trimmed] ?? trimmed;
 }
 
-export const scalars = (text) => text.split(",").map(scalar).filter((value) => value !== "");
+// What stands between commas; those within quotes separate nothing.
+export const items = (text) => [...text.matchAll(/\s*("(?:[^"\\]|\\.)*"\s*(?=,|$)|[^,]*)(?:,|$)/g)]
+  .map(([, item]) => item.trim()).filter(Boolean);
+
+export const scalars = (text) => items(text).map(scalar);
 
 // One input for each thing that a task, a sampler or a pruner lets be set; what is left empty keeps
 // its default. `field` is where the study file has them, such as "sampler"; an entry's `list` is the

@@ -1,7 +1,7 @@
 // One hyperparameter on the form: a constant, a range (linear or log), or choices; and when it is
 // active.
 
-import { input, labelled, scalar, scalars, written } from "./fields.js";
+import { input, items, labelled, scalar, scalars, written } from "./fields.js";
 import { conditions, readWhen } from "./when.js";
 
 const KINDS = ["float", "int", "categorical", "constant"];
@@ -51,7 +51,8 @@ export function parameterRow(name, value, { parents, extra }) {
 
 function fields(kind, given) {
   if (kind === "constant") {
-    return [labelled("Value", input(written(given.value ?? "")), { key: "value" })];
+    const text = given.value === undefined || given.value === "" ? "" : written(given.value);
+    return [labelled("Value", input(text), { key: "value" })];
   }
   if (kind === "categorical") {
     const text = (given.choices ?? []).map(written).join(", ");
@@ -73,7 +74,7 @@ const value = (row, key) => row.querySelector(`[data-key="${key}"]`)?.value.trim
 
 // What is kept of the values when the kind changes.
 function carried(kind, row) {
-  const first = value(row, "low") ?? value(row, "value") ?? value(row, "choices")?.split(",")[0];
+  const first = value(row, "low") ?? value(row, "value") ?? items(value(row, "choices") ?? "")[0];
   if (kind === "constant") return { value: scalar(first ?? "") };
   if (kind === "categorical") return { choices: first ? [scalar(first)] : [] };
   return { low: value(row, "low") ?? first, high: value(row, "high") ?? first, log: value(row, "log") };
