@@ -25,7 +25,9 @@ def num(value: object, digits: int = 3) -> str:
     if 0.99 < size < 1:  # a decay rate, of which the distance to 1 is what counts
         text = f"{value:.{digits - 2 - math.floor(math.log10(1 - size))}f}".rstrip("0").rstrip(".")
     elif value == 0 or 1e-3 <= size < 1e5:
-        text = f"{value:.0f}" if size >= 10**digits else f"{value:.{digits}g}"
+        text = f"{value:.{digits}g}"
+        if "e" in text:  # more digits before the point, after rounding too
+            text = f"{value:.0f}"
     else:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         if "." in mantissa:
@@ -89,10 +91,11 @@ def rate(value: float | None) -> str:
     """Things a second, with a thousands' letter."""
     if value is None or not math.isfinite(value):
         return DASH
+    value = float(f"{value:.3g}")  # first, or 999 999 would be 1000 k
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
+            return f"{num(value / size)} {letter}"
+    return num(value)
 
 
 def size(value: float | None) -> str:
@@ -101,9 +104,9 @@ def size(value: float | None) -> str:
         return DASH
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
-            return f"{value:.3g} {unit}"
+            return f"{num(float(value))} {unit}"
         value /= 1024
-    return f"{value:.3g} TiB"
+    return f"{num(value)} TiB"
 
 
 FILTERS = {

@@ -432,6 +432,8 @@ def test_who_may_only_look_sees_no_buttons(server: Server, evil_study: StudyView
         (1e-5, "1e−5"),
         (-12.56, "−12.6"),
         (99999.4, "99999"),
+        (999.7, "1000"),
+        (-1234.5, "−1234"),
         (0.99999, "0.99999"),
         (0.9997234, "0.99972"),
         (0.98765, "0.988"),
@@ -458,7 +460,9 @@ def test_times_shares_and_sizes() -> None:
     ]
     assert [percent(s) for s in (0.0, 0.5, 0.9999, 1.0)] == ["0 %", "50 %", "99 %", "100 %"]
     assert [rate(v) for v in (0.5, 1234.0, 2.5e6, None)] == ["0.5", "1.23 k", "2.5 M", "–"]
+    assert [rate(v) for v in (999.7, 999_499.0, 999_999.0)] == ["1 k", "999 k", "1 M"]
     assert [size(v) for v in (512.0, 2048.0, 3 * 2.0**30)] == ["512 B", "2 KiB", "3 GiB"]
+    assert [size(v) for v in (1000, 1010 * 2.0**20, 2.0**51)] == ["1000 B", "1010 MiB", "2048 TiB"]
 
     now = datetime(2026, 1, 1, tzinfo=UTC)
     gaps = (1, 30, 90, 7200, 200_000)
