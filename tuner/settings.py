@@ -102,7 +102,9 @@ class Settings(BaseSettings):
     @field_validator("data_roots", mode="before")
     @classmethod
     def _folders(cls, value: object) -> object:
-        return value.split(os.pathsep) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return [part for part in value.split(os.pathsep) if part]  # none is no folder, not this one
 
     @field_validator("webhook_hosts", mode="before")
     @classmethod

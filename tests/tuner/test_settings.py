@@ -79,6 +79,8 @@ def test_studies_may_name_files_in_the_working_directory_and_the_home(tmp_path: 
 def test_other_folders_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_DATA_ROOTS", "/srv/data:/mnt/pictures")
     assert Settings.read().data_roots == (Path("/srv/data"), Path("/mnt/pictures"))
+    monkeypatch.setenv("TUNER_DATA_ROOTS", "/srv/data:")
+    assert Settings.read().data_roots == (Path("/srv/data"),)
     monkeypatch.setenv("TUNER_DATA_ROOTS", "")
     assert len(Settings.read().data_roots) == 2
 
