@@ -149,8 +149,8 @@ def create_app(context: Context, settings: Settings | None = None, *, auth: bool
     app.add_middleware(Timing, histogram=app.state.metrics.latency)
     if chosen.behind_proxy:
         app.add_middleware(Forwarded)
-    if chosen.root_path:
-        app.add_middleware(PathPrefix, prefix=chosen.root_path)
+    if prefix := chosen.root_path.strip("/"):
+        app.add_middleware(PathPrefix, prefix=f"/{prefix}")
     return app
 
 

@@ -243,7 +243,7 @@ class PathPrefix:
 
     def __init__(self, app: ASGIApp, *, prefix: str) -> None:
         self.app = app
-        self.prefix = "/" + prefix.strip("/")
+        self.prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on as if it had come with the prefix."""

@@ -491,6 +491,12 @@ def test_behind_a_prefix_links_and_redirects_keep_it(start: Callable[..., Server
         assert answer.headers["location"] == "/tune/login?next=%2Fworkers"
 
 
+@pytest.mark.parametrize("prefix", ["/", "//"])
+def test_no_prefix_may_be_written_as_a_slash(start: Callable[..., Server], prefix: str) -> None:
+    with start(root_path=prefix).client() as client:
+        assert 'href="/workers"' in client.get("/").text
+
+
 def test_housekeeping_misses_a_silent_worker(start: Callable[..., Server]) -> None:
     server = start(lease_seconds=0.2)
     with server.client() as client:
