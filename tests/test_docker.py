@@ -26,6 +26,7 @@ OUTSIDE = {
     "TUNER_PORT",
     "TUNER_WEBHOOK_HOSTS",
 }
+CACHES = {"TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"}
 
 
 def ours() -> list[str]:
@@ -64,6 +65,13 @@ def test_commands_and_their_options_exist(name: str) -> None:
     parsed(SERVICES[name]["command"])
 
 
+@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+def test_a_worker_can_load_what_it_compiles(name: str) -> None:
+    assert SERVICES[name]["read_only"]
+    assert SERVICES[name]["tmpfs"] == ["/tmp:exec"]
+    assert all(SERVICES[name]["environment"][cache].startswith("/tmp/") for cache in CACHES)
+
+
 def test_the_image_runs_a_command_that_exists() -> None:
     (command,) = instruction("CMD")
     parsed(yaml.safe_load(command))
@@ -73,7 +81,7 @@ def test_the_image_runs_a_command_that_exists() -> None:
 @pytest.mark.parametrize("name", ours())
 def test_variables_are_settings(name: str) -> None:
     known = {f"TUNER_{field}".upper() for field in Settings.model_fields}
-    assert set(SERVICES[name]["environment"]) <= known | {"PGPASSWORD"}
+    assert set(SERVICES[name]["environment"]) <= known | {"PGPASSWORD", *CACHES}
     in_image = {pair.partition("=")[0] for line in instruction("ENV") for pair in line.split()}
     assert {variable for variable in in_image if variable.startswith("TUNER_")} <= known
 
