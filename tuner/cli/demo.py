@@ -65,10 +65,10 @@ def demo(
             advice = doubled(client, best)
             if json:
                 print_json({"study": study, "best": best, "advice": advice, "url": url})
-                return
-            report(study, best, advice)
-            say(f"\ndashboard: {url}/studies/{study.id}")
-            if not (leave or settings.in_ci or stop.is_set()):
+            else:
+                report(study, best, advice)
+                say(f"\ndashboard: {url}/studies/{study.id}")
+            if not (json or leave or settings.in_ci or stop.is_set()):
                 say("serving until Ctrl-C")
                 stop.wait()
     if study.state == "failed":

@@ -56,8 +56,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 
 def say(sentence: str) -> None:
-    """A sentence to the person at the terminal, as it is."""
-    out.print(Text(sentence), soft_wrap=True)
+    """A sentence to the person at the terminal; what it quotes does nothing to that."""
+    out.print(Text("\n".join(map(shown, sentence.split("\n")))), soft_wrap=True)
 
 
 def shown(value: object) -> str:
@@ -72,8 +72,9 @@ def shown(value: object) -> str:
         return value.astimezone().strftime("%Y-%m-%d %H:%M")
     if isinstance(value, Mapping):
         return " ".join(f"{key}={shown(item)}" for key, item in value.items())
-    text = str(value)
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value)
+    )
 
 
 def duration(seconds: float | None) -> str:
@@ -87,4 +88,4 @@ def duration(seconds: float | None) -> str:
 
 def complain(message: str) -> None:
     """One line on standard error, whatever the message holds."""
-    sys.stderr.write("tuner: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("tuner: " + shown(" ".join(message.split())) + "\n")

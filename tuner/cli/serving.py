@@ -60,7 +60,7 @@ def serving(
     Raises:
         InvalidInput: The address may not be bound like that, or cannot be; the file is wrong.
         SchemaOutdated: An external database is of another version.
-        Unavailable: The database cannot be reached, or the server did not start.
+        Unavailable: The database cannot be reached, or the server did not start or ended by itself.
     """
     check_exposure(settings, auth=auth)
     if config is not None and settings.workers == 0:
@@ -144,13 +144,15 @@ def running(
     keep no process alive.
 
     Raises:
-        Unavailable: It did not start.
+        Unavailable: It did not start, or ended by itself.
     """
+    ended = threading.Event()
 
     def run() -> None:
         try:
             server.run(sockets=[listener])
         finally:
+            ended.set()
             stop.set()
 
     thread = threading.Thread(target=run, name="server", daemon=True)
@@ -161,6 +163,8 @@ def running(
                 raise Unavailable("the server did not start; the log says why")
             thread.join(0.02)
         yield
+        if ended.is_set():
+            raise Unavailable("the server ended by itself; the log says why")
     finally:
         server.should_exit = True
         thread.join(END_SECONDS)

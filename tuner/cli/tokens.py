@@ -14,17 +14,15 @@ import typer
 
 from tuner.cli.options import DatabaseUrl, Json
 from tuner.cli.output import err, out, print_json, print_table, say
-from tuner.errors import InvalidInput
+from tuner.errors import InvalidInput, NotFound
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
     from tuner.service import Context
 
-app = typer.Typer(
-    help="Create, list and revoke access tokens, in the database itself: run it where the server "
-    "runs, with the server's TUNER_HOME or TUNER_DATABASE_URL.",
-    no_args_is_help=True,
-)
+MOST_DAYS = 36_525
+
+app = typer.Typer(help="Create, list and revoke access tokens.", no_args_is_help=True)
 
 
 @app.command()
@@ -44,6 +42,8 @@ def create(
     """Makes a token and prints its secret, once."""
     from tuner.service import tokens
 
+    if days is not None and not 0 < days <= MOST_DAYS:
+        raise InvalidInput("days", f"{days:g} is not above 0 and at most {MOST_DAYS}")
     with opened(database_url) as context:
         expires_at = None if days is None else context.now() + timedelta(days=days)
         made = tokens.create_token(
@@ -76,7 +76,7 @@ def list_(database_url: DatabaseUrl = None, json: Json = False) -> None:
 
 @app.command()
 def revoke(
-    token: Annotated[str, typer.Argument(help="Its id or its name.")],
+    token: Annotated[str, typer.Argument(help="Its name or its id.")],
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
@@ -84,8 +84,12 @@ def revoke(
     from tuner.service import tokens
 
     with opened(database_url) as context:
-        key = int(token) if token.isdecimal() else token
-        found = tokens.revoke_token(context, key, actor=actor())
+        try:
+            found = tokens.revoke_token(context, token, actor=actor())
+        except NotFound:
+            if not (token.isdecimal() and len(token) < 11 and int(token) < 2**31):
+                raise
+            found = tokens.revoke_token(context, int(token), actor=actor())
     if json:
         print_json(found)
     else:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import typer
 
 from tuner import __version__
-from tuner.cli import main
+from tuner.cli import demo, main
 from tuner.cli.main import app
-from tuner.cli.output import duration, plain, shown
+from tuner.cli.output import complain, duration, plain, say, shown
 from tuner.storage import migrate
 from tuner.storage.models import STUDY_STATES
 
@@ -90,9 +91,12 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "no/such/file.yaml"], "file"),
     (["db", "upgrade", "--database-url", "mysql://x/y"], "database_url"),
     (["db", "upgrade", "no-such-revision"], "revision"),
-    (["token", "create", "--name", "n", "--scope", "read"], "TUNER_HOME or TUNER_DATABASE_URL"),
-    (["token", "list"], "TUNER_HOME or TUNER_DATABASE_URL"),
-    (["token", "revoke", "n"], "TUNER_HOME or TUNER_DATABASE_URL"),
+    (["token", "create", "--name", "n", "--scope", "everything"], "scope"),
+    (["token", "create", "--name", "", "--scope", "read"], "name"),
+    *(
+        (["token", "create", "--name", "n", "--scope", "read", "--days", days], "days")
+        for days in ("1e10", "nan", "0", "-1")
+    ),
     (["serve", "--host", "0.0.0.0"], "host"),
     (["serve", "--host", "0.0.0.0", "--no-auth"], "no_auth"),
     (["serve", "--no-auth", "--behind-proxy"], "no_auth"),
@@ -153,6 +157,21 @@ def test_a_home_that_is_of_no_use_is_one_line(
     printed = capsys.readouterr().err
     assert says in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--json"], ["--exit"]])
+def test_a_demo_whose_study_failed_says_so(
+    monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    client = MagicMock()
+    client.return_value.__enter__.return_value.best.return_value = []
+    study = SimpleNamespace(id=1, state="failed")
+    monkeypatch.setattr("tuner.client.Client", client)
+    monkeypatch.setattr(demo, "serving", lambda *_args, **_options: nullcontext("http://here"))
+    monkeypatch.setattr(demo, "named", lambda _client, spec: spec)
+    monkeypatch.setattr(demo, "watch", lambda *_args, **_options: study)
+    monkeypatch.setattr(demo, "report", lambda *_args: None)
+    assert main(["demo", *options]) == 1
 
 
 def test_a_demo_without_a_home_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +272,17 @@ def test_a_token_lives_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["token", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["active"] is False
-    assert main(["token", "revoke", "nobody"]) == 1
+    for nobody in ("nobody", "0", "99", str(2**31), 5000 * "9"):
+        assert main(["token", "revoke", nobody]) == 1
+
+
+def test_a_token_is_found_by_its_name_before_its_id(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("first", "1"):
+        assert main(["token", "create", "--name", name, "--scope", "read"]) == 0
+    for key in ("1", "2"):
+        capsys.readouterr()
+        assert main(["token", "revoke", key]) == 0
+        assert capsys.readouterr().out == "token 2 (1) is revoked\n"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +293,18 @@ def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_what_is_said_or_complained_of_does_nothing_to_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say("two\nlines: \x1b]0;title\x07\r")
+    complain("no \x1b[2Jscreen")
+    told = capsys.readouterr()
+    assert told.out == "two\nlines: \\x1b]0;title\\x07\\r\n"
+    assert told.err == "tuner: no \\x1b[2Jscreen\n"
+
+
 def test_values_are_shown_without_control_characters() -> None:
     assert shown("a\x1b[31mred") == "a\\x1b[31mred"
+    assert shown("µ\x9b31m") == "µ\\x9b31m"
     assert shown({"lr": 0.00123456789, "n": 3}) == "lr=0.00123457 n=3"
     assert plain({"x": float("nan"), "y": (1, float("-inf"))}) == {"x": "nan", "y": [1, "-inf"]}

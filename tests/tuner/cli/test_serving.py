@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from sqlalchemy import make_url
 
 from tuner import logs
-from tuner.cli.serving import serving
+from tuner.cli.serving import bound, running, serving
 from tuner.client import Client
 from tuner.errors import InvalidInput, Unauthorized, Unavailable
 from tuner.service import Context, tokens
@@ -169,3 +171,14 @@ def test_what_hangs_keeps_no_process_alive() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "left\n"
+
+
+def test_a_server_that_ends_by_itself_is_an_error() -> None:
+    server = uvicorn.Server(uvicorn.Config(FastAPI(), log_config=None))
+    server.should_exit = True
+    stop = threading.Event()
+    with (
+        pytest.raises(Unavailable, match="ended by itself"),
+        running(server, bound("127.0.0.1", 0), stop),
+    ):
+        stop.wait(60)
