@@ -192,6 +192,9 @@ def figure(ctx: Context, study_id: int, name: str) -> dict[str, Any]:
     with warnings.catch_warnings():
         # Optuna warns of figures with little in them; they are drawn all the same.
         warnings.simplefilter("ignore")
-        drawn = FIGURES[name](copy, metric)
+        try:
+            drawn = FIGURES[name](copy, metric)
+        except (ValueError, OverflowError) as error:
+            raise InvalidInput("name", f"Optuna cannot draw these trials: {error}") from error
     out: dict[str, Any] = json.loads(drawn.to_json())
     return out

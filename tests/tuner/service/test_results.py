@@ -89,6 +89,15 @@ def test_figures_that_do_not_fit_are_refused(ctx: Context, study_id: int) -> Non
         service.figure(ctx, study_id, "pie")
 
 
+def test_trials_that_optuna_cannot_draw_are_refused(ctx: Context) -> None:
+    """Its axis from the least value to the greatest is longer than a float can say."""
+    study = submit(ctx, "far", budget={"trials": 2, "epochs": 1})
+    losses = iter((1e308, -1e308))
+    Trainer(ctx, slots=1, loss=lambda config, step: next(losses)).work()
+    with pytest.raises(InvalidInput, match="cannot draw"):
+        service.figure(ctx, study.id, "parallel")
+
+
 def test_trials_in_optunas_form(ctx: Context, study_id: int) -> None:
     frozen = service.frozen_trials(ctx, study_id)
     assert [t.number for t in frozen] == list(range(12))
