@@ -12,6 +12,7 @@ import yaml
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import HTMLResponse, Response
 
+from api.dashboard.compare import MOST
 from api.dashboard.render import Viewer, pieces_of, render, root_of
 from api.dashboard.table import Asked, TrialsTable, searched
 from api.dashboard.views import Shown, StudySummary, Who, curves_of
@@ -40,7 +41,8 @@ class StudyPage(Shown):
     study: StudySummary
     best: TrialView | None
     front: Sequence[TrialView]
-    """The Pareto front, where there are several objectives."""
+    """The Pareto front, where there are several objectives, or the first of it."""
+    front_size: int
     table: TrialsTable
     metrics: Sequence[str]
     """Curves that can be drawn."""
@@ -58,6 +60,7 @@ class StudyPage(Shown):
     """The range test before its first trial, if there is one."""
     range_curve: RangeCurve | None
     """Its picture, once it was measured."""
+    most_compared: int = MOST
 
     @property
     def spec_yaml(self) -> str:
@@ -165,7 +168,7 @@ def _page(
 ) -> StudyPage:
     study = service.show_study(context, study_id)
     several = len(study.directions) > 1
-    front = service.best(context, study_id, k=MOST_ON_FRONT) if several else []
+    front = service.best(context, study_id) if several else []
     rows = _table(request, context, study, table, empty=fragment in ("head", "range"))
     tested = None
     if study.range_test and fragment in ("", "range"):
@@ -176,7 +179,8 @@ def _page(
         who=who,
         study=StudySummary.of(study),
         best=study.best,
-        front=front,
+        front=front[:MOST_ON_FRONT],
+        front_size=len(front),
         table=rows,
         metrics=_metrics(study, rows.trials),
         objectives=[one.metric for one in study.objective],

@@ -401,6 +401,23 @@ def test_a_variation_starts_from_the_trial_and_is_enqueued(
         assert f'value="{lr}"' in wrong.text
 
 
+def test_a_long_front_says_how_long(
+    client: httpx.Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = [
+        {"metric": "loss", "direction": "minimize"},
+        {"metric": "size", "direction": "minimize"},
+    ]
+    study = submitted(server.context, {**OWN, "objective": objective})
+    for values in ([1.0, 3.0], [2.0, 2.0], [3.0, 1.0]):
+        (asked,) = service.ask(server.context, study.id)
+        service.tell(server.context, asked.trial_id, asked.token, values=values)
+    page = f"/studies/{study.id}"
+    assert "<p>3 trials that no other beats" in client.get(page).text
+    monkeypatch.setattr("api.dashboard.study.MOST_ON_FRONT", 2)
+    assert "<p>The first 2 of 3 trials that no other beats" in client.get(page).text
+
+
 def test_a_variation_keeps_texts_that_look_like_something_else(
     client: httpx.Client, server: Server
 ) -> None:

@@ -7,12 +7,14 @@ const STORED = "tuner.columns";
 export function picks(page, study) {
   const picked = new Set();
   const compare = document.getElementById("compare");
+  const most = Number(compare.dataset.most);
   page.addEventListener("change", (event) => {
     if (!event.target.matches("input.pick")) return;
     if (event.target.checked) picked.add(event.target.value);
     else picked.delete(event.target.value);
-    compare.disabled = picked.size < 2;
-    compare.textContent = picked.size < 2 ? "Compare" : `Compare ${picked.size}`;
+    compare.disabled = picked.size < 2 || picked.size > most;
+    compare.textContent = picked.size < 2 ? "Compare"
+      : picked.size > most ? `Compare at most ${most}, not ${picked.size}` : `Compare ${picked.size}`;
   });
   document.addEventListener("swapped", () => {
     for (const box of page.querySelectorAll("input.pick")) box.checked = picked.has(box.value);
