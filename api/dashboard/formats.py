@@ -72,7 +72,7 @@ def percent(share: float) -> str:
 
 def within(given: str) -> str:
     """A filter of the table of trials, such as ``lr:0.001..0.01``, as a person says it."""
-    name, _, kept = given.partition(":")
+    name, _, kept = given.removeprefix("params.").partition(":")
     low, dots, high = kept.partition("..")
     if not dots:
         return f"{name}: {kept.replace('|', ', ')}"

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from api.dashboard.formats import DASH, duration, num
+from api.routers.parameters import filter_name
 from tuner.service import StudyView, TrialView
 
 Text = Callable[[TrialView], str]
@@ -166,8 +167,8 @@ class TrialsTable:
     """Those shown."""
     choices: Sequence[tuple[Column, bool]]
     """All there are, and whether they are shown."""
-    parameters: Sequence[str]
-    """What the filter offers."""
+    parameters: Sequence[tuple[str, str]]
+    """What the filter offers: what an address calls it, and its name."""
     trials: Sequence[TrialView]
     best_id: int | None
     next_cursor: str | None
@@ -194,7 +195,7 @@ class TrialsTable:
             asked=asked,
             columns=[column for column, shown in chosen if shown],
             choices=chosen,
-            parameters=searched(study.spec, ()),
+            parameters=[(filter_name(name), name) for name in searched(study.spec, ())],
             trials=trials,
             best_id=study.best.id if study.best else None,
             next_cursor=next_cursor,

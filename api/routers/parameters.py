@@ -10,6 +10,7 @@ from fastapi import Header, Path, Query
 from tuner.errors import InvalidInput
 from tuner.service.receipts import HEADER
 
+PARAMS = "params."
 StudyId = Annotated[int, Path(ge=1, lt=2**31, description="The study's id.", examples=[1])]
 TrialId = Annotated[int, Path(ge=1, lt=2**63, description="The trial's id.", examples=[1])]
 WorkerId = Annotated[int, Path(ge=1, lt=2**31, description="The worker's id.", examples=[1])]
@@ -22,7 +23,9 @@ Filters = Annotated[
     list[str] | None,
     Query(
         max_length=50,
-        description="NAME:VALUE, NAME:LOW..HIGH or NAME:A|B of a hyperparameter, or of ``value``.",
+        description="NAME:VALUE, NAME:LOW..HIGH or NAME:A|B of a hyperparameter, or of ``value``, "
+        "the first objective. Choices may also be named one by one; a hyperparameter that is named "
+        "value is ``params.value``.",
     ),
 ]
 Key = Annotated[
@@ -40,16 +43,23 @@ StudyState = Literal["queued", "running", "paused", "stopping", "completed", "ca
 TrialState = Literal["waiting", "running", "complete", "pruned", "fail"]
 
 
-def filters_of(given: Sequence[str]) -> dict[str, str]:
+def filters_of(given: Sequence[str]) -> dict[str, list[str]]:
     """``lr:0.001..0.01`` and ``schedule:cosine`` as the service takes them.
 
     Raises:
         InvalidInput: One has no colon.
     """
-    found = {}
+    found: dict[str, list[str]] = {}
     for text in given:
         name, colon, value = text.partition(":")
         if not colon:
             raise InvalidInput("filter", f"{text!r} is not NAME:VALUE or NAME:LOW..HIGH")
-        found[name if name == "value" else f"params.{name}"] = value
+        plain = name != "value" and not name.startswith(PARAMS)
+        found.setdefault(f"{PARAMS}{name}" if plain else name, []).append(value)
     return found
+
+
+def filter_name(parameter: str) -> str:
+    """What a filter calls a hyperparameter: its name, unless that means something else there."""
+    plain = parameter != "value" and not parameter.startswith(PARAMS)
+    return parameter if plain else f"{PARAMS}{parameter}"

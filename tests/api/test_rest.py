@@ -15,7 +15,7 @@ from tests.api.conftest import Server
 from tests.api.loops import submitted, train
 from tests.installation import until
 from tests.tuner.service import probing
-from tuner import optimizers, pruners, samplers, schedules, tasks
+from tuner import optimizers, pruners, samplers, schedules, service, tasks
 
 Spec = dict[str, Any]
 
@@ -135,6 +135,39 @@ def test_filters_by_range_choice_and_value(
     assert len(good) == 3
     for wrong in ("lr", "nothing:1", "lr:a..b"):
         assert client.get(f"/api/v1/{path}", params={"filter": wrong}).status_code == 422
+
+
+def test_filters_by_choices_that_hold_a_bar_and_by_a_parameter_named_value(
+    server: Server, client: httpx.Client, spec: Spec
+) -> None:
+    choices = ["a", "b", "a|b", "1..2"]
+    study = submitted(
+        server.context,
+        spec,
+        task=None,
+        space={
+            "kind": {"type": "categorical", "choices": choices},
+            "value": {"type": "float", "low": 0.0, "high": 9.0},
+        },
+    )
+    configs = [{"kind": kind, "value": float(i)} for i, kind in enumerate(choices)]
+    service.enqueue(server.context, study.id, configs)
+    path = f"studies/{study.id}/trials"
+
+    def kept(*filters: str) -> list[int]:
+        return [trial["number"] for trial in get(client, path, filter=list(filters))["items"]]
+
+    assert kept("kind:a|b") == [2]
+    assert kept("kind:a", "kind:a|b") == [0, 2]
+    assert kept("kind:b|a") == [0, 1]
+    assert kept("kind:1..2") == [3]
+    assert kept("params.value:1..2") == [1, 2]
+    assert kept("value:1..2") == []
+    answer = client.get(f"/api/v1/{path}", params={"filter": "kind:1..1e308"})
+    assert answer.status_code == 422
+    assert "has no range, but choices: a, b" in answer.json()["detail"]
+    html = client.get(f"/studies/{study.id}?filter=params.value:1..2").text
+    assert '<option value="params.value">value</option>' in html
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])

@@ -19,7 +19,7 @@ from tuner.service.views import (
     measurement_views,
     trial_view,
 )
-from tuner.spaces import Categorical, Space
+from tuner.spaces import Categorical, Scalar, Space
 from tuner.storage import listing, studies, trials
 from tuner.storage import measurements as stored
 from tuner.storage.models import FINISHED_STUDY_STATES, TRIAL_STATES
@@ -37,7 +37,7 @@ def list_trials(
     state: str | None = None,
     sort: str = "number",
     order: str = "asc",
-    filters: Mapping[str, str] | None = None,
+    filters: Mapping[str, Sequence[str]] | None = None,
     cursor: str | None = None,
     limit: int = 100,
 ) -> Page[TrialView]:
@@ -50,8 +50,8 @@ def list_trials(
         sort: number, state, step, created_at, device_seconds, attempt, value (of several
             objectives the first; ``value.1`` is the second), or ``params.NAME``.
         order: asc or desc; trials without the value come last either way.
-        filters: ``params.NAME`` or ``value`` to what it must be: a number, ``LOW..HIGH``, or
-            choices with a bar between them.
+        filters: ``params.NAME`` or ``value`` to what it must be: a number or ``LOW..HIGH``, the
+            last one given; or any of the choices given, which may have bars between them.
         cursor: Where the page before ended.
         limit: Rows of a page.
 
@@ -110,23 +110,35 @@ def _sorted_by(
 
 
 def _filters(
-    given: Mapping[str, str], space: Space | None
+    given: Mapping[str, Sequence[str]], space: Space | None
 ) -> tuple[dict[str, list[str]], dict[str | None, tuple[float, float]]]:
     """What categorical parameters may be, and the ranges of numbers; None: the objective's."""
     chosen: dict[str, list[str]] = {}
     within: dict[str | None, tuple[float, float]] = {}
-    for name, value in given.items():
+    for name, wanted in given.items():
         short = name.removeprefix("params.")
         if name == "value":
-            within[None] = _range(name, value)
+            within[None] = _range(name, wanted[-1])
         elif not name.startswith("params.") or space is None or short not in space.searched:
             raise InvalidInput(f"filters.{name}", "names no parameter that is searched")
-        elif isinstance(space.parameters[short], Categorical):
-            # The whole text first: a choice may hold a bar itself.
-            chosen[short] = [value, *value.split("|")]
+        elif isinstance(parameter := space.parameters[short], Categorical):
+            chosen[short] = _chosen(name, wanted, parameter.choices)
         else:
-            within[short] = _range(name, value)
+            within[short] = _range(name, wanted[-1])
     return chosen, within
+
+
+def _chosen(name: str, wanted: Sequence[str], choices: Sequence[Scalar]) -> list[str]:
+    found: list[str] = []
+    for text in wanted:
+        if text in choices:  # the whole text first: a choice may hold a bar or dots itself
+            found.append(text)
+        elif ".." in text:
+            known = ", ".join(map(str, choices))
+            raise InvalidInput(f"filters.{name}", f"has no range, but choices: {known}")
+        else:
+            found += text.split("|")
+    return found
 
 
 def _range(name: str, value: str) -> tuple[float, float]:

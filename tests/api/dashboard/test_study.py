@@ -195,6 +195,37 @@ def test_sorting_brushing_and_comparing(
         assert len(Path(download.value.path()).read_text().splitlines()) == 7
 
 
+def test_no_more_are_compared_than_fit_side_by_side(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec, budget={"trials": 13, "epochs": 3})
+    configs = [{"lr": 0.01, "batch_size": 16}] * 13
+    service.enqueue(server.context, study.id, configs)
+    with window(browser) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/studies/{study.id}")
+        for box in page.locator("input.pick").all():
+            box.check()
+        compare = page.locator("#compare")
+        expect(compare).to_be_disabled()
+        expect(compare).to_have_text("Compare at most 12, not 13")
+        page.locator("input.pick").first.uncheck()
+        compare.click()
+        expect(page.get_by_role("heading", name="Compare 12 trials")).to_be_visible()
+
+
+def test_a_filter_that_makes_no_sense_is_told(
+    browser: Browser, server: Server, trained: Trained
+) -> None:
+    study = trained(2)
+    with window(browser) as page:
+        opened(page, server, study.id)
+        page.get_by_label("Keep those whose").select_option("schedule")
+        page.get_by_label("is at least").fill("1")
+        page.get_by_role("button", name="Filter", exact=True).click()
+        expect(page.locator(".toast")).to_contain_text("has no range, but choices: constant")
+
+
 def test_columns_and_filters_by_hand(browser: Browser, server: Server, trained: Trained) -> None:
     study = trained()
     with window(browser) as page:

@@ -153,11 +153,11 @@ def test_trials_are_sorted_and_paged(ctx: Context, sort: str, order: str) -> Non
 def test_trials_are_filtered(ctx: Context) -> None:
     study = submit(ctx, budget={"trials": 12, "epochs": 1})
     Trainer(ctx).work()
-    found = service.list_trials(ctx, study.id, filters={"params.batch_size": "32"}).items
+    found = service.list_trials(ctx, study.id, filters={"params.batch_size": ["32"]}).items
     every = service.list_trials(ctx, study.id, state="complete").items
     assert [t.number for t in found] == [t.number for t in every if t.params["batch_size"] == 32]
     with pytest.raises(InvalidInput, match="no parameter"):
-        service.list_trials(ctx, study.id, filters={"params.nope": "1"})
+        service.list_trials(ctx, study.id, filters={"params.nope": ["1"]})
 
 
 def test_pause_hands_trials_back_and_resume_goes_on(ctx: Context) -> None:

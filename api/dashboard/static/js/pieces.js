@@ -31,7 +31,8 @@ async function fetched(pieces) {
     const response = await fetch(url, { headers: { accept: "text/html" } });
     if (response.redirected) location.reload(); // logged out meanwhile: the login page
     if (!response.ok) {
-      if (response.status < 500) toast(`This cannot be shown: ${response.statusText}`);
+      const told = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("main p");
+      if (response.status < 500) toast(`This cannot be shown: ${told?.textContent ?? response.statusText}`);
       return;
     }
     const fresh = document.createElement("div");

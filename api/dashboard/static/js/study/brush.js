@@ -5,6 +5,9 @@ import { axis } from "./parameters.js";
 
 const HELP = "Drag along an axis to keep a range; a click on it lets go. Colours: by rank, the best on top.";
 
+// What a filter calls a hyperparameter: `value` is the objective.
+const called = (name) => (name === "value" || name.startsWith("params.") ? `params.${name}` : name);
+
 export function brush(card, filtered) {
   const parallel = new Parallel(card.querySelector("figure"));
   const clear = card.querySelector("#unbrush");
@@ -14,8 +17,10 @@ export function brush(card, filtered) {
       url.searchParams.delete(name);
     }
     for (const one of detail.wanted) {
-      const kept = one.choices ? one.choices.join("|") : `${one.low}..${one.high}`;
-      url.searchParams.append("filter", `${one.goal ? "value" : one.name}:${kept}`);
+      const name = one.goal ? "value" : called(one.name);
+      for (const kept of one.choices ?? [`${one.low}..${one.high}`]) {
+        url.searchParams.append("filter", `${name}:${kept}`);
+      }
     }
     window.history.replaceState(null, "", url);
     clear.hidden = !detail.wanted.length;
