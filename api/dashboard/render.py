@@ -95,7 +95,10 @@ def back(request: Request, fallback: str) -> RedirectResponse:
 
     Not to one that has this form's own path: it asked whether to send it.
     """
-    came = urlsplit(request.headers.get("referer", ""))
+    try:
+        came = urlsplit(request.headers.get("referer", ""))
+    except ValueError:
+        came = urlsplit("")
     ours = (
         came.netloc == request.headers.get("host")
         and came.path.startswith(root_of(request))

@@ -237,6 +237,7 @@ def test_the_login_leads_nowhere_else(server: Server, elsewhere: str) -> None:
 
 
 CROSS_SITE = [
+    {"origin": "http://["},
     {"sec-fetch-site": "cross-site"},
     {"sec-fetch-site": "same-site"},
     {"origin": "http://evil.example"},

@@ -339,6 +339,8 @@ def test_buttons_change_the_study_and_come_back(
     assert "Resume" in client.get("/studies/1").text
     elsewhere = {"origin": ours, "referer": "http://evil.example//evil"}
     assert client.post("/studies/1/resume", headers=elsewhere).headers["location"] == "/studies/1"
+    broken = {"origin": ours, "referer": "http://["}
+    assert client.post("/studies/1/pause", headers=broken).headers["location"] == "/studies/1"
     assert client.post("/studies/1/cancel", headers=headers).status_code == 303
     gone = client.post("/studies/1/delete", headers=headers)
     assert gone.headers["location"] == "/"
