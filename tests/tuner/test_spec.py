@@ -422,6 +422,12 @@ def test_a_file_is_read_or_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InvalidInput):
             StudySpec.from_yaml(path)
+    for twice in ("name: x\nspace: {}\nname: y\n", "name: x\nspace:\n  a: 1\n  a: 2\n"):
+        path.write_text(twice)
+        with pytest.raises(InvalidInput, match=r"is there already\s+in .*, line [34]"):
+            StudySpec.from_yaml(path)
+    path.write_text("name: x\nspace: {a: &a {type: constant, value: 1}, b: {<<: *a, value: 2}}\n")
+    assert StudySpec.from_yaml(path).space["b"] == {"type": "constant", "value": 2}  # type: ignore[index]  # it is a mapping
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidInput):
         StudySpec.from_yaml(path)

@@ -174,16 +174,11 @@ def _slot(
 
 def _config(file: Path | None) -> dict[str, Any]:
     """A configuration from a YAML or JSON file; empty without one."""
-    import yaml
+    from tuner.spec.files import read_yaml
 
     if file is None:
         return {}
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput("config", f"{file} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InvalidInput("config", f"{file} is not YAML: {error}") from error
+    raw = read_yaml(file, "config")
     if not isinstance(raw, Mapping):
         raise InvalidInput("config", f"{file} is no mapping of names to values")
     return {str(name): number(value) for name, value in raw.items()}

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from tuner.advisor import Advice, Fit
 from tuner.advisor.critical_batch import CriticalBatch
 from tuner.client.datasets import Datasets
@@ -25,6 +23,7 @@ from tuner.service import (
     StudyView,
     TrialView,
 )
+from tuner.spec.files import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -299,12 +298,7 @@ def load(spec: Spec) -> dict[str, Any]:
     """
     if isinstance(spec, Mapping):
         return dict(spec)
-    try:
-        found = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInput("file", f"{spec} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput("file", f"{spec} is not YAML: {error}") from error
+    found = read_yaml(spec)
     if not isinstance(found, dict):
         raise InvalidInput("file", f"{spec} holds no study: expected fields such as name and task")
     return found

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tuner.errors import InvalidInput
+from tuner.spec.files import read_yaml
 
 LARGEST_SEED = 2**31 - 1
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -160,13 +160,7 @@ class StudySpec(Part):
         Raises:
             InvalidInput: The file cannot be read, is no YAML, or holds a wrong value.
         """
-        try:
-            raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput("file", f"{path} cannot be read: {error}") from error
-        except yaml.YAMLError as error:
-            raise InvalidInput("file", f"{path} is not YAML: {error}") from error
-        return cls.parse(raw)
+        return cls.parse(read_yaml(path))
 
     def to_dict(self) -> dict[str, Any]:
         """The study file's form, without what was left out."""

@@ -305,7 +305,7 @@ def test_a_study_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text("name: x\nspace: {lr: 0.1}\n")
     assert load(file) == {"name": "x", "space": {"lr": 0.1}}
-    for content in ("- a\n", "{", "just text"):
+    for content in ("- a\n", "{", "just text", "name: x\nname: y\n"):
         file.write_text(content)
         with pytest.raises(InvalidInput, match="file"):
             load(file)
