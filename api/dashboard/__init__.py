@@ -19,6 +19,7 @@ from api.dashboard import (
     study,
     trial,
     vary,
+    webhooks,
     workers,
 )
 from api.dashboard.render import problem_page
@@ -36,6 +37,7 @@ def install(app: FastAPI) -> None:
         compare,
         trial,
         workers,
+        webhooks,
         form,
         vary,
         advisor,

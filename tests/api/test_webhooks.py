@@ -126,3 +126,22 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_upkeep(
         )
         assert log(client, hook["id"])[0]["error"] is None, "the attempt is still under way"
         receiver.ended.set()
+
+
+def test_a_page_shows_admins_what_became_of_the_last_messages(
+    server: Server, client: httpx.Client, receiver: Receiver
+) -> None:
+    assert "tuner webhook create" in client.get("/webhooks").text
+    hook = made(client, receiver.url + "secret-path", tag="nightly")
+    assert "Nothing was sent yet" in client.get("/webhooks").text
+    receiver.answers = [500] * 20
+    client.post(f"/api/v1/webhooks/{hook['id']}/test")
+    (delivery,) = tried(client, hook["id"])
+    html = client.get("/webhooks").text
+    for shown in ("chat", "127.0.0.1", "tag nightly", "webhook.test", delivery["error"]):
+        assert shown in html
+    assert "secret-path" not in html
+    assert '<a href="/webhooks"' in html
+    with server.client(server.token("submit")) as user:
+        assert '<a href="/webhooks"' not in user.get("/").text
+        assert user.get("/webhooks").status_code == 403

@@ -13,7 +13,7 @@ from tests.api.dashboard.browsers import log_in, look, window
 from tests.api.loops import submitted
 from tuner import service
 from tuner.protocol import PoolBeat, WorkerHello
-from tuner.service import StudyView, pools
+from tuner.service import StudyView, pools, webhooks
 
 Spec = dict[str, Any]
 AXE = Path(__file__).with_name("axe") / "axe.min.js"
@@ -46,6 +46,7 @@ def test_axe_finds_nothing(
         {"metric": "train_loss", "direction": "maximize"},
     ]
     study = trained(name="done", objective=several, tags=["tag"], description="What it is for.")
+    trained(name="one goal")  # several have no course in the list
     running = submitted(server.context, spec, name="runs")
     (asked,) = service.ask(server.context, running.id)
     (failed,) = service.ask(server.context, running.id)
@@ -70,6 +71,7 @@ def test_axe_finds_nothing(
         "/advisor": "circle.new",
         "/advisor?lr=fast&batch_size=64&to=128": "#advisor-error",
         "/workers": "tbody tr",
+        "/webhooks": ".empty",
         "/new": "#samples td",
         "/catalogue": "svg.plotted",
         "/docs": "details",
@@ -88,6 +90,21 @@ def test_axe_finds_nothing(
             for figure in page.locator("figure.chart").all():
                 figure.scroll_into_view_if_needed()
             assert findings(page) == [], path
+
+
+@BOTH
+def test_axe_finds_nothing_in_webhooks(
+    browser: Browser, start: Callable[..., Server], size: str, scheme: str
+) -> None:
+    server = start(webhook_hosts=("127.0.0.1",))
+    for name in ("idle", "told"):
+        webhooks.create_webhook(server.context, name, "http://127.0.0.1:9/", tag="nightly")
+    webhooks.try_webhook(server.context, "told")
+    with window(browser, size, scheme) as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/webhooks")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        assert findings(page) == []
 
 
 def test_the_keyboard_reaches_everything(

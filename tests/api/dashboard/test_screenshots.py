@@ -72,6 +72,7 @@ def test_pages_fit_and_screenshots(
         "advisor": f"/advisor?study={evidence.id}&to=512",
         "advisor-rule": "/advisor",
         "workers": "/workers",
+        "webhooks": "/webhooks",
         "new": "/new",
         "catalogue": "/catalogue",
         "docs": "/docs",
