@@ -66,9 +66,8 @@ def test_commands_and_their_options_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["worker", "worker-gpu"])
-def test_a_worker_can_load_what_it_compiles(name: str) -> None:
+def test_a_worker_can_write_what_it_compiles(name: str) -> None:
     assert SERVICES[name]["read_only"]
-    assert SERVICES[name]["tmpfs"] == ["/tmp:exec"]
     assert all(SERVICES[name]["environment"][cache].startswith("/tmp/") for cache in CACHES)
 
 

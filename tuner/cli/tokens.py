@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 
 MOST_DAYS = 36_525
 
-app = typer.Typer(help="Create, list and revoke access tokens.", no_args_is_help=True)
+app = typer.Typer(
+    help="Create, list and revoke access tokens, in the database itself: run it where the server "
+    "runs, with the server's TUNER_HOME or TUNER_DATABASE_URL.",
+    no_args_is_help=True,
+)
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Who uses it: what the audit trail will say.")],
+    name: Annotated[str, typer.Option(help="Who uses it; the audit trail shows this name.")],
     scope: Annotated[
         list[str],
         typer.Option(help="read, submit (reads too), work or admin (all); may be repeated."),
     ],
-    days: Annotated[float | None, typer.Option(help="It expires after so many.")] = None,
+    days: Annotated[
+        float | None, typer.Option(help="Days until it expires; by default never.")
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the token of that name, which stops working.")
     ] = False,

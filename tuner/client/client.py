@@ -230,19 +230,17 @@ class Client(OwnLoop, Datasets, Operating):
         """
         seen = after
         while True:
-            news = False
+            # Looked at first: all that an ended study has left to tell is told at once.
+            over = self.study(study).state in FINISHED
+            before = seen
             try:
                 for event in self._listen(study, seen):
                     if event is None:  # a sign of life: nothing happens at the moment
                         if self.study(study).state in FINISHED:
                             break
                         continue
-                    seen, news = event.id, True
+                    seen = event.id
                     yield event
-                    if event.kind == "study.state" and event.data.get("state") in FINISHED:
-                        return
-                if not news and self.study(study).state in FINISHED:
-                    return
             except Unavailable:
                 over = False
             if seen == before:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -91,8 +93,9 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "no/such/file.yaml"], "file"),
     (["db", "upgrade", "--database-url", "mysql://x/y"], "database_url"),
     (["db", "upgrade", "no-such-revision"], "revision"),
-    (["token", "create", "--name", "n", "--scope", "everything"], "scope"),
-    (["token", "create", "--name", "", "--scope", "read"], "name"),
+    (["token", "create", "--name", "n", "--scope", "read"], "TUNER_HOME or TUNER_DATABASE_URL"),
+    (["token", "list"], "TUNER_HOME or TUNER_DATABASE_URL"),
+    (["token", "revoke", "n"], "TUNER_HOME or TUNER_DATABASE_URL"),
     *(
         (["token", "create", "--name", "n", "--scope", "read", "--days", days], "days")
         for days in ("1e10", "nan", "0", "-1")
@@ -277,6 +280,7 @@ def test_a_token_lives_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_token_is_found_by_its_name_before_its_id(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["db", "upgrade"]) == 0
     for name in ("first", "1"):
         assert main(["token", "create", "--name", name, "--scope", "read"]) == 0
     for key in ("1", "2"):
