@@ -92,15 +92,12 @@ def test_axe_finds_nothing(
             assert findings(page) == [], path
 
 
-@BOTH
-def test_axe_finds_nothing_in_webhooks(
-    browser: Browser, start: Callable[..., Server], size: str, scheme: str
-) -> None:
+def test_axe_finds_nothing_in_webhooks(browser: Browser, start: Callable[..., Server]) -> None:
     server = start(webhook_hosts=("127.0.0.1",))
     for name in ("idle", "told"):
         webhooks.create_webhook(server.context, name, "http://127.0.0.1:9/", tag="nightly")
     webhooks.try_webhook(server.context, "told")
-    with window(browser, size, scheme) as page:
+    with window(browser) as page:
         log_in(page, server)
         page.goto(f"{server.url}/webhooks")
         expect(page.locator("tbody tr")).to_have_count(1)

@@ -316,7 +316,8 @@ def parameters(draw: st.DrawFn) -> dict[str, object]:
         return {"type": "categorical", "choices": unique}
     if kind == "log":
         low = draw(st.floats(1e-12, 1e3))
-        return {"type": "float", "low": low, "high": low * draw(st.floats(1, 1e9)), "log": True}
+        wide = draw(st.just(1.0) | st.floats(1 + 1e-9, 1e9))  # between, logarithms are equal
+        return {"type": "float", "low": low, "high": low * wide, "log": True}
     if kind == "float":
         low = draw(finite)
         return {"type": "float", "low": low, "high": low + draw(st.floats(0, 1e6))}
