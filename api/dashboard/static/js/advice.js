@@ -9,8 +9,13 @@ const place = document.getElementById("change-answer");
 const ask = throttled(async () => {
   const url = new URL(form.action);
   url.search = new URLSearchParams([...new FormData(form), ["fragment", "brief"]]);
-  const response = await fetch(url, { headers: { accept: "text/html" } });
-  if (response.ok) place.innerHTML = await response.text(); // escaped by the server's templates
+  try {
+    const response = await fetch(url, { headers: { accept: "text/html" } });
+    if (response.ok) place.innerHTML = await response.text(); // escaped by the server's templates
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    place.textContent = "The server cannot be reached. Ask again later.";
+  }
 }, 250);
 
 form?.addEventListener("input", ask);

@@ -143,12 +143,17 @@ export function text(tag, content, className = "") {
   return element;
 }
 
-// Runs `work` once, when the element is about to be seen.
+// Runs `work` when the element is about to be seen: once, or until it goes well.
 export function near(element, work) {
-  const watch = new IntersectionObserver((entries) => {
+  const watch = new IntersectionObserver(async (entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
-    watch.disconnect();
-    work();
+    watch.unobserve(element);
+    try {
+      await work();
+    } catch (error) { // what it loads is not there while the server is away
+      console.error(error);
+      setTimeout(() => watch.observe(element), 5000);
+    }
   }, { rootMargin: "400px" });
   watch.observe(element);
 }
