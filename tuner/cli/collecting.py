@@ -11,7 +11,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SELDOM = (50_000, 20, 1_000)
+SELDOM = (50_000, 50, 400)
 """For ``gc.set_threshold``: new objects, then collections of those that survived one, then two."""
 
 
