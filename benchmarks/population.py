@@ -283,7 +283,10 @@ def main() -> None:
     default = "1,4,8,16,64" if cpu else "1,4,16,64,128,256"
     slots = [int(k) for k in (arguments.slots or default).split(",")]
     cores = max(1, os.cpu_count() or 1) if cpu else 1
-    for case in arguments.cases.split(","):
+    cases = arguments.cases.split(",")
+    if unknown := set(cases) - CASES.keys():
+        parser.error(f"unknown cases {sorted(unknown)}; there are {', '.join(CASES)}")
+    for case in cases:
         base = ("plain default", cores)
         kinds = [("plain default", 1), base, ("plain fused", cores)]
         if arguments.compiled:
