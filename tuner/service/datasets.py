@@ -147,8 +147,9 @@ def delete_dataset(ctx: Context, dataset: int | str, *, actor: str | None = None
     """
     now = ctx.now()
     with ctx.db.write() as session:
+        # In this order, as whoever adds one takes them.
+        datasets.lock_content(session, datasets.get(session, dataset).sha256)
         found = datasets.get(session, dataset, lock=True)
-        datasets.lock_content(session, found.sha256)
         mine = str(_reference(found))
         using = [
             name

@@ -126,6 +126,25 @@ def test_a_file_stays_for_a_name_that_another_server_is_adding(ctx: Context) -> 
     assert datasets.dataset_file(ctx, made.sha256).read_bytes() == CSV
 
 
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_one_name_added_and_deleted_at_once_waits_in_one_order(ctx: Context) -> None:
+    made = datasets.add_dataset(ctx, "people", io.BytesIO(CSV), format="csv")
+    waiting = (
+        select(func.count())
+        .where(text("wait_event_type = 'Lock'"))
+        .select_from(text("pg_stat_activity"))
+    )
+    with ThreadPoolExecutor() as threads:
+        with ctx.db.write() as adding:
+            stored.lock_content(adding, made.sha256)
+            deleting = threads.submit(datasets.delete_dataset, ctx, "people")
+            with ctx.db.session() as looking:
+                until(lambda: looking.scalar(waiting), "the deletion to wait")
+            assert stored.by_name(adding, "people", lock=True) is not None
+        deleting.result(60)
+    assert datasets.list_datasets(ctx) == []
+
+
 def test_a_file_goes_with_its_last_name(ctx: Context) -> None:
     first = datasets.add_dataset(ctx, "people", io.BytesIO(CSV), format="csv")
     second = datasets.add_dataset(ctx, "the same people", io.BytesIO(CSV), format="csv")
