@@ -136,6 +136,7 @@ def resume_study(ctx: Context, study_id: int, *, actor: str | None = None) -> St
         _allow(this, "resume", ("queued", "running", "paused"))
         if this.study.state == "paused":
             this.state("running" if this.study.started_at else "queued")
+            this.rest()  # until somebody is given a trial
     return show_study(ctx, study_id)
 
 

@@ -87,11 +87,13 @@ def take_in(ctx: Context, report: ProbeReport, *, actor: str | None = None) -> N
         this.revised = True
         this.study.device_seconds += report.seconds
         if report.outcome == "returned":
-            _hand_back(this, probe)
+            probes.wait(probe)
+            _note(this, probe, reason="returned")
         elif report.outcome == "failed":
             this.end_probe("failed", (report.reason or "error")[:LONGEST_REASON])
         else:
             _judge(this, probe, report)
+        this.rest()
 
     take(ctx, [report.study_id], deliver, actor=actor)
 
@@ -135,22 +137,18 @@ def reclaim(ctx: Context, turn: Turn) -> None:
     reason = probes.give_up(probe, max_attempts=ctx.settings.max_attempts)
     if reason is None:
         _note(turn, probe, reason=LEASE_EXPIRED)
-        turn.rest(ended)
     else:
         turn.end_probe("failed", reason)
+    turn.rest(ended)
 
 
 def give_back(turn: Turn, worker_id: int) -> None:
     """A worker that leaves still held the probe: another one may take it."""
     probe = probes.lock(turn.session, turn.study.id)
     if probe is not None and probe.worker_id == worker_id and probe.lease_token is not None:
-        _hand_back(turn, probe)
-
-
-def _hand_back(turn: Turn, probe: StoredProbe) -> None:
-    probes.wait(probe)
-    _note(turn, probe, reason="returned")
-    turn.rest()
+        probes.wait(probe)
+        _note(turn, probe, reason="returned")
+        turn.rest()
 
 
 def _judge(turn: Turn, probe: StoredProbe, report: ProbeReport) -> None:

@@ -220,6 +220,9 @@ class TestDeath:
             given_range["high"],
         )
         assert "lease_expired" in found.why[0]
+        spent = service.show_study(ctx, study.id).active_seconds
+        clock.run(500, ctx)
+        assert service.show_study(ctx, study.id).active_seconds == spent
         worker.work()
         assert len(lrs(ctx, study)) == 8
 

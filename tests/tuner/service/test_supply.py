@@ -157,6 +157,22 @@ def test_the_clock_rests_when_the_only_worker_leaves(ctx: Context, clock: Clock)
     assert service.show_study(ctx, study.id).active_seconds == pytest.approx(10)
 
 
+def test_the_clock_of_a_study_that_goes_on_waits_for_a_worker(ctx: Context, clock: Clock) -> None:
+    study = submit(ctx, budget={"seconds": 10_000.0, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    trainer.lease()
+    clock.run(10, ctx)
+    service.pause_study(ctx, study.id)
+    trainer.round()
+    service.leave(ctx, trainer.id)
+    service.resume_study(ctx, study.id)
+    clock.run(500, ctx)
+    assert service.show_study(ctx, study.id).active_seconds == pytest.approx(10)
+    Trainer(ctx, slots=1).lease()
+    clock.run(5, ctx)
+    assert service.show_study(ctx, study.id).active_seconds == pytest.approx(15)
+
+
 def test_wall_seconds_end_a_study_of_which_nobody_reports(ctx: Context, clock: Clock) -> None:
     study = submit(ctx, budget={"seconds": 100, "epochs": 1000})
     trainer = Trainer(ctx, slots=1)
