@@ -344,7 +344,9 @@ class _Worker:
         def interrupted() -> bool:
             return self.stop.is_set() or probe.token in self._dropped_probes
 
-        self._measured = run_probe(self.team.populations, probe, interrupted)
+        measured = run_probe(self.team.populations, probe, interrupted)
+        # Over which the device was lost keeps its lease, as trials do: see _hand_back.
+        self._measured = None if self.team.populations.lost else measured
         self._probe = None
         with self._lock:
             self._dropped_probes.clear()
