@@ -47,6 +47,7 @@ STATUS: Mapping[type[errors.TunerError], HTTPStatus] = {
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.Uninstalled: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Locked: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 

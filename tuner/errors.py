@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import ClassVar, cast
 
+MOST_OF_A_CAUSE = 2000
+"""Characters of what somebody else's code said that are kept."""
+
 
 class TunerError(Exception):
     """The root. ``code`` never changes once released; ``facts`` is JSON-able and safe to show.
@@ -91,7 +94,9 @@ class SearchFailed(Conflict):
 
     def __init__(self, study: int, cause: Exception) -> None:
         what = str(cause) if isinstance(cause, TunerError) else f"{type(cause).__name__}: {cause}"
-        super().__init__(f"the study's search failed: {what}", study=study)
+        # Somebody else's words, which go into the database.
+        clean = "".join(c if c.isprintable() else " " for c in what)[:MOST_OF_A_CAUSE]
+        super().__init__(f"the study's search failed: {clean}", study=study)
 
     @property
     def study(self) -> int:
@@ -151,6 +156,15 @@ class Unavailable(TunerError):
     """A part that this needs (the database, the server) cannot be reached now; try again."""
 
     code = "unavailable"
+
+
+class Uninstalled(Unavailable):
+    """A study names what is not installed on this server; another one may have it."""
+
+    code = "uninstalled"
+
+    def __init__(self, study: int, cause: TunerError) -> None:
+        super().__init__(f"study {study} cannot be served here: {cause}", study=study)
 
 
 class Locked(Unavailable):

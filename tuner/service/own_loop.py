@@ -39,6 +39,9 @@ class Asked(BaseModel):
     until: int = Field(description="The step at which the service decides about it next.")
     max_step: int
     expires_at: datetime = Field(description="Unless something is reported before.")
+    device_seconds: float = Field(
+        default=0.0, description="What it has taken so far, from which reports count on."
+    )
 
 
 def ask(
@@ -96,6 +99,7 @@ def ask(
                 until=row.until,
                 max_step=checked.max_step_of(config),
                 expires_at=row.lease_expires_at or ctx.now(),
+                device_seconds=row.device_seconds,
             )
         )
     return out

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from tuner.errors import InvalidInput, SearchFailed
+from tuner.errors import InvalidInput, SearchFailed, Uninstalled, UnknownName
 from tuner.search import Record, Search
 from tuner.spec import Checked, StudySpec, resolve
 from tuner.storage import measurements, studies, trials
@@ -38,11 +38,14 @@ def searching(study_id: int) -> Iterator[None]:
 
     Raises:
         SearchFailed: For what one of them raised.
+        Uninstalled: There is none of that name, as there was when the study was accepted.
     """
     try:
         yield
     except (SearchFailed, MemoryError):
         raise
+    except UnknownName as error:
+        raise Uninstalled(study_id, error) from error
     except Exception as error:
         raise SearchFailed(study_id, error) from error
 
@@ -133,8 +136,15 @@ class Live:
         self.revision = self.idle_at = self.settled_at = -1
 
     def plan(self, study: StudyRow) -> Checked:
-        """The study as submitted."""
-        return self.plans.of(study)
+        """The study as submitted.
+
+        Raises:
+            Uninstalled: It names what is not here, such as another package's sampler.
+        """
+        try:
+            return self.plans.of(study)
+        except InvalidInput as error:
+            raise Uninstalled(study.id, error) from error
 
     def holds(self, study: StudyRow) -> bool:
         """Whether search and rows are those of this revision of the study."""
@@ -145,12 +155,12 @@ class Live:
 
         Raises:
             InvalidInput: Optuna made the study, and searches by itself.
+            Uninstalled: It names what is not here.
             SearchFailed: It cannot be built, or not be told.
         """
         if not study.spec:
             raise InvalidInput("study", "was made through Optuna, which searches by itself")
-        with searching(study.id):
-            checked = self.plan(study)
+        checked = self.plan(study)
         if self.search is None or self.searched != checked:
             known = warm_start(session, checked)
             with searching(study.id):

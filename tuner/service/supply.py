@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from tuner.errors import InvalidInput, Locked, NotFound, SearchFailed
+from tuner.errors import InvalidInput, Locked, NotFound, SearchFailed, Uninstalled
 from tuner.protocol import Probe
 from tuner.queue import leases
 from tuner.queue.leases import Lease
@@ -30,6 +30,9 @@ from tuner.storage.studies import OPEN_STATES, StudyRow
 from tuner.storage.tallies import Queued
 from tuner.storage.trials import TrialRow
 from tuner.storage.workers import Present
+
+_OTHERS_GO_ON = (Locked, SearchFailed, Uninstalled, NotFound)
+"""What keeps one study from giving trials now, and says nothing about the others."""
 
 
 @dataclass
@@ -104,14 +107,15 @@ def _from_studies(
 ) -> None:
     """Claims from one study after another; one that somebody has locked gives nothing now.
 
-    One whose search fails gives nothing ever, and keeps no other study waiting.
+    One whose search fails gives nothing ever, one of which something is not installed here gives
+    nothing through this server, one that is gone nothing more; none keeps another study waiting.
     """
     out = handed.trials
     late: list[int] = []
     for queued in wanted:
         if len(out) >= k:
             break
-        with suppress(Locked, SearchFailed):
+        with suppress(*_OTHERS_GO_ON):
             if queued.probe == "waiting" and not out:
                 handed.probe = probes.offer(ctx, queued.id, claim)
             if handed.probe is not None:
@@ -131,7 +135,7 @@ def _from_studies(
     for study_id in late:
         if out or handed.probe is not None:
             break
-        with suppress(Locked, SearchFailed):
+        with suppress(*_OTHERS_GO_ON):
             out += from_study(ctx, study_id, k, claim) or []
 
 

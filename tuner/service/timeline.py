@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tuner.service.context import Context
 from tuner.service.views import View
-from tuner.storage import pictures, studies, trials
+from tuner.storage import pictures, studies, trials, workers
 from tuner.storage.pictures import LEASED, MOVED, Happening
 
 OWN_LOOP = "own loop"
@@ -60,7 +60,7 @@ def timeline(ctx: Context, study_id: int, *, most: int = 2000) -> Timeline:
         studies.get(session, study_id)
         found = pictures.happenings(session, study_id, most=most + 1)
         ids = {one.worker_id for one in found if one.worker_id is not None}
-        names = pictures.worker_names(session, ids)
+        names = workers.names(session, ids)
     cut = len(found) > most
     return Timeline(study_id=study_id, workers=names, spans=_spans(found[cut:]), cut=cut)
 
@@ -108,7 +108,7 @@ def trial_events(ctx: Context, trial_id: int) -> list[TrialEvent]:
         )
         mine = [one for one in found if one.trial_id == trial_id or trial_id in one.data["trials"]]
         ids = {one.worker_id for one in mine if one.worker_id is not None}
-        names = pictures.worker_names(session, ids)
+        names = workers.names(session, ids)
     out: list[TrialEvent] = []
     for one in mine:
         holder = None if one.worker_id is None else names.get(one.worker_id)

@@ -380,7 +380,7 @@ class Turn:
             self.state("completed", reason or STOPPED)
 
     def close(self, rows: Sequence[TrialRow], reason: str) -> None:
-        """Ends trials that nobody holds: set aside or begun, pruned; never begun, cancelled."""
+        """Ends trials, held or not: set aside or begun, pruned; never begun, cancelled."""
         for row in rows:
             if row.paused or row.step > 0:
                 self.end(row, "pruned", reason)

@@ -44,7 +44,7 @@ def turn(
         SearchFailed: Its search raised.
     """
     with (
-        _failing(ctx),
+        failing(ctx),
         ctx.searches.hold([study_id]) as lives,
         _unit(ctx, lives, actor, wait=wait) as unit,
     ):
@@ -96,7 +96,7 @@ def take(
         SearchFailed: A study's search raised; said again, it meets a study that is over.
     """
     patient = slow and ctx.db.embedded
-    with _failing(ctx), ctx.searches.hold(study_ids) as lives:
+    with failing(ctx), ctx.searches.hold(study_ids) as lives:
         for attempt in range(TRIES):
             contested = attempt > 0 or any(live.guarded or live.stuck for live in lives.values())
             locked = contested and not (patient and attempt < TRIES - 1)
@@ -135,7 +135,7 @@ def take_one(
 
 
 @contextmanager
-def _failing(ctx: Context) -> Iterator[None]:
+def failing(ctx: Context) -> Iterator[None]:
     """Lets a study fail whose search raises, so that it keeps nobody waiting again."""
     try:
         yield

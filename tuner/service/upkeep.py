@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from tuner.errors import Locked, SchemaOutdated, SearchFailed, Unavailable
+from tuner.errors import Locked, SchemaOutdated, SearchFailed, Unavailable, Uninstalled
+from tuner.logs import Seldom
 from tuner.queue import leases
 from tuner.queue import probes as queue_probes
 from tuner.service import checkpoints, probes
 from tuner.service.context import Context
 from tuner.service.receipts import KEPT
+from tuner.service.searches import searching
 from tuner.service.supply import prepare
-from tuner.service.turns import turn
+from tuner.service.turns import failing, turn
 from tuner.storage import events, offers, receipts, statistics, studies, tallies, workers
 from tuner.storage.events import NewEvent
 from tuner.storage.studies import OPEN_STATES
@@ -23,6 +25,9 @@ FORGET_EVERY = timedelta(minutes=5)
 """How often receipts are looked through."""
 
 log = logging.getLogger(__name__)
+
+_seldom = Seldom(seconds=300)
+"""For what a study needs that is not here, which every round finds again."""
 
 GONE_AFTER_LEASES = 2.0
 """A worker not heard of for this many lifetimes of a lease counts as gone."""
@@ -179,7 +184,7 @@ def _refit(ctx: Context) -> None:
     """Fits models anew, outside all locks."""
     for study_id, live in ctx.searches.entries():
         search = live.search
-        with _guarded(study_id):
+        with _guarded(study_id), failing(ctx), searching(study_id):
             if search is not None and search.stale:
                 search.refit()
 
@@ -191,6 +196,9 @@ def _guarded(study_id: int) -> Iterator[None]:
         yield
     except (Locked, SearchFailed) as error:  # the latter is logged, and will not come again
         log.debug("upkeep waits: %s", error, extra={"study": study_id})
+    except Uninstalled as error:
+        if _seldom.due(str(error)) is not None:
+            log.warning("this server cannot look after a study: %s", error)
     except (Unavailable, SchemaOutdated):
         raise
     except Exception:

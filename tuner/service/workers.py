@@ -43,7 +43,7 @@ from tuner.storage.models import Worker
 from tuner.storage.trials import TrialRow
 from tuner.storage.workers import Present
 
-KNOWN = timedelta(days=7)
+LISTED = timedelta(days=7)
 """For how long a worker that has gone is listed."""
 
 
@@ -120,7 +120,8 @@ def report(
     if report.printed:
         take_logs(ctx, report.printed)
     if report.probe is not None:
-        probes.take_in(ctx, report.probe, actor=actor)
+        with suppress(SearchFailed):  # that study is over now
+            probes.take_in(ctx, report.probe, actor=actor)
     verdicts = _delivered(ctx, report.slots, actor) if report.slots else {}
     freed = sum(1 for verdict in verdicts.values() if verdict.action != "continue")
     wanted = report.refill + freed
@@ -210,7 +211,7 @@ def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
 def list_workers(ctx: Context) -> list[WorkerView]:
     """All workers that are there or were in the last week, those heard of last first."""
     with ctx.db.session() as session:
-        everyone = workers.everyone(session, ctx.now() - KNOWN)
+        everyone = workers.everyone(session, ctx.now() - LISTED)
         held = workers.held(session, [worker.id for worker in everyone])
     return [worker_view(worker, held.get(worker.id, 0)) for worker in everyone]
 

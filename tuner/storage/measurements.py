@@ -96,7 +96,7 @@ def lines(
 ) -> dict[int, Line]:
     """One reported metric of each trial over ``x``, finite values only.
 
-    The seconds of an attempt that resumed, which start anew, go on where those before left off.
+    Seconds of an attempt that start anew, as some report them, go on where those before left off.
 
     Args:
         session: Where to read.

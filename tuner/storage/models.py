@@ -238,7 +238,7 @@ class Measurement(Base):
     """The first objective; NULL when it was not finite (``metrics`` says what it was)."""
     samples: Mapped[int | None] = mapped_column(BigInteger)
     seconds: Mapped[float | None]
-    """Device seconds of this attempt so far."""
+    """Device seconds of the trial so far, over all its attempts."""
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """All reported numbers; those not finite as the strings ``nan``, ``inf``, ``-inf``."""
     created_at: Mapped[datetime]

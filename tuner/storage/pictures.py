@@ -165,12 +165,6 @@ def happenings(
     return [Happening(*row) for row in reversed(rows.all())]
 
 
-def worker_names(session: Session, worker_ids: Collection[int]) -> dict[int, str]:
-    """What these workers are called."""
-    rows = session.execute(select(Worker.id, Worker.name).where(Worker.id.in_(worker_ids)))
-    return {worker_id: name for worker_id, name in rows}  # noqa: C416  (rows are no pairs)
-
-
 def devices(session: Session, study_id: int) -> list[dict[str, Any]]:
     """On what a study's trials were trained last, each worker's device once."""
     workers = select(Trial.worker_id).where(

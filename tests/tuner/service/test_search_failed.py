@@ -9,13 +9,14 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from tests.tuner.service.simulation import SPACE, Trainer, submit
-from tuner import service
-from tuner.errors import SearchFailed, Unavailable
+from tuner import samplers, service
+from tuner.errors import SearchFailed, Unavailable, Uninstalled
 from tuner.pruners.asha import AshaPruner
 from tuner.samplers.tpe import TpeSampler
+from tuner.search import Search
 from tuner.service import Context, StudyPatch
 from tuner.spec import BudgetSpec
-from tuner.storage import measurements
+from tuner.storage import measurements, tallies
 
 
 def bug(*given: Any, **named: Any) -> Any:
@@ -54,6 +55,72 @@ def test_a_search_that_cannot_be_built_fails_its_study(
     service.look_ahead(ctx)
     service.tick(ctx)
     assert service.show_study(ctx, bad.id).state == "failed"
+    assert {trial.study_id for trial in Trainer(ctx).lease()} == {good.id}
+
+
+def test_a_study_of_what_is_not_installed_here_waits_and_others_do_not(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that lacks a plug-in must not end what others train."""
+    theirs = submit(ctx, "theirs", sampler="tpe", priority=5)
+    trainer = Trainer(ctx, slots=2)
+    held = trainer.lease()
+    good = submit(ctx, "good")
+    ctx.searches.forget(theirs.id)
+    ctx.searches.plans._known.clear()
+    monkeypatch.delitem(samplers.registry._entries, "tpe")
+    service.tick(ctx)
+    service.look_ahead(ctx)
+    assert service.show_study(ctx, theirs.id).state == "running"
+    assert {trial.study_id for trial in Trainer(ctx, name="other").lease()} == {good.id}
+    with pytest.raises(Uninstalled, match="tpe"):
+        trainer.round()
+    assert service.show_study(ctx, theirs.id).state == "running"
+    monkeypatch.undo()
+    assert {v.action for v in trainer.round().verdicts} == {"continue"}
+    assert len(held) == 2
+
+
+@pytest.mark.parametrize("text", ["a \x00 in it", "x" * 10_000], ids=["zero", "long"])
+def test_whatever_a_plug_in_says_fails_its_study_alone(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    def bad_words(*given: Any, **named: Any) -> Any:
+        raise ValueError(text)
+
+    bad = submit(ctx, "bad", sampler="tpe", priority=5)
+    good = submit(ctx, "good")
+    monkeypatch.setattr(TpeSampler, "suggest", bad_words)
+    assert {trial.study_id for trial in Trainer(ctx).lease()} == {good.id}
+    shown = service.show_study(ctx, bad.id)
+    assert shown.state == "failed"
+    assert len(shown.reason or "") < 2100
+
+
+def test_a_fit_that_raises_fails_its_study(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = submit(ctx, sampler="tpe")
+    Trainer(ctx).lease()
+    monkeypatch.setattr(Search, "stale", True)
+    monkeypatch.setattr(Search, "refit", bug)
+    service.look_ahead(ctx)
+    assert service.show_study(ctx, study.id).state == "failed"
+
+
+def test_a_study_that_is_deleted_meanwhile_keeps_no_other_waiting(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = submit(ctx, "gone", priority=5)
+    good = submit(ctx, "good")
+    queued = tallies.queued
+
+    def deleting(*given: Any) -> Any:
+        found = queued(*given)
+        if len(found) == 2:
+            monkeypatch.undo()
+            service.delete_study(ctx, gone.id)
+        return found
+
+    monkeypatch.setattr(tallies, "queued", deleting)
     assert {trial.study_id for trial in Trainer(ctx).lease()} == {good.id}
 
 
