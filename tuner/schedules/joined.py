@@ -138,7 +138,8 @@ class Joined(Schedule):
                 level = torch.where(first > 0.0, level / first.clamp(min=1e-300), 1.0)
             result = torch.where(t >= part.start, level * value, result)
             if self.chosen["continuous"]:
-                level = level * part.schedule.multiplier(part.T, part.T, part.h)
+                end = part.schedule.within(part.T, part.T).clamp(min=0.0)
+                level = level * part.schedule.multiplier(end, part.T, part.h)
         return result
 
     @override
@@ -152,13 +153,15 @@ class Joined(Schedule):
         return result
 
     def _timed(self, t: Tensor, T: Tensor, h: Tensors) -> Iterator[_Part]:
-        """The parts, each with its own clock, which stops where the next one begins."""
+        """The parts, each with its own clock, which stops where the part ends."""
         context = {**h, "warmup_steps": torch.zeros_like(h["warmup_steps"])}
         start = torch.zeros_like(T)
         for i, (schedule, settings, share) in enumerate(self.parts):
             length = share * T
             own = {name: torch.tensor(v, dtype=torch.float64) for name, v in settings.items()}
-            local = t - start if i == len(self.parts) - 1 else (t - start).minimum(length)
+            local = t - start
+            if i < len(self.parts) - 1:
+                local = schedule.within(local, length)
             yield _Part(schedule, local.clamp(min=0.0), length, {**context, **own}, start)
             start = start + length
 

@@ -157,6 +157,15 @@ def test_joined_runs_on_from_where_a_part_ended() -> None:
     assert lr.tolist() == pytest.approx([1, 0.875, 0.75, 0.625, 0.5, 0.5, 0.5, 0.25])
 
 
+@pytest.mark.parametrize("total", [20, 21])
+def test_joined_runs_on_from_the_last_step_of_a_part_that_jumps(total: int) -> None:
+    parts = "cosine_restarts first=0.5 growth=1; constant"
+    lr, _ = check({"schedule": "joined", "schedule.parts": parts}, total).table(0, total)
+    first, second = lr[: (total + 1) // 2], lr[(total + 1) // 2 :]
+    assert first[-1] < 0.2
+    assert second.tolist() == [float(first[-1])] * len(second)
+
+
 def test_lists_may_be_text() -> None:
     """A study file's values are scalars."""
     listed = [
