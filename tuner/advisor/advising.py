@@ -155,11 +155,12 @@ class _Case:
         theirs = fitted.facts.get("optimizer", self.optimizer)
         if theirs != self.optimizer:
             return f"they are of {theirs}, and the best lr of {self.optimizer} is another one"
-        if self.fixed == "steps" and fitted.fixed != "steps":
-            told = "have the same epochs" if fitted.fixed else "do not say how long they are"
+        if self._moves_nowhere(fitted):
+            return ""
+        if self.fixed == "steps" and fitted.fixed == "epochs":
             return (
-                f"they {told} at every batch size, and the question is of runs of the same steps, "
-                "whose best lr moves far less"
+                "they have the same epochs at every batch size, and the question is of runs of the "
+                "same steps, whose best lr moves far less"
             )
         if self.fixed == "epochs" and fitted.fixed == "steps":
             return (
@@ -168,8 +169,12 @@ class _Case:
             )
         return ""
 
+    def _moves_nowhere(self, fitted: Fit) -> bool:
+        """At the same size, and one that was tried, it is no matter how durations go with size."""
+        return self.kappa == 1 and any(o.batch_size == self.batch for o in fitted.optima)
+
     def _compare(self, fitted: Fit) -> None:
-        """A caution where the trials share a setting that the configuration asked about has not."""
+        """Cautions where the trials are of another setting, or may be of another duration."""
         differ = [
             f"{name} ({fitted.facts[name]}, here {self.old[name]})"
             for name in sorted(set(fitted.facts) & set(self.old) - {"optimizer"})
@@ -179,6 +184,11 @@ class _Case:
             self.cautions.append(
                 f"your trials have another {', '.join(differ)}: their best lr is that of their own "
                 "setting"
+            )
+        if fitted.fixed is None and not self._moves_nowhere(fitted):
+            self.cautions.append(
+                "your trials do not say how long they are: they count as runs of the same "
+                f"{self.fixed}; tell epochs or steps with each to be sure"
             )
 
     def default(self) -> str:

@@ -300,9 +300,20 @@ class TestTrialsOfAnotherQuestion:
         assert fit(known).fixed == fixed
         for asked in ("epochs", "steps"):
             advice = advise(ADAM, 256, optimizer="adam", studies=known, fixed=asked)
-            fits = asked == (fixed or "epochs")
+            fits = fixed in (asked, None)
             assert (advice.rule == "trials") == fits
             assert fits or any("the question is of runs" in text for text in advice.cautions)
+            unsure = f"do not say how long they are: they count as runs of the same {asked}"
+            assert any(unsure in text for text in advice.cautions) == (fixed is None)
+
+    def test_of_another_duration_tell_the_best_rate_at_a_size_they_have(self) -> None:
+        known = [replace(o, facts={"epochs": 5}) for o in trials()]
+        size = known[0].batch_size
+        config = {"lr": 5e-4, "batch_size": size}
+        assert advise(config, size, optimizer="adam", studies=known, fixed="steps").rule == "trials"
+        between = {"lr": 5e-4, "batch_size": size + 1}
+        advice = advise(between, size + 1, optimizer="adam", studies=known, fixed="steps")
+        assert advice.rule != "trials"
 
 
 class TestWordsAndNumbersAgree:
