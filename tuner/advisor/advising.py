@@ -310,7 +310,7 @@ class _Case:
     def _span(self, evidence: Evidence, multiplier: float) -> tuple[float, float]:
         """Multipliers of the old lr between which the best one probably lies."""
         family, kappa = self.known.family, self.kappa
-        if kappa == 1:
+        if kappa == 1 and family != "parameter-free":  # whose lr needs no tuning
             return 1 / UNTUNED, UNTUNED
         if evidence == "noise scale" and self.noise is not None:
             powers = (1.0,) if family == "sgd" else (0.25, gain_power(family), LARGEST_EXPONENT)

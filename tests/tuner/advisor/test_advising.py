@@ -323,6 +323,12 @@ class TestWordsAndNumbersAgree:
         assert advice.range.low < advice.lr < advice.range.high
         assert "lr 0.00123457 (" in str(advice), "it stays as it was given"
 
+    @pytest.mark.parametrize("fixed", ["epochs", "steps"])
+    def test_a_rate_that_needs_no_tuning_has_no_range_at_the_same_size(self, fixed: Any) -> None:
+        config = {"lr": 1.0, "batch_size": 32}
+        advice = advise(config, 32, optimizer="prodigy", fixed=fixed)
+        assert (advice.range.low, advice.range.high) == (1.0, 1.0)
+
     def test_a_negative_exponent_does_not_rise(self) -> None:
         advice = advise(ADAM, 256, optimizer="adam", studies=trials(-0.4))
         assert "rises as" not in advice.why
