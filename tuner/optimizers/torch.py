@@ -68,7 +68,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         **settings: Hyperparameters by their names in ``rule.hyper``, and options of the rule.
 
     Raises:
-        InvalidInput: A setting is unknown, no number or illegal, or a parameter is complex.
+        InvalidInput: A setting is unknown, no number or illegal, a parameter is complex, or a
+            group of a rule that reduces over the model mixes types or devices.
     """
 
     rule_class: ClassVar[type[Rule]]
@@ -102,9 +103,23 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._check({k: v for k, v in param_group.items() if k not in NOTES})
         super().add_param_group(param_group)
         # Looked at once torch has made one list of all the forms that parameters may come in.
-        if any(p.is_complex() for p in self.param_groups[-1]["params"]):
+        params = self.param_groups[-1]["params"]
+        try:
+            if any(p.is_complex() for p in params):
+                raise InvalidInput("params", "complex parameters are not supported")
+            self._check_one_kind([p for p in params if p.requires_grad])
+        except InvalidInput:
             del self.param_groups[-1]
-            raise InvalidInput("params", "complex parameters are not supported")
+            raise
+
+    def _check_one_kind(self, params: Iterable[Tensor]) -> None:
+        """Refuses parameters of a group over which the rule cannot sum."""
+        if self.rule.granularity == "model" and len({(p.dtype, p.device) for p in params}) > 1:
+            raise InvalidInput(
+                "params",
+                f"{self.rule.name} sums over a group, and these are of several types or on several "
+                "devices; give each kind a group of its own",
+            )
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -368,6 +383,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         known = self._layouts.get(index)
         if known and key == known.key and all(map(is_, map(self.state.get, params), known.entries)):
             return known.batches
+        self._check_one_kind(params)  # again: they may have been moved, or frozen before
         together: dict[object, list[Tensor]] = {}
         for p in params:
             if _layout_of_grad(p) != torch.strided:
@@ -379,12 +395,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             if self.rule.granularity == "model":
                 step = None  # whatever each has counted, they are one model
             together.setdefault(id(p) if alone else (p.dtype, p.device, step), []).append(p)
-        if self.rule.granularity == "model" and len(together) > 1:
-            raise InvalidInput(
-                "params",
-                f"{self.rule.name} sums over a group, and these are of several types or on several "
-                "devices; give each kind a group of its own",
-            )
         batches = [
             join(self.rule, members, [self._entry(p) for p in members])
             for members in together.values()

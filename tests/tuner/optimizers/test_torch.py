@@ -206,10 +206,18 @@ def test_prodigy_keeps_no_two_distances_in_a_group() -> None:
     params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]
     for p in params:
         p.grad = p.detach() * 0.5
-    mixed = optimizers.Prodigy(params)
-    with pytest.raises(InvalidInput, match="params: prodigy sums over a group"):
-        mixed.step()
-    assert all(mixed.state[p]["step"] == 0 for p in params)
+    several = "params: prodigy sums over a group"
+    with pytest.raises(InvalidInput, match=several):
+        optimizers.Prodigy(params)
+    added = optimizers.Prodigy(params[:1])
+    with pytest.raises(InvalidInput, match=several):
+        added.add_param_group({"params": [nn.Parameter(p.detach()) for p in params]})
+    assert len(added.param_groups) == 1
+    params[1].requires_grad = False
+    frozen = optimizers.Prodigy(params)
+    with pytest.raises(InvalidInput, match=several):
+        frozen.step()
+    assert not frozen.state
     optimizers.Prodigy([{"params": [p]} for p in params]).step()
 
 
