@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tuner import optimizers, tasks
 from tuner.errors import InvalidInput, UnknownName
-from tuner.spec import StudySpec, check, facts, resolve
+from tuner.spaces import Space
+from tuner.spec import StudySpec, check, facts, resolve, unsaid
 from tuner.tasks import Arrays
 
 LR = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
@@ -341,6 +342,18 @@ def test_hyperparameters_of_every_chosen_optimizer_are_known() -> None:
     }
     checked = check(StudySpec.parse(change(space=parameters)))
     assert checked.space.grid_size is None
+
+
+def test_what_a_space_does_not_say_is_what_its_choices_agree_on() -> None:
+    silent = unsaid(Space.parse({"lr": 0.1}))
+    assert (silent["optimizer"], silent["beta2"], silent["warmup"]) == ("adamw", 0.999, "linear")
+    noam = unsaid(Space.parse({"optimizer": "sgd", "schedule": "noam"}))
+    assert noam["warmup_fraction"] == 0.04
+    assert "beta2" not in noam
+    choices = {"type": "categorical", "choices": ["noam", "cosine"]}
+    several = unsaid(Space.parse({"schedule": choices}))
+    assert "warmup_fraction" not in several
+    assert several["schedule.final"] == 0.0
 
 
 def test_a_range_is_checked_only_where_it_is_active() -> None:

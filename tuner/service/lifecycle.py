@@ -19,7 +19,7 @@ from tuner.service.turn import STOPPED, Turn
 from tuner.service.turns import turn
 from tuner.service.views import StudyView
 from tuner.spaces import Space, widen
-from tuner.spec import UNSAID, BudgetSpec, StudySpec, check
+from tuner.spec import BudgetSpec, StudySpec, check, unsaid
 from tuner.storage import checkpoints as stored
 from tuner.storage import studies
 from tuner.storage.studies import OPEN_STATES, REOPENED_STATES
@@ -67,7 +67,7 @@ def update_study(
         if patch.space is not None:
             form = form_of(this.session, before.spec)
             ours = form is not None and form.kind != "script"
-            known = UNSAID if ours else {}
+            known = unsaid(before.space) if ours else {}
             wider = widen(before.space, Space.parse(patch.space), known=known)
             merged["space"] = wider.to_dict()
             # From here on the range is the one that somebody wrote.

@@ -2,7 +2,7 @@
 
 from tuner.spec.built import facts, freeze
 from tuner.spec.check import Checked, check, resolve
-from tuner.spec.names import UNSAID, optimizer_steps
+from tuner.spec.names import optimizer_steps, unsaid
 from tuner.spec.study import (
     BudgetSpec,
     ConstraintSpec,
@@ -14,7 +14,6 @@ from tuner.spec.study import (
 )
 
 __all__ = [
-    "UNSAID",
     "BudgetSpec",
     "Checked",
     "ConstraintSpec",
@@ -28,4 +27,5 @@ __all__ = [
     "freeze",
     "optimizer_steps",
     "resolve",
+    "unsaid",
 ]

@@ -38,10 +38,13 @@ CHOSEN: dict[str, Setting] = {
 UNSAID: dict[str, Scalar] = {
     "optimizer": DEFAULT_OPTIMIZER,
     "schedule": "constant",
+    "warmup": "linear",
     "precision": "fp32",
-    **{name: COMMON[name].default for name in ("batch_size", "label_smoothing", "warmup_fraction")},
+    **{name: COMMON[name].default for name in ("batch_size", "label_smoothing")},
 }
 """What every task trains with where the space does not say."""
+NAMED = ("optimizer", "schedule")
+"""Names under which others mean something."""
 WHOLE = ("batch_size",)
 LARGE = 2**20
 """Training samples of a task of which that is not known: enough for any schedule to unfold."""
@@ -98,7 +101,7 @@ def check_space(
     scheduled = plan.config_names()
     for name, parameter in space.parameters.items():
         field = f"space.{name}"
-        if name in ("optimizer", "schedule"):
+        if name in NAMED:
             continue
         if any(name in rule.hyper for rule in rules.values()):
             _check_hyper(name, parameter, rules, field)
@@ -117,6 +120,24 @@ def check_space(
         if train_size is not None and isinstance(value, int | float) and value > train_size:
             raise InvalidInput(at, f"{value!r} is more than the {train_size} training samples")
     _check_schedules(space, metrics, train_size or LARGE, epochs)
+
+
+def unsaid(space: Space) -> dict[str, Scalar]:
+    """What trials of this space train with where it does not say, as far as all agree on it."""
+    if any(name in space.parameters and space.parameters[name].when for name in NAMED):
+        return UNSAID
+    said: dict[str, set[Scalar]] = {name: {value} for name, value in UNSAID.items()}
+    for rule in _chosen_optimizers(space).values():
+        for name, hyper in rule.hyper.items():
+            said.setdefault(name, set()).add(hyper.default)
+    for schedule in values(space.parameters.get("schedule", Constant(UNSAID["schedule"]))):
+        kind = schedules.registry.get(str(schedule))
+        said.setdefault("warmup_fraction", set()).add(kind.default_warmup_fraction)
+        for name, hyper in kind.hyper.items():
+            said.setdefault(plan.PREFIX + name, set()).add(hyper.default)
+        for name, option in kind.options.items():
+            said.setdefault(plan.PREFIX + name, set()).add(option.default)
+    return {name: one for name, (one, *others) in said.items() if not others}
 
 
 def _chosen_optimizers(space: Space) -> dict[str, optimizers.Rule]:

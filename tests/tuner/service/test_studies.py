@@ -336,10 +336,12 @@ def test_a_space_is_widened_while_the_study_lives(ctx: Context) -> None:
     trials = service.list_trials(ctx, study.id).items
     assert len(trials) == 30
     assert any(t.params["batch_size"] == 128 for t in trials[10:])
-    wider["schedule"] = "constant"
+    wider |= {"schedule": "constant", "warmup": "linear", "warmup_fraction": 0.0, "beta1": 0.9}
     service.update_study(ctx, study.id, StudyPatch(space=wider))
     with pytest.raises(InvalidInput, match="a new constant: earlier trials had 0"):
         service.update_study(ctx, study.id, StudyPatch(space={**wider, "label_smoothing": 0.1}))
+    with pytest.raises(InvalidInput, match=r"earlier trials had 0\.999"):
+        service.update_study(ctx, study.id, StudyPatch(space={**wider, "beta2": 0.99}))
     narrower = {**wider, "batch_size": {"type": "categorical", "choices": [16]}}
     with pytest.raises(InvalidInput, match="which trials have"):
         service.update_study(ctx, study.id, StudyPatch(space=narrower))
