@@ -159,6 +159,18 @@ def test_pages_fit_a_telephone_whatever_things_are_called(browser: Browser, serv
     assert {path: width for path, width in wide.items() if width > SIZES["mobile"][0]} == {}
 
 
+def test_the_navigation_fits_every_window(browser: Browser, server: Server) -> None:
+    """It would scroll sideways rather than widen the page, with nothing to show that it does."""
+    with window(browser) as page:
+        log_in(page, server)
+        nav = page.get_by_role("navigation", name="Main")
+        expect(nav.get_by_role("link")).to_have_count(6)
+        for width in (320, 390, 768, 901):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert nav.evaluate("nav => nav.scrollWidth - nav.clientWidth") <= 0, width
+            kept(page, f"navigation-{width}")
+
+
 def kept(page: Page, name: str) -> None:
     """Writes the picture where somebody asked for pictures."""
     if FOLDER:
