@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from datetime import UTC, datetime
 
 DASH = "–"
@@ -117,4 +118,5 @@ FILTERS = {
     "within": within,
     "rate": rate,
     "bytes": size,
+    "shell": shlex.quote,
 }

@@ -17,7 +17,7 @@ from tests.tuner.service import probing
 from tests.tuner.service.simulation import Trainer
 from tuner import service
 from tuner.protocol import Measured, PoolBeat, WorkerHello
-from tuner.service import StudyView, pools
+from tuner.service import StudyView, pools, webhooks
 
 Spec = dict[str, Any]
 FOLDER = os.environ.get("TUNER_SCREENSHOTS")
@@ -157,6 +157,26 @@ def test_pages_fit_a_telephone_whatever_things_are_called(browser: Browser, serv
             expect(page.locator("main h1, main h2").first).to_be_visible()
             wide[path] = page.evaluate("document.documentElement.scrollWidth")
     assert {path: width for path, width in wide.items() if width > SIZES["mobile"][0]} == {}
+
+
+def test_webhooks_fit_a_telephone_and_quote_their_names(
+    browser: Browser, start: Callable[..., Server]
+) -> None:
+    server = start(webhook_hosts=("127.0.0.1",))
+    for name in ("idle_" * 12, "told_" * 12, "two words"):
+        webhooks.create_webhook(
+            server.context, name, "http://127.0.0.1:9/", tag="tag_" * 12, actor="anna"
+        )
+    webhooks.try_webhook(server.context, "told_" * 12)
+    with window(browser, "mobile") as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/webhooks")
+        expect(page.get_by_text("tuner webhook test 'two words'")).to_be_visible()
+        expect(page.get_by_text("The last 10 messages")).to_be_visible()
+        expect(page.get_by_text(f"tuner webhook log {'told_' * 12}")).to_be_visible()
+        expect(page.get_by_text("made by anna, just now")).to_have_count(3)
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES["mobile"][0]
+        kept(page, "webhooks-long")
 
 
 def test_the_navigation_fits_every_window(browser: Browser, server: Server) -> None:
