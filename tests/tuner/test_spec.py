@@ -14,6 +14,7 @@ from tuner import optimizers, tasks
 from tuner.errors import InvalidInput, UnknownName
 from tuner.spaces import Space
 from tuner.spec import StudySpec, check, facts, resolve, unsaid
+from tuner.spec.files import read_yaml
 from tuner.tasks import Arrays
 
 LR = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
@@ -441,11 +442,31 @@ def test_a_file_is_read_or_refused(tmp_path: Path) -> None:
             StudySpec.from_yaml(path)
     path.write_text("name: x\nspace: {a: &a {type: constant, value: 1}, b: {<<: *a, value: 2}}\n")
     assert StudySpec.from_yaml(path).space["b"] == {"type": "constant", "value": 2}  # type: ignore[index]  # it is a mapping
+    for told in ("created: 2020-13-45\n", "[" * 10_000):
+        path.write_text(told)
+        with pytest.raises(InvalidInput, match="is not YAML"):
+            StudySpec.from_yaml(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidInput):
         StudySpec.from_yaml(path)
     with pytest.raises(InvalidInput, match="cannot be read"):
         StudySpec.from_yaml(tmp_path / "none.yaml")
+
+
+def test_merged_keys_are_no_second_ones(tmp_path: Path) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text("a: &a {x: 1}\ntop:\n  b: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}\n")
+    assert read_yaml(path) == {"a": {"x": 1}, "top": {"b": {"x": 2}}, "c": {"x": 2, "y": 3}}
+    path.write_text("a: &a {x: 1}\nb: &b {y: 2}\nc: {<<: *a, <<: *b, z: 3}\n")
+    assert read_yaml(path)["c"] == {"x": 1, "y": 2, "z": 3}  # type: ignore[index]  # it is a mapping
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "+1e-3", "1.e-3", "0.1e-2", ".1e-2", "10e-4"])
+def test_a_number_with_an_exponent_is_one(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text(f"lr: {text}\nlist: [-{text.lstrip('+')}]\nid: {text}a\nquoted: '{text}'\n")
+    found = {"lr": 0.001, "list": [-0.001], "id": f"{text}a", "quoted": text}
+    assert read_yaml(path) == found
 
 
 def test_unknown_names_list_those_there_are() -> None:

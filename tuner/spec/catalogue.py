@@ -59,8 +59,6 @@ space:
 budget: {trials: 32, epochs: 10}
 ```
 
-YAML reads `1e-4` as text: write `1.0e-4`.
-
 ## Fields
 
 $study

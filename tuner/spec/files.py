@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from tuner.errors import InvalidInput
 
+MERGE = "tag:yaml.org,2002:merge"
+
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML's own takes the last one without a word."""
+    """YAML's own takes the last of two equal keys without a word, and ``1e-3`` for text."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        # Once constructed, a mapping has those keys too that it merges and may say anew.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # refused below
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+                continue  # construction refuses the one, and takes all of the other
             if (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key {key.value!r} is there already", problem_mark=key.start_mark
                 )
             seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def read_yaml(path: str | Path, field: str = "file") -> object:
@@ -44,5 +55,5 @@ def read_yaml(path: str | Path, field: str = "file") -> object:
         raise InvalidInput(field, f"{path} is not YAML: {error}") from error
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no day, no end of brackets
         raise InvalidInput(field, f"{path} is not YAML: {error}") from error
