@@ -171,13 +171,14 @@ def documented(*kinds: type[errors.TunerError]) -> dict[int | str, dict[str, Any
         )
         if kind in EXAMPLES:
             example = problem(EXAMPLES[kind]).model_dump(mode="json", exclude_none=True)
-            entry["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": example}
+            examples = entry["content"][MEDIA_TYPE].setdefault("examples", {})
+            examples[kind.code] = {"value": example}
     return found
 
 
 def _response(description: str) -> dict[str, Any]:
     # Not FastAPI's "model": that stands under application/json, which no error is.
-    content = {"schema": {"$ref": SCHEMAS.format(model="Problem")}, "examples": {}}
+    content = {"schema": {"$ref": SCHEMAS.format(model="Problem")}}
     return {"description": description, "content": {MEDIA_TYPE: content}}
 
 
@@ -185,14 +186,14 @@ def _complete(document: dict[str, Any]) -> None:
     """Adds to an OpenAPI document what every error looks like, and those of all who read a body."""
     made = Problem.model_json_schema(mode="serialization", ref_template=SCHEMAS)
     document["components"]["schemas"] |= {**made.pop("$defs"), "Problem": made}
-    of_bodies = {
-        "400": _response("The body is no text, or no JSON that can be read."),
-        "413": _response("The body is too large."),
-    }
+    unread = {"400": _response("The body is no text, or no JSON that can be read.")}
+    large = {"413": _response("The body is too large.")}
     for methods in document["paths"].values():
         for operation in methods.values():
             if "requestBody" in operation:
-                operation["responses"] |= of_bodies
+                parsed = "application/json" in operation["requestBody"]["content"]
+                of_bodies = unread | large if parsed else large
+                operation["responses"] = of_bodies | operation["responses"]
 
 
 def install(app: FastAPI) -> None:

@@ -25,7 +25,7 @@ Filters = Annotated[
         max_length=50,
         description="NAME:VALUE, NAME:LOW..HIGH or NAME:A|B of a hyperparameter, or of ``value``, "
         "the first objective. Choices may also be named one by one; a hyperparameter that is named "
-        "value is ``params.value``.",
+        "value is ``params.value``, one that is named params.x ``params.params.x``.",
     ),
 ]
 Key = Annotated[

@@ -159,8 +159,14 @@ def test_the_documentation_knows_what_an_error_looks_like(client: httpx.Client) 
             for status, told in answers.items():
                 if status >= "400":
                     assert set(told["content"]) == {"application/problem+json"}
-                    assert told["content"]["application/problem+json"]["schema"] == wanted
-            assert ("requestBody" in operation) == ("413" in answers) == ("400" in answers)
+                    problem = told["content"]["application/problem+json"]
+                    assert problem["schema"] == wanted
+                    assert problem.get("examples") != {}
+            assert ("requestBody" in operation) == ("413" in answers)
+            parsed = "application/json" in operation.get("requestBody", {}).get("content", {})
+            assert parsed == ("400" in answers)
+    upload = document["paths"]["/api/v1/datasets"]["post"]["responses"]
+    assert "too_large" in upload["413"]["content"]["application/problem+json"]["examples"]
 
 
 def test_half_a_surrogate_pair_is_refused(client: httpx.Client) -> None:
