@@ -101,8 +101,10 @@ class Population:
         self.dtype = dtype
         self.slots = slots
         self.data = data or TrainingData(task, self.device, dtype)
-        template = build(task, config, 0, dtype).to(self.device)
+        template = build(task, config, 0, dtype)
+        # Described before it moves: some modules print their device, and trials are built on a CPU.
         self.architecture: Architecture = describe(template, task)
+        template.to(self.device)
         self.programs = Programs(OneSlot(task, self.architecture, loss_names(config), autocast))
         verdict = self_check(task, config, self.data.train, fuse=engine != "looped", check=check)
         self.engine = Engine(engine, self.device, verdict)

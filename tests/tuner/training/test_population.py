@@ -500,6 +500,31 @@ def test_rates_that_are_plain_numbers_are_of_the_structure(model: Any, alike: bo
     assert (len(keys) == 1) == alike
 
 
+class _Printing(nn.Linear):
+    """Prints where it is, as an nn.ParameterList does on a GPU."""
+
+    where = ""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(args[0], torch.device):
+            self.where = str(args[0])
+        return super().to(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return self.where
+
+
+def test_where_the_template_lies_is_not_of_the_structure() -> None:
+    class Printed(zoo.MlpTask):
+        def model(self, config: Any) -> nn.Module:
+            return _Printing(8, zoo.CLASSES)
+
+    pop = population(Printed(), 1)
+    assert pop.architecture.template.where == "cpu"
+    pop.load(0, CONFIGS[0], seed=0, epochs=1)
+    assert pop.active == [0]
+
+
 class FrozenTask(zoo.TiedTask):
     """A tied model of which a part is frozen."""
 
