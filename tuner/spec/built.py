@@ -120,7 +120,7 @@ def check_prefixes(name: str, params: Frozen, configs: Iterable[Mapping[str, Any
         except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise InvalidInput("space", f"the model cannot be built: {reason}") from error
-        for parameter, _ in model.named_parameters():
+        for parameter, _ in model.named_parameters(remove_duplicate=False):
             words = parameter.split(".")
             parts.update(dict.fromkeys(".".join(words[:i]) for i in range(1, len(words) + 1)))
     for prefix in sorted(wanted - parts.keys()):

@@ -120,6 +120,8 @@ class Population:
         self.evaluation_samples = EVALUATION_SAMPLES
         """As the constant says; fewer where memory has not allowed so many."""
         self._averaged: Tensor | None = None
+        self._idle_scales: set[str] = set()
+        """Prefixes of ``lr_scale`` that were found to name nothing, and said to."""
 
     # Trials in and out.
 
@@ -254,14 +256,12 @@ class Population:
         model = build(self.task, trial.config, trial.seed, self.dtype)
         if structure(model) != self.architecture.structure:
             raise InvalidInput("config", "makes a model of another structure than its population's")
-        names = [span.name for span in self.architecture.spans]
-        for prefix in trial.lr_scales:
+        # Frozen ones too, and second names of tied ones: what trains may itself be searched.
+        names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        for prefix in trial.lr_scales.keys() - self._idle_scales:
             if not any(within(name, prefix) for name in names):
-                known = ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
-                raise InvalidInput(
-                    f"lr_scale.{prefix}",
-                    f"names no parameter that trains; some are {known}",
-                )
+                log.warning("lr_scale.%s names no parameter of this model", prefix)
+                self._idle_scales.add(prefix)
         return model
 
     # Training.

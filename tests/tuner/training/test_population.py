@@ -829,6 +829,19 @@ def test_parts_of_a_model_have_rates_of_their_own() -> None:
     for name in ("prodigy", "schedule_free_adamw"):
         with pytest.raises(InvalidInput, match=r"lr_scale\.0"):
             pop.load(0, {**config, "optimizer": name}, seed=0, epochs=1)
-    with pytest.raises(InvalidInput, match=r"lr_scale\.00: .* some are 0, 2"):
-        pop.load(0, {**config, "lr_scale.00": 0.1}, seed=0, epochs=1)
     assert pop.active == [0, 1]
+
+
+def test_a_rate_of_a_part_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What trains, or how many layers there are, may be searched beside it."""
+    task = FrozenTask("mix")
+    pop = population(task, 2)
+    tied = [name for name, _ in task.model({}).named_parameters(remove_duplicate=False)]
+    for name in ("mix", *tied):
+        pop.load(0, {**CONFIGS[0], f"lr_scale.{name}": 0.1}, seed=0, epochs=1)
+    assert not caplog.records
+    for slot in range(2):
+        pop.load(slot, {**CONFIGS[0], "lr_scale.mi": 0.1}, seed=0, epochs=1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "lr_scale.mi names no parameter of this model"
+    ]
