@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,7 +16,7 @@ MERGE = "tag:yaml.org,2002:merge"
 class _Loader(yaml.SafeLoader):
     """YAML's own takes the last of two equal keys without a word, and ``1e-3`` for text."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Once constructed, a mapping has those keys too that it merges and may say anew.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
