@@ -7,7 +7,7 @@ those rows whose batch is complete.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -237,13 +237,17 @@ class Trainer:
         """
         count = run.rows.stop - run.rows.start
         start = (stop - 1) // run.batch_size * run.batch_size
-        parts = list(self._again(run, batch, start, at, stop))
         while True:
             fused = self.engine.verdict.fused and self.engine.choice != "looped"
             block = min(count, self.engine.max_block) if fused else 1
             try:
                 found = [
-                    self._curvature(run, slice(k, min(k + block, count)), parts, fused=fused)
+                    self._curvature(
+                        run,
+                        slice(k, min(k + block, count)),
+                        self._again(run, batch, start, at, stop),
+                        fused=fused,
+                    )
                     for k in range(0, count, block)
                 ]
             except NotVmappable as error:
@@ -267,13 +271,14 @@ class Trainer:
             yield part
             place += part.count
 
-    def _curvature(self, run: Run, at: slice, parts: Sequence[Batch], *, fused: bool) -> Tensor:
+    def _curvature(self, run: Run, at: slice, parts: Iterable[Batch], *, fused: bool) -> Tensor:
         """What some of a run's rows estimate curvature from, added up over a batch."""
         rows = slice(run.rows.start + at.start, run.rows.start + at.stop)
         buffers = {name: value[rows] for name, value in self.rows.buffers.items()}
-        origin = parts[0].offset[at]
+        origin: Tensor | None = None
         total = torch.zeros_like(self.rows.params[rows])
         for part in parts:
+            origin = part.offset[at] if origin is None else origin
             total += self.programs.curvature(
                 self.rows.params[rows],
                 buffers,

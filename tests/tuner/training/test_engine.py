@@ -11,6 +11,7 @@ from tuner.training import program
 from tuner.training.check import _close
 from tuner.training.engine import TIMED_CALLS, WARM_CALLS, Engine, Mode, Verdict
 from tuner.training.population import Population
+from tuner.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CONFIG = {"optimizer": "sgd", "lr": 1e-2, "batch_size": 10}
@@ -188,6 +189,23 @@ def test_curvature_makes_do_as_gradients_do(monkeypatch: pytest.MonkeyPatch, tro
     pop, found = curved("fused")
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
     assert pop.engine.verdict.fused == (trouble == "memory")
+
+
+def test_samples_of_a_batch_that_do_not_fit_are_gathered_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, failures = Trainer._again, [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def again(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        yield from real(*args)
+
+    _, expected = curved("fused")
+    monkeypatch.setattr(Trainer, "_again", again)
+    _, found = curved("fused")
+    assert not failures
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
 def test_a_slot_that_fits_nowhere_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
