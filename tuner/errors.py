@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import ClassVar, cast
 
-MOST_OF_A_CAUSE = 2000
-"""Characters of what somebody else's code said that are kept."""
+LONGEST_REASON = 2000
+"""Characters that are kept of why something ended, in somebody else's words."""
 
 
 class TunerError(Exception):
@@ -95,7 +95,7 @@ class SearchFailed(Conflict):
     def __init__(self, study: int, cause: Exception) -> None:
         what = str(cause) if isinstance(cause, TunerError) else f"{type(cause).__name__}: {cause}"
         # Somebody else's words, which go into the database.
-        clean = "".join(c if c.isprintable() else " " for c in what)[:MOST_OF_A_CAUSE]
+        clean = "".join(c if c.isprintable() else " " for c in what)[:LONGEST_REASON]
         super().__init__(f"the study's search failed: {clean}", study=study)
 
     @property

@@ -213,7 +213,7 @@ def tell(
         if not this.study.over:
             this.join()
         row = this.rows([trial_id])[trial_id]
-        last = this.last_points([row]).get(trial_id)
+        last = this.last_point(row)
         if leases.ended(row, token):
             _agree(row, state, given)
         elif leases.owns(row, token):

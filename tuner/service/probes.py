@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from tuner.advisor.range_test import HIGHEST, LOWEST, SEEDS, STEPS, RangeTest, analyse, rates
-from tuner.errors import InvalidInput, NotFound
+from tuner.errors import LONGEST_REASON, InvalidInput, NotFound
 from tuner.protocol import Probe, ProbeReport
 from tuner.queue import probes
 from tuner.queue.leases import LEASE_EXPIRED
 from tuner.service.claims import Claim
 from tuner.service.context import Context
-from tuner.service.reporting import LONGEST_REASON
 from tuner.service.turn import Turn
 from tuner.service.turns import take
 from tuner.service.views import RangeEvidence, range_fields

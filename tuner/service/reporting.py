@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from tuner.errors import InvalidInput
+from tuner.errors import LONGEST_REASON, InvalidInput
 from tuner.protocol import Checkpoint, Measured, SlotReport, SlotVerdict
 from tuner.queue import leases
 from tuner.service.context import Context
-from tuner.service.searches import searching
 from tuner.service.turn import Turn
 from tuner.spec import ConstraintSpec
 from tuner.storage import measurements
@@ -19,7 +18,6 @@ from tuner.storage.trials import TrialRow
 
 DIVERGED = "diverged"
 OUT_OF_MEMORY = "oom"
-LONGEST_REASON = 2000
 WORST_VIOLATION = 1e30
 """None is worse; finite in single precision too, in which a sampler may compute."""
 Action = Literal["continue", "pause", "stop", "finish", "lost"]
@@ -145,8 +143,7 @@ def _take_point(turn: Turn, row: TrialRow, measured: Measured, at: str) -> bool:
     if checked.spec.constraint is not None:
         row.constraint = violation(checked.spec.constraint, numbers)
     reported = value if all_finite(row.values) else math.nan
-    search = turn.search
-    with searching(turn.study.id):
+    with turn.searching() as search:
         search.report(row.number, row.step, reported, row.constraint)
     return True
 
@@ -172,8 +169,7 @@ def _judge(turn: Turn, row: TrialRow, slot: SlotReport, news: bool) -> SlotVerdi
     action: Action = "continue"
     reason: str | None = None
     if news:
-        search = turn.search
-        with searching(turn.study.id):
+        with turn.searching() as search:
             verdict = search.decide(row.number, turn.checked.last_step(row.params))
         action, reason = verdict.action, verdict.reason or None
         if action == "continue":

@@ -6,7 +6,8 @@ Once the search has joined, trials are those at hand in this process, not read a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -97,10 +98,12 @@ class Turn:
             raise RuntimeError("the search was dropped in the middle of a turn")
         return self.live.search
 
-    @property
-    def search(self) -> Search:
-        """The study's search; see :meth:`join`."""
-        return self.join()
+    @contextmanager
+    def searching(self) -> Iterator[Search]:
+        """The joined search; see :meth:`join`, and :func:`searching` for what it raises."""
+        search = self.join()
+        with searching(self.study.id):
+            yield search
 
     @property
     def touched(self) -> bool:
@@ -116,8 +119,7 @@ class Turn:
 
     def suggest(self, k: int) -> list[Suggestion]:
         """Up to ``k`` suggestions of the search, which are to be written down in this turn."""
-        search = self.search
-        with searching(self.study.id):
+        with self.searching() as search:
             search.elapse(self.elapsed)
             found = search.suggest(k)
         self.asked = self.asked or bool(found)
@@ -125,8 +127,7 @@ class Turn:
 
     def exhausted(self) -> str | None:
         """Which budget is met, or None."""
-        search = self.search
-        with searching(self.study.id):
+        with self.searching() as search:
             search.elapse(self.elapsed)
             return search.exhausted
 
@@ -162,14 +163,11 @@ class Turn:
             found.update(trials.by_numbers(self.session, self.study.id, missing))
         return found
 
-    def last_points(self, rows: Collection[TrialRow]) -> dict[int, Point]:
-        """The last point of each trial that has one."""
-        unknown = [row for row in rows if row.heard is None and (row.step or row.attempt > 1)]
-        if unknown:
-            stored = measurements.last(self.session, [row.id for row in unknown])
-            for row in unknown:
-                row.heard = stored.get(row.id)
-        return {row.id: row.heard for row in rows if row.heard is not None}
+    def last_point(self, row: TrialRow) -> Point | None:
+        """The last point of a trial, if it has one."""
+        if row.heard is None and (row.step or row.attempt > 1):
+            row.heard = measurements.last(self.session, [row.id]).get(row.id)
+        return row.heard
 
     # --- what changes ---------------------------------------------------------------------------
 
@@ -217,8 +215,7 @@ class Turn:
         if self.told:
             self.live.rows.pop(row.id, None)
             values = None if row.values is None else tuple(map(float, row.values))
-            search = self.search
-            with searching(self.study.id):
+            with self.searching() as search:
                 search.finish(
                     row.number,
                     row.state,  # type: ignore[arg-type]  # one of Optuna's three final states
@@ -345,8 +342,7 @@ class Turn:
         self.study.next_number += len(rows)
         self.revised = True
         if self.told:
-            search = self.search
-            with searching(self.study.id):
+            with self.searching() as search:
                 search.sync(record(row, {}) for row in rows)
         if rows:
             data = {"origin": rows[0].origin}
