@@ -53,7 +53,7 @@ def settings_of(given: list[str]) -> dict[str, Any]:
     Raises:
         InvalidInput: One has no name or no value.
     """
-    import yaml
+    from tuner.spec.files import parse_yaml
 
     found: dict[str, Any] = {}
     for pair in given:
@@ -61,8 +61,8 @@ def settings_of(given: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise InvalidInput("set", f"expected NAME=VALUE, got {pair!r}")
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            parsed = parse_yaml(value)
+        except ValueError as error:
             raise InvalidInput(f"set.{name}", f"{value!r} is not a value") from error
         found[name] = number(parsed)
     return found
@@ -70,7 +70,7 @@ def settings_of(given: list[str]) -> dict[str, Any]:
 
 def number(value: object) -> object:
     """A value of a file or an option, as a number where it reads as one."""
-    # YAML reads 1e-8, which has no dot, as a string.
+    # YAML reads inf and nan, which have no dot, as strings.
     if isinstance(value, str):
         try:
             return float(value)

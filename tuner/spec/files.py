@@ -38,6 +38,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+def parse_yaml(text: str) -> object:
+    """What a text in YAML says.
+
+    Raises:
+        ValueError: It is no YAML, such as a day that no month has, or says something twice.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(error) from error
+
+
 def read_yaml(path: str | Path, field: str = "file") -> object:
     """What a YAML file holds.
 
@@ -49,12 +61,8 @@ def read_yaml(path: str | Path, field: str = "file") -> object:
         InvalidInput: It cannot be read, is no YAML, or says something twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInput(field, f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput(field, f"{path} is not YAML: {error}") from error
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no day, no end of brackets
+    except ValueError as error:
         raise InvalidInput(field, f"{path} is not YAML: {error}") from error

@@ -86,6 +86,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["advise", "scale", "--lr", "1", "--batch", "0", "--to", "16"], "batch_size"),
     (["advise", "scale", "--lr", "1", "--batch", "8", "--to", "16", "--rule", "x"], "rule"),
     (["advise", "scale", "--lr", "1", "--batch", "8", "--to", "9", "--set", "x"], "set"),
+    (
+        ["advise", "scale", "--lr", "1", "--batch", "8", "--to", "9", "--set", "x=2020-13-45"],
+        "set.x",
+    ),
     (["advise", "scale", "--lr", "one", "--batch", "8", "--to", "16"], "--lr"),
     (["advise", "scale"], "--lr"),
     (["no-such-command"], "no-such-command"),
