@@ -201,11 +201,9 @@ def install(app: FastAPI) -> None:
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
-        made = app.openapi_schema is not None
-        document = plain()
-        if not made:
-            _complete(document)
-        return document
+        if app.openapi_schema is None:
+            _complete(plain())
+        return plain()
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does
     app.state.seldom = Seldom()

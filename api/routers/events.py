@@ -79,9 +79,8 @@ def audit(
     return service.audit(context, cursor=cursor, limit=limit)
 
 
-async def _all_told(context: Context, study_id: int, after: int | None) -> bool:
-    newest = await run_in_threadpool(service.newest_event, context, study_id=study_id)
-    return after is None or newest <= after
+async def _all_told(context: Context, study_id: int, after: int) -> bool:
+    return await run_in_threadpool(service.newest_event, context, study_id=study_id) <= after
 
 
 def _event_id(text: str) -> int:
