@@ -112,8 +112,19 @@ def test_a_dataset_is_added_listed_and_deleted(
     listed = printed(capsys, "dataset", "list")
     assert "points" in listed
     assert "again" not in listed
+    gone = json.loads(printed(capsys, "dataset", "delete", "points", "--json"))
+    assert (gone["name"], gone["rows"]) == ("points", 3)
+    assert json.loads(printed(capsys, "dataset", "list", "--json")) == []
     assert main(["dataset", "delete", "again"]) == 1
-    assert "again" in capsys.readouterr().err
+    assert "there is no dataset again" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("served")
+def test_a_preview_counts_whole_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("{name: s, task: digits, space: {lr: 0.1}, budget: {trials: 8, epochs: 5}}")
+    told = printed(capsys, "submit", str(study), "--dry-run")
+    assert told.startswith("8 trials, at most 40 epochs in all\n")
 
 
 def test_a_study_is_moved_to_another_batch_size(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
 from tuner import service
-from tuner.cli import main
-from tuner.cli.serving import serving
 from tuner.cli.studies import describe
 from tuner.service import Context
-from tuner.settings import Settings
 from tuner.spec import StudySpec
 from tuner.storage import migrate
 
@@ -43,17 +39,3 @@ def test_failures_beyond_the_commonest_reasons_are_counted(
     describe(view, [])
     assert "more" not in capsys.readouterr().out
     context.close()
-
-
-def test_a_preview_counts_whole_epochs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TUNER_TOKEN", raising=False)
-    settings = Settings.read(
-        home=tmp_path, database_url=f"sqlite:///{tmp_path}/t.sqlite", port=0, workers=0
-    )
-    study = tmp_path / "study.yaml"
-    study.write_text("{name: s, task: digits, space: {lr: 0.1}, budget: {trials: 8, epochs: 5}}")
-    with serving(settings, auth=False, stop=threading.Event()) as url:
-        assert main(["submit", str(study), "--dry-run", "--url", url]) == 0
-    assert capsys.readouterr().out.startswith("8 trials, at most 40 epochs in all\n")

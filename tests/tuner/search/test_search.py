@@ -28,6 +28,7 @@ _spec.loader.exec_module(simulation)
 Simulation, SPACE, random_walk = simulation.Simulation, simulation.SPACE, simulation.random_walk
 
 CHEAP = ("random", "tpe", "auto")
+LOSS = Objective("loss")
 STEPPED = Space.parse(
     {"a": {"type": "int", "low": 1, "high": 3}, "b": {"type": "categorical", "choices": ["x", "y"]}}
 )
@@ -131,15 +132,20 @@ def test_target_ends_the_study_at_once() -> None:
     assert min(v for r in best for v in r.curve.values()) <= 1.5
 
 
-def test_target_of_a_maximised_metric() -> None:
-    search = Search(
+def aimed(objective: Objective = LOSS) -> Search:
+    """A random search that ends at a target."""
+    return Search(
         SPACE,
         {"name": "random"},
         {"name": "none"},
-        [Objective("accuracy", "maximize")],
+        [objective],
         max_step=5,
         budget=Budget(trials=10, target=0.9),
     )
+
+
+def test_target_of_a_maximised_metric() -> None:
+    search = aimed(Objective("accuracy", "maximize"))
     params = search.suggest(1)[0].params
     search.sync([Record(0, params, "running", busy=True, note={"draw": 0})])
     assert search.observe(0, 1, 0.89).action == "continue"
@@ -150,14 +156,7 @@ def test_target_of_a_maximised_metric() -> None:
 
 def test_a_trial_that_breaks_the_constraint_does_not_meet_the_target() -> None:
     def told(constraint: float) -> str | None:
-        search = Search(
-            SPACE,
-            {"name": "random"},
-            {"name": "none"},
-            [Objective("loss")],
-            max_step=5,
-            budget=Budget(trials=10, target=0.9),
-        )
+        search = aimed()
         params = {"optimizer": "adamw", "lr": 0.1, "batch_size": 16}
         search.sync([Record(0, params, "complete", (0.5,), constraint=constraint)])
         return search.exhausted
@@ -168,17 +167,7 @@ def test_a_trial_that_breaks_the_constraint_does_not_meet_the_target() -> None:
 
 @pytest.mark.parametrize("ending", ["running", "complete", "pruned", "fail"])
 def test_the_target_is_met_by_what_kept_the_constraint_live_and_restored(ending: Any) -> None:
-    def made() -> Search:
-        return Search(
-            SPACE,
-            {"name": "random"},
-            {"name": "none"},
-            [Objective("loss")],
-            max_step=5,
-            budget=Budget(trials=10, target=0.9),
-        )
-
-    live = made()
+    live = aimed()
     params = live.suggest(1)[0].params
     record = Record(0, params, "running", busy=True, note={"draw": 0})
     live.sync([record])
@@ -189,20 +178,13 @@ def test_the_target_is_met_by_what_kept_the_constraint_live_and_restored(ending:
         values = (1.5,) if ending == "complete" else None
         live.finish(0, ending, values, None, -1.0)
         record = replace(record, state=ending, busy=False, values=values)
-    restored = made()
+    restored = aimed()
     restored.sync([replace(record, curve=curve, constraint=-1.0)])
     assert live.exhausted is restored.exhausted is None
 
 
 def test_a_trial_that_reached_the_target_and_diverged_at_once_has_not_met_it() -> None:
-    search = Search(
-        SPACE,
-        {"name": "random"},
-        {"name": "none"},
-        [Objective("loss")],
-        max_step=5,
-        budget=Budget(trials=10, target=0.9),
-    )
+    search = aimed()
     search.suggest(1)
     params = {"optimizer": "adamw", "lr": 0.1, "batch_size": 16}
     search.sync([Record(0, params, "running", busy=True, note={"draw": 0})])

@@ -106,22 +106,27 @@ def test_a_name_is_one_content(ctx: Context) -> None:
     assert len(files(ctx)) == 1
 
 
-@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
-def test_a_file_stays_for_a_name_that_another_server_is_adding(ctx: Context) -> None:
-    made = datasets.add_dataset(ctx, "first", io.BytesIO(CSV), format="csv")
+def until_one_waits(ctx: Context) -> None:
+    """Until a transaction waits for a lock of another one."""
     waiting = (
         select(func.count())
         .where(text("wait_event_type = 'Lock'"))
         .select_from(text("pg_stat_activity"))
     )
+    with ctx.db.session() as session:
+        until(lambda: session.scalar(waiting), "the deletion to wait")
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_a_file_stays_for_a_name_that_another_server_is_adding(ctx: Context) -> None:
+    made = datasets.add_dataset(ctx, "first", io.BytesIO(CSV), format="csv")
     with ThreadPoolExecutor() as threads:
         with ctx.db.write() as adding:  # as add_dataset does, and has not committed yet
             stored.lock_content(adding, made.sha256)
             values = {"name": "second", "format": "csv", "sha256": made.sha256, "summary": {}}
             stored.add(adding, Dataset(**values, size_bytes=1, created_at=ctx.now()))
             deleting = threads.submit(datasets.delete_dataset, ctx, "first")
-            with ctx.db.session() as looking:
-                until(lambda: looking.scalar(waiting), "the deletion to wait")
+            until_one_waits(ctx)
         deleting.result(60)
     assert datasets.dataset_file(ctx, made.sha256).read_bytes() == CSV
 
@@ -129,17 +134,11 @@ def test_a_file_stays_for_a_name_that_another_server_is_adding(ctx: Context) -> 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
 def test_one_name_added_and_deleted_at_once_waits_in_one_order(ctx: Context) -> None:
     made = datasets.add_dataset(ctx, "people", io.BytesIO(CSV), format="csv")
-    waiting = (
-        select(func.count())
-        .where(text("wait_event_type = 'Lock'"))
-        .select_from(text("pg_stat_activity"))
-    )
     with ThreadPoolExecutor() as threads:
         with ctx.db.write() as adding:
             stored.lock_content(adding, made.sha256)
             deleting = threads.submit(datasets.delete_dataset, ctx, "people")
-            with ctx.db.session() as looking:
-                until(lambda: looking.scalar(waiting), "the deletion to wait")
+            until_one_waits(ctx)
             assert stored.by_name(adding, "people", lock=True) is not None
         deleting.result(60)
     assert datasets.list_datasets(ctx) == []
