@@ -47,7 +47,9 @@ def plain(value: object) -> Any:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
     """A table; what a user named is shown as it is, never read as markup."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    if title:  # above it: as a part of the table it would break where a narrow table ends
+        out.print(Text(title, style="italic"))
+    table = Table(header_style="bold")
     for column in columns:
         table.add_column(column)
     for row in rows:

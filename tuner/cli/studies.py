@@ -19,7 +19,7 @@ from tuner.errors import InvalidInput, NotFound, TunerError
 
 if TYPE_CHECKING:
     from tuner.client import Client
-    from tuner.service import RangeTestView, StudyView, TrialView
+    from tuner.service import Preview, RangeTestView, StudyView, TrialView
 
 MOST_FAILURES = 500
 """Looked at to say why trials failed."""
@@ -54,10 +54,10 @@ def submit(
             if json:
                 print_json(preview)
             else:
-                say(f"{preview.trials} trials, at most {preview.total_epochs:.12g} epochs in all")
+                say(f"{_bounds(preview)} in all")
                 names = sorted({name for sample in preview.samples for name in sample})
                 rows = [[sample.get(name) for name in names] for sample in preview.samples]
-                print_table(names, rows, title="ten configurations it might try")
+                print_table(names, rows, title="configurations it might try")
             return
         study = client.submit(file)
         if not json:
@@ -238,6 +238,13 @@ def print_best(best: list[TrialView]) -> None:
         for trial in best
     ]
     print_table(("trial", "value", *measured, "configuration"), rows, title="best trials")
+
+
+def _bounds(preview: Preview) -> str:
+    """The most that a study would run; its time or a target may end it before."""
+    trials, epochs = preview.trials, preview.total_epochs
+    first = "no bound on trials" if trials is None else f"{trials} trials"
+    return f"{first}, {'nor on' if epochs is None else f'at most {epochs:.12g}'} epochs"
 
 
 def _row(study: StudyView) -> list[object]:

@@ -120,11 +120,20 @@ def test_a_dataset_is_added_listed_and_deleted(
 
 
 @pytest.mark.usefixtures("served")
-def test_a_preview_counts_whole_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ("{trials: 8, epochs: 5}", "8 trials, at most 40 epochs in all"),
+        ("{total_epochs: 40, epochs: 5}", "no bound on trials, at most 40 epochs in all"),
+        ("{seconds: 60}", "no bound on trials, nor on epochs in all"),
+    ],
+)
+def test_a_preview_counts_trials_and_whole_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: str, told: str
+) -> None:
     study = tmp_path / "study.yaml"
-    study.write_text("{name: s, task: digits, space: {lr: 0.1}, budget: {trials: 8, epochs: 5}}")
-    told = printed(capsys, "submit", str(study), "--dry-run")
-    assert told.startswith("8 trials, at most 40 epochs in all\n")
+    study.write_text(f"{{name: s, task: digits, space: {{lr: 0.1}}, budget: {budget}}}")
+    assert printed(capsys, "submit", str(study), "--dry-run").startswith(f"{told}\n")
 
 
 def test_a_study_is_moved_to_another_batch_size(
