@@ -20,11 +20,11 @@ from api.dashboard.question import MORE, Question, asked, known_studies, started
 from api.dashboard.render import Viewer, render, render_pieces, root_of
 from api.dashboard.views import Who
 from api.security import Ctx, TokenFirst
-from tuner import service, tasks
+from tuner import service
 from tuner.advisor import RULES, Advice
 from tuner.advisor.families import TRAITS
 from tuner.advisor.plan import Plan
-from tuner.errors import Conflict, InvalidInput
+from tuner.errors import Conflict, InvalidInput, UnknownName
 from tuner.service import Context
 from tuner.spec import StudySpec
 
@@ -110,7 +110,7 @@ def _page(
         error="" if error is None else error.message,
         field="" if error is None else _form_field(error.field),
         answer=answer,
-        tasks=tasks.registry.names(),
+        tasks=[one.name for one in service.list_tasks(context)],
         plan=form or _plan_form(question),
         planned=planned,
         plan_error=plan_error,
@@ -176,7 +176,10 @@ def _plan(context: Context, question: Question, form: PlanForm) -> Plan:
     if form.task != task["name"]:
         task, objective = {"name": form.task}, None
     if objective is None:
-        metric, direction = tasks.get(form.task, "task").objective
+        known = {one.name: one.objective for one in service.list_tasks(context)}
+        if form.task not in known:
+            raise UnknownName("task", form.task, list(known), "task")
+        metric, direction = known[form.task]
         objective = {"metric": metric, "direction": direction}
     config = {n: v for n, v in question.config.items() if n not in ("steps", "warmup_steps")}
     return service.plan_study(

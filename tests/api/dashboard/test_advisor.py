@@ -20,6 +20,7 @@ from tests.tuner.service.simulation import Trainer
 from tuner import service
 from tuner.protocol import Measured
 from tuner.service import Context, StudyView
+from tuner.tasks import TaskForm
 
 Spec = dict[str, Any]
 EVIL = "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>"
@@ -46,8 +47,9 @@ def scaling(context: Context, spec: Spec, name: str = "scaling") -> StudyView:
                 service.tell(context, trial.trial_id, trial.token, state="fail", reason="diverged")
                 continue
             value = 0.15 + 0.02 * octaves**2 + 0.003 * float(rng.standard_normal())
-            metrics = {"val_loss": value, "noise_scale": 420.0, "noise_scale_low": 300.0}
-            told = Measured(step=1, metrics={**metrics, "noise_scale_high": 600.0})
+            metrics = {study.objective[0].metric: value, "noise_scale": 420.0}
+            ends = {"noise_scale_low": 300.0, "noise_scale_high": 600.0}
+            told = Measured(step=1, metrics={**metrics, **ends})
             service.report_trial(context, trial.trial_id, trial.token, told)
     return service.show_study(context, study.id)
 
@@ -201,6 +203,18 @@ class TestPlan:
         again = self.post(client, server, "submit")
         assert again.status_code == 422
         assert "there is a study named" in text(again.text)
+
+    def test_it_may_be_of_a_task_that_only_workers_have(
+        self, server: Server, client: httpx.Client, spec: Spec
+    ) -> None:
+        form = TaskForm(name="mine", metrics=("val_loss", "f1"), objective=("f1", "maximize"))
+        service.offer_tasks(server.context, [form])
+        study = scaling(server.context, {**spec, "task": "mine", "objective": {"metric": "f1"}})
+        assert "<option selected>mine</option>" in shown(client, study=study.id)
+        self.post(client, server, "submit", task="mine")
+        planned, *_ = service.list_studies(server.context).items
+        assert planned.task == "mine"
+        assert [(o.metric, o.direction) for o in planned.objective] == [("f1", "maximize")]
 
     def test_the_loop_closes(self, server: Server, client: httpx.Client, spec: Spec) -> None:
         """Asked on a study with trials, the plan narrows to what is left to find out."""
