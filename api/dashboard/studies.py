@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from api.dashboard.render import Viewer, render, render_pieces, root_of
 from api.dashboard.views import Shown, StudySummary, device_words
-from api.routers.parameters import Cursor
+from api.routers.parameters import Cursor, StudyState
 from api.security import Ctx, TokenFirst
 from tuner import service
 from tuner.service import Sketch
@@ -21,7 +21,6 @@ from tuner.service import Sketch
 router = APIRouter(route_class=TokenFirst)
 
 ROWS = 50
-STATES = ("queued", "running", "paused", "stopping", "completed", "cancelled", "failed")
 SORTS = (
     ("-created_at", "Newest first"),
     ("created_at", "Oldest first"),
@@ -109,7 +108,7 @@ def show_studies(
         section="/",
         who=who,
         studies=[listed(StudySummary.of(study), sketches.get(study.id)) for study in found.items],
-        states=STATES,
+        states=get_args(StudyState),
         sorts=SORTS,
         text=text,
         state=state,

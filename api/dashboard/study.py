@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 
 from api.dashboard.compare import MOST
 from api.dashboard.render import Viewer, pieces_of, render, root_of
-from api.dashboard.table import Asked, TrialsTable, searched
+from api.dashboard.table import STATES, Asked, TrialsTable, searched
 from api.dashboard.views import Shown, StudySummary, Who, curves_of
 from api.routers.parameters import Cursor, Filters, StudyId, filters_of
 from api.security import Ctx, TokenFirst
@@ -28,7 +28,6 @@ router = APIRouter(route_class=TokenFirst)
 ROWS = 50
 MOST_ON_FRONT = 100
 PIECES = {"head": "study_head.html", "table": "trials_table.html", "range": "study_range.html"}
-TRIAL_STATES = ("waiting", "running", "paused", "complete", "pruned", "fail")
 LEAST, GREATEST = "-1e308", "1e308"
 
 Text = Annotated[str, Query(max_length=255)]
@@ -114,8 +113,8 @@ def asked(
 ) -> Asked:
     """What the address asks of the table; ``where`` and its company add one filter more."""
     filters = list(filter or [])
-    if state and state not in TRIAL_STATES:
-        raise InvalidInput("state", f"{state!r} is none of {', '.join(TRIAL_STATES)}")
+    if state and state not in STATES:
+        raise InvalidInput("state", f"{state!r} is none of {', '.join(STATES)}")
     if where and (low.strip() or high.strip() or exactly.strip()):
         kept = exactly.strip() or f"{low.strip() or LEAST}..{high.strip() or GREATEST}"
         filters = [one for one in filters if not one.startswith(f"{where}:")] + [f"{where}:{kept}"]

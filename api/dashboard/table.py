@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, get_args
 from urllib.parse import urlencode
 
 from api.dashboard.formats import DASH, duration, num
-from api.routers.parameters import filter_name
+from api.routers.parameters import TrialState, filter_name
 from tuner.service import StudyView, TrialView
 
 Text = Callable[[TrialView], str]
+STATES: Sequence[str] = get_args(TrialState)
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ class Asked:
 class TrialsTable:
     """A page of trials, sorted and cut by the database."""
 
+    states: ClassVar = STATES
+    """What the filter of states offers."""
     base: str
     """The address that sorting and paging start from."""
     asked: Asked

@@ -40,7 +40,8 @@ Key = Annotated[
 ]
 Order = Literal["asc", "desc"]
 StudyState = Literal["queued", "running", "paused", "stopping", "completed", "cancelled", "failed"]
-TrialState = Literal["waiting", "running", "complete", "pruned", "fail"]
+TrialState = Literal["waiting", "running", "paused", "complete", "pruned", "fail"]
+"""What lists go by: trials that were set aside (``paused``) are not among the running ones."""
 
 
 def filters_of(given: Sequence[str]) -> dict[str, list[str]]:

@@ -114,6 +114,18 @@ def test_pages_and_orders(server: Server, client: httpx.Client, spec: Spec) -> N
     assert seen == sorted(seen, reverse=True)
 
 
+def test_trials_that_are_set_aside_are_listed_apart(
+    server: Server, client: httpx.Client, spec: Spec
+) -> None:
+    study = submitted(server.context, spec, pruner={"name": "pbt", "interval_steps": 1})
+    first, _ = service.ask(server.context, study.id, 2)
+    told = {"token": first.token, "step": 1, "metrics": {"val_loss": 1.0}}
+    assert post(client, f"trials/{first.trial_id}/report", told)["action"] == "pause"
+    path = f"studies/{study.id}/trials"
+    assert [t["number"] for t in get(client, path, state="paused")["items"]] == [first.number]
+    assert first.number not in [t["number"] for t in get(client, path, state="running")["items"]]
+
+
 def test_filters_by_range_choice_and_value(
     server: Server, client: httpx.Client, spec: Spec
 ) -> None:
