@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 
-from tuner.worker.places import MOST_ON_CPU
+from tuner.worker.places import on_cpu
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,4 @@ def _cuda_of_torch() -> str | None:
 
 def default_workers() -> int:
     """One for each GPU; without one, a process of one thread for each core."""
-    return gpus() or max(1, min(MOST_ON_CPU, cores()))
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return gpus() or on_cpu()

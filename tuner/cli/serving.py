@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from tuner.cli.children import GRACE_SECONDS, Children, worker_command
 from tuner.cli.collecting import sparing_what_is_loaded
-from tuner.cli.machine import cores, default_workers, gpus
+from tuner.cli.machine import default_workers, gpus
 from tuner.cli.output import err
 from tuner.errors import Conflict, InvalidInput, Unavailable
 from tuner.settings import Settings
-from tuner.worker.places import places
+from tuner.worker.places import cores, places
 
 if TYPE_CHECKING:
     import uvicorn

@@ -42,7 +42,7 @@ from tuner.worker import device as devices
 from tuner.worker.crew import SAVE_SECONDS
 from tuner.worker.direct import DirectGateway
 from tuner.worker.loop import load_task, run_worker
-from tuner.worker.places import MOST_ON_CPU, Place, places
+from tuner.worker.places import Place, cores, on_cpu, places
 from tuner.worker.scripts.config import Scripts
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def spread(device: str, processes: int | None = None) -> list[Place]:
     """
     chosen = devices.choose(device)
     if chosen.type == "cpu":
-        return places(processes or max(1, min(MOST_ON_CPU, os.cpu_count() or 1)), 0)
+        return places(processes or on_cpu(), 0)
     if device == "auto":
         gpus = torch.cuda.device_count()
         return places(processes or gpus, gpus)
@@ -109,7 +109,7 @@ def run_study(
         load_task(path)
     CheckpointStore(checkpoints or home / "checkpoints").check()
     found = spread(device, processes)
-    threads = max(1, (os.cpu_count() or 1) // len(found))
+    threads = max(1, cores() // len(found))
     # A fork starts at once, since torch is loaded already. But its OpenMP threads and its CUDA
     # context do not survive one, so it is for workers that use neither.
     forkable = threads == 1 and found[0].device == "cpu" and sys.platform == "linux"

@@ -5,6 +5,7 @@ A process trains one population after another. Small ones do not fill a GPU, sev
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 
@@ -23,6 +24,16 @@ class Place:
 
     device: str
     sharing: int
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_cpu() -> int:
+    """How many processes this machine feeds without a GPU: one for each core, up to a few."""
+    return min(MOST_ON_CPU, cores())
 
 
 def places(processes: int, gpus: int) -> list[Place]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 import torch
 
+from tuner.cli.machine import default_workers, gpus
 from tuner.errors import InvalidInput
 from tuner.worker.device import MEMORY_SHARE, memory_to_plan_on, prepare
 from tuner.worker.local import spread
@@ -36,6 +38,18 @@ def test_a_run_takes_all_gpus_or_the_one_that_it_is_told(monkeypatch: pytest.Mon
     assert spread("cpu", 2) == [Place("cpu", 2)] * 2
     with pytest.raises(InvalidInput, match="only 2 GPUs"):
         spread("cuda:2")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a mask of cores")
+def test_a_run_takes_the_cores_that_it_may_use() -> None:
+    """Which a scheduler of jobs, such as Slurm's, makes fewer than the machine has."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert spread("cpu") == [Place("cpu", 1)]
+        assert default_workers() == max(1, gpus())
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
