@@ -53,7 +53,6 @@ class AshaPruner(Pruner):
     """Pauses at rungs, promotes the best."""
 
     summary = "Asynchronous successive halving: pauses trials at rungs and resumes the best."
-    resumes = True
     options: ClassVar[Mapping[str, Option]] = {
         "reduction_factor": Option(
             3.0, "float", low=1.5, high=100.0, doc="One in so many is promoted from each rung."

@@ -33,7 +33,6 @@ class PbtPruner(Pruner):
     """Exploits and explores at equal steps."""
 
     summary = "Population-based training: the worst copy the best and change their settings."
-    resumes = True
     copies = True
     options: ClassVar[Mapping[str, Option]] = {
         "population": Option(16, "int", low=2, high=10_000, doc="Trials that train side by side."),

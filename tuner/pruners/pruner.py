@@ -59,8 +59,6 @@ class Pruner(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
-    resumes: ClassVar[bool] = False
-    """Whether it sets trials aside and may take them up again."""
     copies: ClassVar[bool] = False
     """Whether it starts trials from the checkpoints of others."""
     ranks_by_best: ClassVar[bool] = False

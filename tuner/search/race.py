@@ -2,7 +2,7 @@
 
 Halving promotes what leads now; a slow starter never leads. So beside it a model of all curves
 picks what to take to the end: a trial that is set aside, or a new one, whichever promises most per
-epoch. A trial that the race has started, or taken beyond what halving would have given it goes on,
+epoch. A trial that the race has started, or taken beyond what halving would have given it, goes on,
 rung by rung, until it falls behind the median of those that reached the same rung.
 
 The race remembers nothing. What it has spent is what trials have run beyond their due, so a

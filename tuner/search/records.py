@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 State = Literal["waiting", "running", "complete", "pruned", "fail"]
-Origin = Literal["sampled", "enqueued", "retried"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,12 @@ class Budget:
 
     Args:
         trials: How many trials, whatever becomes of them.
-        epochs: The most steps of one trial; the search takes it as ``max_step``.
         total_epochs: Steps summed over all trials.
         seconds: Wall time, as told to ``suggest``.
         target: The study ends as soon as a trial's primary objective is this good.
     """
 
     trials: int | None = None
-    epochs: int | None = None
     total_epochs: int | None = None
     seconds: float | None = None
     target: float | None = None
@@ -55,7 +52,6 @@ class Record:
         paused: Set aside by a pruner; such a trial is ``running`` and nobody has it.
         busy: Leased, or handed out and waiting for a worker.
         note: What ``Suggestion.note`` said when the trial was made.
-        origin: Where its params came from.
         reason: Why it ended so; ``diverged`` has a meaning here.
         constraint: By how much the study's constraint is broken; 0 or below: it holds.
         until: The step of its next decision as last told to its worker; None: as the pruner says.
@@ -69,7 +65,6 @@ class Record:
     paused: bool = False
     busy: bool = False
     note: Mapping[str, Any] = field(default_factory=dict)
-    origin: Origin = "sampled"
     reason: str | None = None
     constraint: float | None = None
     until: int | None = None
@@ -103,8 +98,7 @@ class Verdict:
 
     Args:
         action: ``continue`` to ``until``; ``pause``: set it aside with its checkpoint; ``stop``: it
-            is
-            pruned (with reason ``diverged``: it fails); ``finish``: it is complete.
+            is pruned (with reason ``diverged``: it fails); ``finish``: it is complete.
         until: The step of its next decision.
         reason: Why, for people.
     """

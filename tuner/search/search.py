@@ -359,15 +359,11 @@ class Search:
         return self.sampler.stale(self._memory.history)
 
     def refit(self) -> None:
-        """Fits the sampler's model anew in the caller's thread, beside other calls."""
-        self.prepare_refit()()
+        """Fits the sampler's model anew in the caller's thread, beside other calls.
 
-    @locked
-    def prepare_refit(self) -> Callable[[], None]:
-        """The same in two halves: this one is quick and belongs to whoever holds the search.
-
-        Returns:
-            The slow half, for another thread. It works on a copy and swaps the result in at once,
-            so the search may be used meanwhile; suggestions go by the last fit.
+        It works on a copy and swaps the result in at once; meanwhile suggestions go by the last
+        fit.
         """
-        return self.sampler.refit(self._memory.history)
+        with self._lock:
+            fit = self.sampler.refit(self._memory.history)
+        fit()

@@ -243,7 +243,6 @@ def record(row: TrialRow, curve: dict[int, float]) -> Record:
         paused=row.paused,
         busy=row.busy,
         note=row.note,
-        origin=row.origin if row.origin in ("enqueued", "retried") else "sampled",  # type: ignore[arg-type]  # narrowed by hand
         reason=row.reason,
         constraint=row.constraint,
         until=row.until or None,

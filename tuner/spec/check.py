@@ -285,7 +285,6 @@ def _steps(budget: BudgetSpec, space: Space, eval_every: float) -> tuple[int, Bu
     max_step = math.ceil(steps - 1e-9)
     return max_step, Budget(
         trials=budget.trials,
-        epochs=max_step,
         total_epochs=None if total is None else int(total / eval_every + 1e-9),
         seconds=budget.seconds,
         target=budget.target,

@@ -79,7 +79,7 @@ class Simulation:
 
     def enqueue(self, params: dict[str, Any]) -> int:
         number = len(self.records)
-        self.records[number] = Record(number, params, origin="enqueued")
+        self.records[number] = Record(number, params)
         self.search.sync([self.records[number]])
         return number
 

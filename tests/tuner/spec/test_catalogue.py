@@ -72,4 +72,4 @@ def test_what_the_page_says_of_budgets() -> None:
         for sampler in ("grid", "manual"):
             check(StudySpec.parse({**study, "budget": alone, "sampler": sampler}))
     checked = check(StudySpec.parse({**study, "sampler": "grid"}))
-    assert (checked.budget.trials, checked.budget.epochs) == (64, 20)
+    assert (checked.budget.trials, checked.max_step) == (64, 20)
