@@ -122,7 +122,7 @@ def taken_up(context: Context, spec: StudySpec) -> StudyView:
     """
     from tuner import service
 
-    found = named(context, spec.name)
+    found = service.find_study(context, spec.name)
     if found is None:
         return service.submit(context, spec, actor=ACTOR)
     differing = differences(context, found, spec)
@@ -142,21 +142,6 @@ def taken_up(context: Context, spec: StudySpec) -> StudyView:
     else:
         err.print(f"going on with study {found.id}", markup=False)
     return found
-
-
-def named(context: Context, name: str) -> StudyView | None:
-    """The study of exactly that name."""
-    from tuner import service
-
-    cursor = None
-    while True:
-        page = service.list_studies(context, text=name, cursor=cursor)
-        for study in page.items:
-            if study.name == name:
-                return study
-        if page.next_cursor is None:
-            return None
-        cursor = page.next_cursor
 
 
 def differences(context: Context, found: StudyView, spec: StudySpec) -> list[str]:

@@ -59,7 +59,7 @@ class Client(OwnLoop, Datasets, Operating):
         return self._read(Preview, "POST", "studies/preview", json=load(spec), repeatable=True)
 
     def study(self, study: int | str) -> StudyView:
-        """A study by id, or the newest of that name."""
+        """A study by its id or its name."""
         if isinstance(study, int) or study.isdecimal():
             return self._read(StudyView, "GET", f"studies/{study}")
         for found in self._pages(StudyView, "studies", {"text": study}):

@@ -254,8 +254,7 @@ def _trial(ctx: Context, study_id: int, number: int | None) -> TrialView:
         return found[0]
     with ctx.db.session() as session:
         studies.get(session, study_id)
-        rows = trials.of_study(session, study_id)
-    for row in rows:
-        if row.number == number:
-            return show_trial(ctx, row.id)
-    raise NotFound("trial", number)
+        rows = trials.by_numbers(session, study_id, [number])
+    if number not in rows:
+        raise NotFound("trial", number)
+    return show_trial(ctx, rows[number].id)
