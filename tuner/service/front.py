@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
 
 import numpy as np
 
 from tuner.storage.measurements import finite
 from tuner.storage.pictures import Outcome
-
-
-class Valued(Protocol):
-    """What has one number an objective."""
-
-    @property
-    def values(self) -> Sequence[float | None] | None:
-        """The numbers, or their names where they are not finite."""
-
-
-T = TypeVar("T", bound=Valued)
 
 
 def comparable(row: Outcome) -> bool:
@@ -28,17 +16,17 @@ def comparable(row: Outcome) -> bool:
     return row.state == "complete" and None not in values and (row.constraint or 0.0) <= 0
 
 
-def front_of(rows: Sequence[T], directions: Sequence[str]) -> list[T]:
+def front_of(rows: Sequence[Outcome], directions: Sequence[str]) -> list[Outcome]:
     """Those that no other row beats, by the first objective; equal rows stay all.
 
     Args:
-        rows: All with values, in the order that ties keep.
+        rows: All :func:`comparable`, in the order that ties keep.
         directions: ``minimize`` or ``maximize`` for each objective.
     """
     if not rows:
         return []
     signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
-    values = np.array([[float(v) for v in row.values or ()] for row in rows]) * signs  # type: ignore[arg-type]  # all have values
+    values = np.array([row.values for row in rows], dtype=np.float64) * signs
     order = np.lexsort((np.arange(len(rows)), *values.T[::-1]))
     kept: list[int] = []
     # The first of those left is beaten by nobody; what it beats goes, so few rounds are needed.

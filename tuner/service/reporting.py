@@ -175,12 +175,12 @@ def _judge(turn: Turn, row: TrialRow, slot: SlotReport, news: bool) -> SlotVerdi
         if action == "continue":
             row.until = verdict.until
     if slot.outcome:
-        action, reason = _outcome(turn, row, slot, action, reason)
+        action, reason = _outcome(row, slot, action, reason)
     return _carry_out(turn, row, action, reason, slot.outcome)
 
 
 def _outcome(
-    turn: Turn, row: TrialRow, slot: SlotReport, action: Action, reason: str | None
+    row: TrialRow, slot: SlotReport, action: Action, reason: str | None
 ) -> tuple[Action, str | None]:
     """What the worker itself says became of the trial; it wins over ``continue``."""
     said = (slot.reason or "")[:LONGEST_REASON] or None

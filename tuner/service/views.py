@@ -145,7 +145,7 @@ class StudyView(View):
     )
     progress: float = Field(ge=0.0, le=1.0)
     eta_seconds: float | None
-    throughput: float | None = Field(description="Training samples a second, now.")
+    throughput: float | None = Field(None, description="Training samples a second, now.")
     workers: int | None = Field(None, description="Workers that hold its trials, now.")
     spec: dict[str, Any]
 
@@ -253,7 +253,6 @@ def study_view(
     *,
     active_seconds: float,
     progress: float,
-    throughput: float | None = None,
     probe: Probe | None = None,
 ) -> StudyView:
     """A study as shown."""
@@ -287,7 +286,6 @@ def study_view(
         active_seconds=active_seconds,
         progress=1.0 if study.state == "completed" else min(max(progress, 0.0), 1.0),
         eta_seconds=0.0 if ended else eta,
-        throughput=throughput,
         spec=spec,
     )
 

@@ -115,7 +115,6 @@ def _frozen(
 class Happening:
     """An event that gave trials to somebody, or moved one."""
 
-    id: int
     kind: str
     trial_id: int | None
     worker_id: int | None
@@ -148,7 +147,6 @@ def happenings(
     if trial_id is not None:
         moved = and_(moved, _events.c.trial_id == trial_id)
     query = select(
-        _events.c.id,
         _events.c.kind,
         _events.c.trial_id,
         _events.c.worker_id,

@@ -142,7 +142,6 @@ class NewTrial:
     note: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] | None = None
     step: int = 0
-    reason: str | None = None
 
     def row(self, study_id: int, now: datetime) -> TrialRow:
         """It in hand, waiting; its id is 0 until it is stored."""
@@ -158,7 +157,6 @@ class NewTrial:
             step=self.step,
             until=self.until,
             checkpoint=None if self.checkpoint is None else dict(self.checkpoint),
-            reason=self.reason,
         )
 
 

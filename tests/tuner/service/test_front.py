@@ -1,20 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.service.front import front_of
+from tuner.storage.pictures import Outcome
 
 
-@dataclass(frozen=True)
-class Row:
-    values: tuple[float, ...]
-
-
-def beats(a: Row, b: Row, directions: list[str]) -> bool:
+def beats(a: Outcome, b: Outcome, directions: list[str]) -> bool:
     """By the definition: nowhere worse, somewhere better."""
     signs = [1 if d == "minimize" else -1 for d in directions]
     pairs = [(s * x, s * y) for s, x, y in zip(signs, a.values, b.values, strict=True)]
@@ -30,7 +24,8 @@ few = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0])
 @given(st.data())
 def test_the_front_is_what_nobody_beats(directions: list[str], data: st.DataObject) -> None:
     points = st.tuples(*[few] * len(directions))
-    rows = [Row(values) for values in data.draw(st.lists(points, max_size=30))]
+    drawn = data.draw(st.lists(points, max_size=30))
+    rows = [Outcome(i, i, "complete", None, values) for i, values in enumerate(drawn)]
     wanted = [row for row in rows if not any(beats(other, row, directions) for other in rows)]
     found = front_of(rows, directions)
     assert sorted(row.values for row in found) == sorted(row.values for row in wanted)
