@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
-from starlette.responses import Response
+from fastapi import FastAPI
 
 from api.dashboard import (
     actions,
@@ -23,7 +22,6 @@ from api.dashboard import (
     workers,
 )
 from api.dashboard.render import problem_page
-from api.problems import Problem
 from tuner.service import utc_now
 from tuner.service.memo import Memo
 
@@ -51,11 +49,7 @@ def install(app: FastAPI) -> None:
     app.add_route(assets.PATH, assets.serve, name="assets", include_in_schema=False)
 
     app.state.pieces = Memo(utc_now, size=100)
-
-    def error_page(request: Request, document: Problem) -> Response:
-        return problem_page(request, document)
-
-    app.state.error_page = error_page
+    app.state.error_page = problem_page
 
 
 __all__ = ["install"]

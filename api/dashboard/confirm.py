@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.dashboard.render import Viewer, render, root_of
 from api.dashboard.views import Shown
 from api.routers.parameters import StudyId, TrialId, WorkerId
-from api.security import Ctx, Principal, TokenFirst, require
+from api.security import Ctx, Submitter, TokenFirst
 from tuner import service
 from tuner.errors import NotFound
 
 router = APIRouter(route_class=TokenFirst)
-
-Clicker = Annotated[Principal, Depends(require("submit"))]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class ConfirmPage(Shown):
 @router.get("/studies/{study_id}/cancel")
 @router.get("/studies/{study_id}/delete")
 def ask_of_study(
-    request: Request, context: Ctx, who: Viewer, _may: Clicker, study_id: StudyId
+    request: Request, context: Ctx, who: Viewer, _may: Submitter, study_id: StudyId
 ) -> Response:
     """Whether to stop, cancel or delete a study."""
     name = service.show_study(context, study_id).name
@@ -52,7 +49,7 @@ def ask_of_study(
 
 @router.get("/trials/{trial_id}/stop")
 def ask_of_trial(
-    request: Request, context: Ctx, who: Viewer, _may: Clicker, trial_id: TrialId
+    request: Request, context: Ctx, who: Viewer, _may: Submitter, trial_id: TrialId
 ) -> Response:
     """Whether to stop a trial."""
     number = service.show_trial(context, trial_id).number
@@ -61,7 +58,7 @@ def ask_of_trial(
 
 @router.get("/workers/{worker_id}/drain")
 def ask_of_worker(
-    request: Request, context: Ctx, who: Viewer, _may: Clicker, worker_id: WorkerId
+    request: Request, context: Ctx, who: Viewer, _may: Submitter, worker_id: WorkerId
 ) -> Response:
     """Whether to drain a worker.
 

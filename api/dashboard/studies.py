@@ -39,7 +39,6 @@ class Spark:
     """How the best value of a study fell, as points of a line in a box of 100 by ``HEIGHT``."""
 
     points: str
-    end: tuple[float, float]
     text: str
     """The same in words."""
 
@@ -150,4 +149,4 @@ def spark(sketch: Sketch, metric: str) -> Spark | None:
         path += [(x, path[-1][1]), (x, y)] if path else [(x, y)]
     path.append((100.0, path[-1][1]))
     text = f"best {metric} from {values[0]:.3g} to {values[-1]:.3g}"
-    return Spark(" ".join(f"{x:g},{y:g}" for x, y in path), path[-1], text)
+    return Spark(" ".join(f"{x:g},{y:g}" for x, y in path), text)

@@ -59,17 +59,6 @@ class Option:
             raise InvalidInput(field, f"{value!r} is outside {left}{self.low}, {self.high}{right}")
         return read
 
-    def to_dict(self) -> dict[str, Any]:
-        """As the catalogue shows it; an open end is left out."""
-        out: dict[str, Any] = {"type": self.kind, "default": self.default, "description": self.doc}
-        if math.isfinite(self.low):
-            out["exclusive_minimum" if self.open_low else "minimum"] = self.low
-        if math.isfinite(self.high):
-            out["exclusive_maximum" if self.open_high else "maximum"] = self.high
-        if self.choices:
-            out["choices"] = list(self.choices)
-        return out
-
 
 def read_options(
     declared: Mapping[str, Option], given: Mapping[str, object], prefix: str, owner: str

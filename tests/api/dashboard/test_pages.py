@@ -251,13 +251,13 @@ def test_filters_add_up_and_can_be_taken_back(server: Server, spec: Spec) -> Non
         html = client.get("/studies/1", params=query).text
         assert "lr ≥ 1e−4" in html
         assert "batch_size: 16, 32" in html
-        ids = [int(i) for i in re.findall(r'data-id="(\d+)"', html)]
+        ids = [int(i) for i in re.findall(r'data-key="trial-(\d+)"', html)]
         shown = [service.show_trial(server.context, i).params for i in ids]
         assert 0 < len(shown) < 30
         assert all(p["lr"] >= 1e-4 and p["batch_size"] in (16, 32) for p in shown)
         fewer = re.findall(r'<a href="([^"]*)"[^>]*aria-label="Remove the filter lr', html)
         more = client.get(fewer[0].replace("&amp;", "&").partition("#")[0]).text
-        assert len(re.findall(r'data-id="(\d+)"', more)) > len(ids)
+        assert len(re.findall(r'data-key="trial-(\d+)"', more)) > len(ids)
         assert "lr ≥" not in more
         exact = client.get("/studies/1?where=batch_size&exactly=64&fragment=table").text
         assert "batch_size: 64" in exact

@@ -6,7 +6,7 @@ import { swap } from "./pieces.js";
 
 const dialog = document.getElementById("confirm");
 
-export function confirmed(text) {
+function confirmed(text) {
   document.getElementById("confirm-text").textContent = text;
   dialog.returnValue = "no";
   dialog.showModal();
@@ -81,7 +81,7 @@ for (const piece of document.querySelectorAll("[data-live][data-every]")) {
   }, 1000 * Number(piece.dataset.every));
 }
 
-export function localTimes(root) {
+function localTimes(root) {
   for (const element of root.querySelectorAll("time[datetime]")) {
     element.title = new Date(element.dateTime).toLocaleString();
   }

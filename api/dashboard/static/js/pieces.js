@@ -191,7 +191,7 @@ export function announce(text) {
   document.getElementById("announce").textContent = text;
 }
 
-export function toast(text) {
+function toast(text) {
   document.querySelector(".toast")?.remove();
   const element = document.createElement("div");
   element.className = "toast";
