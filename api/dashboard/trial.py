@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.dashboard.render import Viewer, render, render_pieces
-from api.dashboard.views import FINISHED_TRIAL, Shown, StudySummary
+from api.dashboard.views import Shown, StudySummary
 from api.routers.parameters import TrialId
 from api.security import Ctx, TokenFirst
 from tuner import service
@@ -44,11 +44,6 @@ class TrialPage(Shown):
     last_event: int
     log: str | None
     """The address of what its script prints, below the root; None where it has none."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether it never changes again."""
-        return self.trial.state in FINISHED_TRIAL
 
     @property
     def noise_text(self) -> str:

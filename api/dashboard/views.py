@@ -11,7 +11,6 @@ from api.problems import Problem
 from api.security import Principal
 from tuner.service import StudyView
 
-FINISHED_STUDY = frozenset({"completed", "cancelled", "failed"})
 ENDS = {
     "trials": "Complete: the budget of trials is used up.",
     "total_epochs": "Complete: the budget of epochs is used up.",
@@ -19,7 +18,6 @@ ENDS = {
     "target": "Complete: the target is reached.",
     "grid": "Complete: every point of the grid was tried.",
 }
-FINISHED_TRIAL = frozenset({"complete", "pruned", "fail"})
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,6 @@ class StudySummary:
             ("waiting", counts.waiting),
         )
         budget = study.budget.get("trials")
-        ended = counts.complete + counts.pruned + counts.fail
         first = study.objective[0] if study.objective else None
         direction = study.directions[0] if study.directions else "minimize"
         return cls(
@@ -121,13 +118,15 @@ class StudySummary:
             running=counts.running,
             workers=study.workers or 0,
             progress=study.progress,
-            progress_text=f"{ended} of {budget} trials" if budget else f"{ended} trials",
-            eta_seconds=None if study.state in FINISHED_STUDY else study.eta_seconds,
+            progress_text=f"{counts.finished} of {budget} trials"
+            if budget
+            else f"{counts.finished} trials",
+            eta_seconds=None if study.over else study.eta_seconds,
             throughput=study.throughput,
             device_seconds=study.device_seconds,
             best_value=study.best.value if study.best else None,
             best_id=study.best.id if study.best else None,
-            finished=study.state in FINISHED_STUDY,
+            finished=study.over,
             created_at=study.created_at,
             started_at=study.started_at,
             finished_at=study.finished_at,

@@ -18,12 +18,12 @@ from api.security import Admin, Ctx, Reader, Shown, TokenFirst, still_good
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.service import Context, EventView, Page
+from tuner.storage.models import FINISHED_STUDY_STATES
 
 router = APIRouter(route_class=TokenFirst)
 
 RECHECK_SECONDS = 5.0
 """How often a listener's token is looked at again."""
-FINISHED = frozenset({"completed", "cancelled", "failed"})
 
 After = Annotated[
     int | None,
@@ -63,10 +63,9 @@ async def events(
     if start is None:  # before anything else: what happens from here on is heard, an end too
         start = await run_in_threadpool(service.newest_event, context)
     study = await run_in_threadpool(service.show_study, context, study_id)
-    over = study.state in FINISHED
-    if over and await _all_told(context, study_id, start):
+    if study.over and await _all_told(context, study_id, start):
         return Response(status_code=204)
-    batches = feed.missed(study_id, start) if over else feed.listen(study_id, start)
+    batches = feed.missed(study_id, start) if study.over else feed.listen(study_id, start)
     good = while_good(batches, partial(still_good, request, token), RECHECK_SECONDS)
     return EventSourceResponse(_messages(good), ping=15, sep="\n")
 
@@ -96,7 +95,7 @@ async def _messages(batches: AsyncGenerator[list[EventView]]) -> AsyncIterator[S
         async for batch in batches:
             for event in batch:
                 yield ServerSentEvent(id=str(event.id), data=event.model_dump_json())
-                if event.kind == "study.state" and event.data.get("state") in FINISHED:
+                if event.kind == "study.state" and event.data.get("state") in FINISHED_STUDY_STATES:
                     return
                 if event.kind == "study.deleted":
                     return

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from tuner.service import StudyView, TrialView
 
-FINISHED = frozenset({"completed", "cancelled", "failed"})
-OPEN_RANGE_TESTS = frozenset({"waiting", "running"})
 LOOK_SECONDS = 0.5
 
 
@@ -45,7 +43,7 @@ def watch(
     if quiet or not err.is_terminal:
         return _watch_plainly(look, view, stop, quiet, look_seconds)
     with Live(draw(view), console=err, refresh_per_second=8, transient=False) as live:
-        while view.state not in FINISHED and not _wait(stop, look_seconds):
+        while not view.over and not _wait(stop, look_seconds):
             view = look()
             live.update(draw(view))
     return view
@@ -82,7 +80,7 @@ def draw(view: StudyView) -> Table:
 
 def measuring(view: StudyView) -> bool:
     """Whether trials wait for the study's range test."""
-    return view.range_test is not None and view.range_test.state in OPEN_RANGE_TESTS
+    return view.range_test is not None and view.range_test.low is None
 
 
 def validation(trial: TrialView) -> dict[str, float | None]:
@@ -111,7 +109,7 @@ def _watch_plainly(
     look_seconds: float,
 ) -> StudyView:
     said = 0.0
-    while view.state not in FINISHED:
+    while not view.over:
         if not quiet and time.monotonic() - said > 5.0:
             err.print(Text(line(view)), soft_wrap=True)
             said = time.monotonic()

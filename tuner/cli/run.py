@@ -12,7 +12,7 @@ import typer
 from tuner import logs
 from tuner.cli.options import Config, DatabaseUrl, Home, Json
 from tuner.cli.output import err, print_json, say, shown
-from tuner.cli.progress import FINISHED, watch
+from tuner.cli.progress import watch
 from tuner.cli.signals import stopping
 from tuner.cli.studies import MOST_FAILURES, describe
 from tuner.errors import InvalidInput, TunerError
@@ -84,7 +84,7 @@ def run(
         service.offer_tasks(context, [script.form(name) for name, script in scripts.items()])
         study = taken_up(context, spec)
         stop = stopping()
-        if study.state not in FINISHED:
+        if not study.over:
             options: dict[str, Any] = {
                 "device": device,
                 "processes": processes,
@@ -106,11 +106,11 @@ def run(
         print_json({"study": study, "best": best})
     else:
         describe(study, best, failed)
-        if study.state not in FINISHED:
+        if not study.over:
             say("interrupted; the same command goes on from here")
     if study.state == "failed":
         raise TunerError(f"study {study.name} failed: {study.reason}")
-    if study.state not in FINISHED:
+    if not study.over:
         raise typer.Exit(130)
 
 
@@ -137,7 +137,7 @@ def taken_up(context: Context, spec: StudySpec) -> StudyView:
         )
     if found.state == "paused":
         return service.resume_study(context, found.id, actor=ACTOR)
-    if found.state in FINISHED:
+    if found.over:
         err.print(f"study {found.id} has run before, nothing is left to do", markup=False)
     else:
         err.print(f"going on with study {found.id}", markup=False)

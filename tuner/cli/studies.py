@@ -248,9 +248,7 @@ def _bounds(preview: Preview) -> str:
 
 
 def _row(study: StudyView) -> list[object]:
-    counts = study.counts
-    ended = counts.complete + counts.pruned + counts.fail
-    best = study.best.value if study.best else None
+    best, ended = study.best.value if study.best else None, study.counts.finished
     return [study.id, study.name, study.state, study.task, ended, best, study.created_at]
 
 

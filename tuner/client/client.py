@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Spec = Mapping[str, Any] | str | Path
-FINISHED = frozenset({"completed", "cancelled", "failed"})
 AGAIN_SECONDS = 1.0
 """How long to wait before a stream that ended without news is asked for again."""
 
@@ -231,12 +230,12 @@ class Client(OwnLoop, Datasets, Operating):
         seen = after
         while True:
             # Looked at first: all that an ended study has left to tell is told at once.
-            over = self.study(study).state in FINISHED
+            over = self.study(study).over
             before = seen
             try:
                 for event in self._listen(study, seen):
                     if event is None:  # a sign of life: nothing happens at the moment
-                        if self.study(study).state in FINISHED:
+                        if self.study(study).over:
                             break
                         continue
                     seen = event.id
@@ -270,7 +269,7 @@ class Client(OwnLoop, Datasets, Operating):
                 view = self.study(study)
                 draw(view)
                 late = deadline is not None and time.monotonic() >= deadline
-                if view.state in FINISHED or late:
+                if view.over or late:
                     return view
                 time.sleep(poll_seconds)
 

@@ -12,7 +12,13 @@ from tuner.protocol import Checkpoint
 from tuner.spec import Checked
 from tuner.storage import measurements
 from tuner.storage.measurements import Point
-from tuner.storage.models import Event, Probe, Worker
+from tuner.storage.models import (
+    FINISHED_STUDY_STATES,
+    FINISHED_TRIAL_STATES,
+    Event,
+    Probe,
+    Worker,
+)
 from tuner.storage.studies import StudyRow
 from tuner.storage.tallies import Counts
 from tuner.storage.trials import TrialRow
@@ -116,6 +122,11 @@ class TrialView(View):
     samples: int | None
     checkpoint: Checkpoint | None = Field(description="Its last saved state, while that is kept.")
 
+    @property
+    def finished(self) -> bool:
+        """Whether it never changes again."""
+        return self.state in FINISHED_TRIAL_STATES
+
 
 class StudyView(View):
     """One study and how far it is."""
@@ -148,6 +159,11 @@ class StudyView(View):
     throughput: float | None = Field(None, description="Training samples a second, now.")
     workers: int | None = Field(None, description="Workers that hold its trials, now.")
     spec: dict[str, Any]
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.state in FINISHED_STUDY_STATES
 
 
 class MeasurementView(View):

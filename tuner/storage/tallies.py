@@ -36,11 +36,6 @@ class Counts:
         """Trials that never change again."""
         return self.complete + self.pruned + self.fail
 
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.finished + self.waiting + self.running + self.paused
-
 
 @dataclass(frozen=True)
 class Queued:

@@ -35,7 +35,6 @@ from tuner.protocol import (
 )
 from tuner.service import Context
 from tuner.service.background import running
-from tuner.storage.models import FINISHED_STUDY_STATES
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.worker import device as devices
@@ -152,7 +151,7 @@ def run_study(
     try:
         with running(*service.chores(context, TICK_SECONDS)):
             while not stop.wait(TICK_SECONDS):
-                if service.show_study(context, study_id).state in FINISHED_STUDY_STATES:
+                if service.show_study(context, study_id).over:
                     break
                 if not any(child.is_alive() for child in children):
                     raise Unavailable("all local workers have ended; the log says why")

@@ -23,7 +23,6 @@ from tuner.worker.http import HttpGateway
 from tuner.worker.loop import run_worker
 
 CSV = "a,b,y\n" + "".join(f"{i / 300},{i % 3},{'yes' if i % 3 else 'no'}\n" for i in range(300))
-FINISHED = ("completed", "failed", "cancelled")
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ def test_a_worker_elsewhere_trains_on_it(
 
     def watch() -> None:
         for _ in range(1200):
-            if service.show_study(server.context, study.id).state in FINISHED or stop.wait(0.1):
+            if service.show_study(server.context, study.id).over or stop.wait(0.1):
                 break
         stop.set()
 

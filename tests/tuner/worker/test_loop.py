@@ -50,7 +50,6 @@ from tuner.worker.direct import DirectGateway
 from tuner.worker.local import run_study
 from tuner.worker.loop import load_task, run_worker
 
-FINISHED = ("completed", "failed", "cancelled")
 PATIENCE_SECONDS = 120
 
 
@@ -89,7 +88,7 @@ def work_until(ctx: Context, study_id: int, **options: Any) -> None:
     def watch() -> None:
         while not stop.wait(0.1):
             service.tick(ctx)
-            over = service.show_study(ctx, study_id).state in FINISHED
+            over = service.show_study(ctx, study_id).over
             if over or time.monotonic() > deadline:
                 stop.set()
 
