@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
-from tuner.service.studies import plan_of
+from tuner.service.studies import metrics_of, plan_of
 from tuner.service.thinning import extremes, short
 from tuner.service.views import View
 from tuner.storage import measurements, pictures, studies
@@ -73,7 +73,7 @@ def curves(
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
         checked = plan_of(ctx, study)
-        primary = "value" if checked is None else checked.objectives[0].metric
+        primary = metrics_of(checked)[0]
         wanted = metric or primary
         rows = pictures.brief(
             session,

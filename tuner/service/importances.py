@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from pydantic import Field
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
-from tuner.service.studies import plan_of
+from tuner.service.results import in_memory
+from tuner.service.studies import metrics_of, plan_of
 from tuner.service.views import View
 from tuner.storage import measurements, pictures, studies
 from tuner.storage.models import FINISHED_STUDY_STATES
@@ -118,7 +118,7 @@ def _computed(ctx: Context, study: StudyRow, evaluator: Evaluator) -> Importance
         reason = "all complete trials have the same value"
     return Importances(
         study_id=study.id,
-        metric="value" if checked is None else checked.objectives[0].metric,
+        metric=metrics_of(checked)[0],
         evaluator=evaluator,
         title=method.title,
         meaning=method.meaning,
@@ -147,13 +147,7 @@ def _usable(ctx: Context, study: StudyRow, most: int) -> tuple[list[FrozenTrial]
 def _evaluated(
     study: StudyRow, usable: Sequence[FrozenTrial], varied: list[str], method: Method
 ) -> dict[str, float]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        copy = optuna.create_study(direction=StudyDirection[study.directions[0].upper()])
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    copy.add_trials(usable)
+    copy = in_memory(study.name, study.directions[:1], usable)
     evaluator = getattr(optuna.importance, method.evaluator)(**method.options)
     found = optuna.importance.get_param_importances(copy, evaluator=evaluator, params=varied)
     return {name: float(share) for name, share in found.items()}

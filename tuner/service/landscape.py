@@ -15,7 +15,7 @@ from pydantic import Field
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.overview import Axis, axes_of
-from tuner.service.studies import plan_of
+from tuner.service.studies import metrics_of, plan_of
 from tuner.service.thinning import short
 from tuner.service.views import View
 from tuner.storage import pictures, studies
@@ -99,7 +99,7 @@ def _computed(ctx: Context, study: StudyRow, x: str, y: str) -> Landscape:
     shades = _smoothed(across, up, inside, goodness)
     return Landscape(
         study_id=study.id,
-        metric="value" if checked is None else checked.objectives[0].metric,
+        metric=metrics_of(checked)[0],
         x=x,
         y=y,
         columns=across.cells,

@@ -12,7 +12,7 @@ from pydantic import Field
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.front import comparable, front_of
-from tuner.service.studies import plan_of
+from tuner.service.studies import metrics_of, plan_of
 from tuner.service.thinning import crowds, short
 from tuner.service.views import View
 from tuner.spaces import Categorical
@@ -90,7 +90,7 @@ def overview(
     return Overview(
         study_id=study_id,
         revision=study.revision,
-        metrics=_metrics(checked, count),
+        metrics=metrics_of(checked, count),
         directions=study.directions,
         finished=standing.counts.finished,
         whole=whole,
@@ -146,12 +146,6 @@ def _shown(
     rest = rest[np.isfinite(sizes[rest])]
     chosen = crowds(rest.astype(np.float64), sizes[rest], most - len(kept)) if len(rest) else rest
     return [rows[i] for i in np.sort(np.concatenate([kept, rest[chosen]]))]
-
-
-def _metrics(checked: Checked | None, count: int) -> list[str]:
-    if checked is not None:
-        return [objective.metric for objective in checked.objectives]
-    return ["value"] if count == 1 else [f"value_{i}" for i in range(count)]
 
 
 def axes_of(checked: Checked | None, params: Iterable[Mapping[str, Any]]) -> list[Axis]:

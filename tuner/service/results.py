@@ -6,19 +6,18 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
-from tuner.service.studies import plan_of
+from tuner.service.studies import metrics_of, plan_of
 from tuner.storage import measurements, pictures, studies, trials
-from tuner.storage.studies import StudyRow
+from tuner.storage.optuna.history import directions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +57,7 @@ def _plain(value: Any) -> Any:
     """A cell as JSON: missing is null, an infinity its name, a time its ISO form."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
-    import pandas as pd  # noqa: PLC0415  (as above)
+    import pandas as pd  # noqa: PLC0415  (as below)
 
     if value is pd.NaT:
         return None
@@ -78,11 +77,7 @@ def trials_frame(ctx: Context, study_id: int) -> pd.DataFrame:
         checked = plan_of(ctx, study)
         rows = sorted(trials.of_study(session, study_id), key=lambda row: row.number)
         last = measurements.last_of_study(session, study_id)
-    metrics = (
-        [f"value_{i}" for i in range(len(study.directions))]
-        if checked is None
-        else [o.metric for o in checked.objectives]
-    )
+    metrics = metrics_of(checked, len(study.directions))
     table = []
     for row in rows:
         config = row.params if checked is None else checked.space.fill(row.params)
@@ -125,37 +120,27 @@ def frozen_trials(ctx: Context, study_id: int) -> list[FrozenTrial]:
         return pictures.frozen_study(session, study_id)
 
 
-def _directions(study: StudyRow) -> list[StudyDirection]:
-    return [StudyDirection[d.upper()] for d in study.directions]
-
-
-def in_memory(ctx: Context, study_id: int) -> optuna.Study:
-    """A copy of the study in memory, for Optuna's own evaluators and figures."""
-    with ctx.db.session() as session:
-        study = studies.get(session, study_id)
+def in_memory(name: str, stated: Sequence[str], known: Iterable[FrozenTrial]) -> optuna.Study:
+    """A study in memory with these trials, in this order, for Optuna's evaluators and figures."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        copy = optuna.create_study(directions=_directions(study), study_name=study.name)
+        made = optuna.create_study(directions=directions([*stated]), study_name=name)
     finally:
         optuna.logging.set_verbosity(verbosity)
-    # One that was cancelled before it began shows nothing, and Optuna takes none without a start.
-    known = frozen_trials(ctx, study_id)
-    finished = [t for t in known if t.state.is_finished() and t.datetime_start is not None]
-    # One by one in the order of their numbers: Optuna numbers what it is given.
-    copy.add_trials(finished)
-    return copy
+    made.add_trials(known)
+    return made
 
 
-Plot = Callable[[optuna.Study, str | None], Any]
+Plot = Callable[[optuna.Study, str], Any]
 
 
 def _one(name: str) -> Plot:
-    def plot(study: optuna.Study, metric: str | None) -> Any:
+    def plot(study: optuna.Study, metric: str) -> Any:
         function = getattr(optuna.visualization, f"plot_{name}")
         if len(study.directions) > 1:
-            return function(study, target=lambda t: t.values[0], target_name=metric or "value")
-        return function(study, target_name=metric or "value")
+            return function(study, target=lambda t: t.values[0], target_name=metric)
+        return function(study, target_name=metric)
 
     return plot
 
@@ -187,8 +172,11 @@ def figure(ctx: Context, study_id: int, name: str) -> dict[str, Any]:
         checked = plan_of(ctx, study)
     if name == "pareto" and not 2 <= len(study.directions) <= 3:
         raise InvalidInput("name", "a Pareto front needs two or three objectives")
-    copy = in_memory(ctx, study_id)
-    metric = None if checked is None else checked.objectives[0].metric
+    # One that was cancelled before it began shows nothing, and Optuna takes none without a start.
+    known = frozen_trials(ctx, study_id)
+    finished = [t for t in known if t.state.is_finished() and t.datetime_start is not None]
+    copy = in_memory(study.name, study.directions, finished)
+    metric = metrics_of(checked)[0]
     with warnings.catch_warnings():
         # Optuna warns of figures with little in them; they are drawn all the same.
         warnings.simplefilter("ignore")

@@ -205,6 +205,13 @@ def plan_of(ctx: Context, study: StudyRow) -> Checked | None:
         return None
 
 
+def metrics_of(checked: Checked | None, count: int = 1) -> list[str]:
+    """What is optimised, by name; of a study that Optuna made, the names of ``count`` values."""
+    if checked is not None:
+        return [objective.metric for objective in checked.objectives]
+    return ["value"] if count == 1 else [f"value_{i}" for i in range(count)]
+
+
 def _views(ctx: Context, session: Session, rows: Iterable[StudyRow]) -> list[StudyView]:
     """Studies as shown, in a few statements whatever their number."""
     rows = list(rows)

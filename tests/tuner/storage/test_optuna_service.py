@@ -137,6 +137,9 @@ def test_the_service_neither_runs_nor_breaks_on_a_study_of_optunas(
     assert view.best is not None
     assert view.best.value == study.best_value
     assert len(service.list_trials(ctx, view.id).items) == 3
+    (name,) = service.overview(ctx, view.id).metrics
+    assert name == service.curves(ctx, view.id).metric
+    assert service.trials_frame(ctx, view.id)[name].min() == study.best_value
 
 
 def test_a_study_that_optuna_deletes_is_told_of(ctx: Context) -> None:
