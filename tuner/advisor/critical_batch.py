@@ -140,8 +140,7 @@ def fit_critical_batch(
     fitted = curve(x)[0]
     tail = (1 - level) / 2
     # Residuals understate the noise by sqrt(n / (n - p)), and with few runs a normal quantile is
-    # too
-    # short by t / z: with ten runs coverage was 88 % without the second factor.
+    # too short by t / z: with ten runs coverage was 88 % without the second factor.
     inflation = math.sqrt(b.size / (b.size - 2))
     inflation *= float(stdtrit(b.size - 2, 1 - tail) / ndtri(1 - tail))
     kept = np.clip(residual, -3 * scale, 3 * scale) * inflation

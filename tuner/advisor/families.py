@@ -35,8 +35,7 @@ class Traits:
             step, also L2 under plain SGD), ``direct`` (by ``weight_decay`` itself),
             ``preconditioned`` (added to the gradient, then divided with it) or ``trust-ratio``
             (inside a layer-wise norm).
-        averages: Hyperparameters that are decay rates of averages of the gradient or of its square,
-            the one that averages the gradient first.
+        averages: Hyperparameters that are decay rates of averages of the gradient or of its square.
         second_moment: The one of ``averages`` whose horizon bounds warm-up from below; empty
             without one.
         elementwise: Whether the step normalises each coordinate by itself (Li 2024 assumes so).
@@ -47,12 +46,6 @@ class Traits:
     averages: tuple[str, ...] = ()
     second_moment: str = ""
     elementwise: bool = True
-
-    @property
-    def first_moment(self) -> str:
-        """The decay rate of the gradient's own average; empty without one."""
-        rest = [name for name in self.averages if name != self.second_moment]
-        return rest[0] if rest else ""
 
 
 _ADAM = ("beta1", "beta2")

@@ -2,8 +2,7 @@
 
 - ``power``: ``log lr* = a + s log B``, the form of every rule;
 - ``saturating``: ``log lr* = a - alpha log(1 + B_noise/B)``, the noise-scale law (alpha 1 for SGD,
-1/2 where
-  steps are normalised);
+  1/2 where steps are normalised);
 - ``quadratic``: ``log lr* = a + s log B + c log^2 B``, for all that bends otherwise.
 
 Points are optima with weights; bounds join a fit only where it would break them.

@@ -6,9 +6,8 @@ the curves.
 
 Everything is judged against log lr. Differentiating against lr itself, as a common implementation
 does, divides by steps that grow a hundred-millionfold along the run, so noise at the smallest rates
-wins. Smoothing is
-centred: an exponential average of 0.98 over 100 points shifts every answer to the right about
-fourfold.
+wins. Smoothing is centred: an exponential average of 0.98 over 100 points shifts every answer to
+the right about fourfold.
 """
 
 from __future__ import annotations

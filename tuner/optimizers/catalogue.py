@@ -91,7 +91,6 @@ class HyperEntry:
     complement: bool
     prior_center: float | None
     prior_spread: float | None
-    prior_source: str | None
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,6 @@ def _hyper(name: str, hyper: Hyper) -> HyperEntry:
         complement=hyper.complement,
         prior_center=prior.center if prior else None,
         prior_spread=prior.spread if prior else None,
-        prior_source=prior.source if prior else None,
     )
 
 

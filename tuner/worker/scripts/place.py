@@ -13,6 +13,7 @@ import os
 import shutil
 from pathlib import Path
 
+from tuner import folders
 from tuner.protocol import Checkpoint, Leased
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Place:
 
     def __init__(self, root: Path, leased: Leased) -> None:
         self.leased = leased
-        self.folder = root.absolute() / f"study-{leased.study_id}" / f"trial-{leased.number}"
+        self.folder = root.absolute() / folders.of_trial(leased.study_id, leased.number)
         self.own = self.folder / f"a{leased.attempt}"
 
     def lock(self) -> int | None:
