@@ -39,7 +39,11 @@ class Settings(BaseSettings):
         "fsspec knows, such as s3://BUCKET/PREFIX.",
     )
     checkpoint_seconds: float = Field(60.0, gt=0, description="How often a trial is saved.")
-    database_url: str = Field("", description="sqlite:///FILE or postgresql://USER@HOST/NAME.")
+    database_url: str = Field(
+        "",
+        description="postgresql://USER@HOST/NAME or sqlite:///FILE, which by default is in "
+        "TUNER_HOME.",
+    )
     url: str = Field("http://127.0.0.1:8420", description="The server that commands talk to.")
     token: SecretStr | None = Field(None, description="What a command shows to the server.")
     wait_seconds: float = Field(
@@ -86,7 +90,9 @@ class Settings(BaseSettings):
         3, ge=1, description="Workers that may die over a trial without its coming further."
     )
 
-    log_level: LogLevel = Field("info", description="The least severe line that is logged.")
+    log_level: LogLevel = Field(
+        "info", description="The least severe line that is logged: debug, info, warning or error."
+    )
     log_json: bool = Field(False, description="One JSON object a line instead of text.")
 
     ci: str = Field("", validation_alias="CI", description="Set where nobody watches the terminal.")

@@ -183,6 +183,31 @@ $pruner_fields
 
 $pruners
 
+## While it runs
+
+A study is `queued` until its first trial starts, then `running`, and at its end `completed`,
+`failed` (every trial failed, or the search did) or `cancelled`. A trial is `waiting`, `running`,
+`complete`, `pruned` or `fail`; one that the pruner has set aside is listed as `paused`, and goes on
+later or is `pruned` when the study ends.
+
+| command, and over REST `POST /api/v1/studies/{id}/...` | what |
+|-|-|
+| `tuner pause STUDY` | Starts nothing more; what trains is saved at its next report. |
+| `tuner resume STUDY` | Goes on from there. |
+| `tuner stop STUDY` | Starts nothing more and lets what trains end; then it is `completed`. |
+| `tuner cancel STUDY` | Ends it now; what trains is dropped. |
+
+`PATCH /api/v1/studies/{id}` takes `name`, `priority`, `max_concurrent`, `tags`, `description`,
+`budget` and `space`. A new `budget` takes the place of all of the old one, and its `epochs` must
+stay as they are; a study that has completed or failed goes on if it allows more. A new `space` must
+hold every earlier trial.
+
+    curl -X PATCH "$$TUNER_URL/api/v1/studies/7" -H "Authorization: Bearer $$TUNER_TOKEN" \\
+      -H "Content-Type: application/json" -d '{"budget": {"trials": 200, "epochs": 20}}'
+
+`POST .../trials` with `{"configs": [{"lr": 0.003}]}` runs these configurations before any that is
+suggested. `POST /api/v1/trials/{id}/stop` ends one trial, `.../retry` runs a failed one again.
+
 ## All of it
 
 A study that says more than most:
