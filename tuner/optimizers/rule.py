@@ -177,7 +177,7 @@ class Rule(ABC):
         state = self.init(p, (-2, -1)[-p.ndim :])
         return sum(s.numel() for s in state.values()) * itemsize / p.numel()
 
-    def check(self, values: Mapping[str, float], prefix: str = "") -> None:
+    def check(self, values: Mapping[str, float]) -> None:
         """Refuses unknown names and illegal values, by name.
 
         Raises:
@@ -186,7 +186,5 @@ class Rule(ABC):
         for name, value in values.items():
             if name not in self.hyper:
                 known = ", ".join(self.hyper)
-                raise InvalidInput(
-                    f"{prefix}{name}", f"{self.name} has no such setting; it has {known}"
-                )
-            self.hyper[name].check(f"{prefix}{name}", value)
+                raise InvalidInput(name, f"{self.name} has no such setting; it has {known}")
+            self.hyper[name].check(name, value)

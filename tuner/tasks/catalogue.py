@@ -26,7 +26,8 @@ rest of a study. `val_loss` is the loss without label smoothing.
 
 Validation and test parts are cut with a fixed seed, each class in proportion; a text in order.
 Whatever is learned from the data (scaling, categories, means) is learned from the training part
-alone. The test part is looked at when a study is over, and not before.
+alone. Nothing here looks at the test part: it is kept for who judges what a study found, and is
+`task.data().test` in Python.
 
 `checkpoint` starts every trial from the weights in a safetensors file, which may hold a part of the
 model; with `lr_scale.<prefix>` that part can learn more slowly than the rest.

@@ -48,7 +48,7 @@ Samples = Arrays | Dataset[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Splits:
-    """The data of a task. ``valid`` decides; ``test`` is looked at only when a study is over."""
+    """The data of a task. ``valid`` decides; ``test`` is kept for who judges what was found."""
 
     train: Samples
     valid: Samples
@@ -121,22 +121,6 @@ class Task(ABC):
 
     files: ClassVar[tuple[str, ...]] = ("path", "checkpoint")
     """Its parameters that name files: who submits over the network may not name just any."""
-
-    @classmethod
-    def check(cls, config: Config, prefix: str = "") -> None:
-        """Refuses ``model.*`` names the task does not read, and illegal values, by name.
-
-        Raises:
-            InvalidInput: Names the first one that is wrong, after ``prefix``.
-        """
-        for name, value in config.items():
-            if name in cls.settings:
-                cls.settings[name].check(f"{prefix}{name}", value)
-            elif name.startswith("model."):
-                known = ", ".join(cls.settings) or "none"
-                raise InvalidInput(
-                    f"{prefix}{name}", f"task {cls.name} has no such setting; it has {known}"
-                )
 
     @property
     def pretrained(self) -> bool:

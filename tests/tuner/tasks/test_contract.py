@@ -219,15 +219,13 @@ def test_dropout_is_a_module_where_there_is_any(name: str, tmp_path: Path) -> No
 
 def test_settings(task: Task) -> None:
     config = {name: setting.default for name, setting in task.settings.items()}
-    task.check({**config, "lr": 0.1, "dropout": 0.1})
     build(task, **config)
-    with pytest.raises(InvalidInput, match=r"space\.model\.nonsense"):
-        task.check({"model.nonsense": 1}, "space.")
     for name, setting in task.settings.items():
         assert setting.doc
+        setting.check(f"space.{name}", setting.default)
         for value in illegal(setting):
             with pytest.raises(InvalidInput) as error:
-                task.check({name: value}, "space.")
+                setting.check(f"space.{name}", value)
             assert error.value.field == f"space.{name}"
 
 
@@ -253,7 +251,7 @@ def test_every_default_search_range_builds(name: str, tmp_path: Path) -> None:
             else (search["low"], search["high"])
         )
         for value in ends:
-            task.check({key: value})
+            setting.check(key, value)
             build(task, **{key: value})
 
 
