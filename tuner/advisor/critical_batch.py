@@ -14,13 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
 from tuner.advisor import forms
 from tuner.errors import InvalidInput
-
-Array = npt.NDArray[np.float64]
 
 LEAST_POINTS = 4
 HUBER = 1.345

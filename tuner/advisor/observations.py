@@ -7,8 +7,7 @@ but (lr, batch size, seed, study), and a mixture is refused by the name of what 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,19 +177,6 @@ def require_one_group(observations: Sequence[Observation]) -> None:
         "a best lr is that of one setting, so fit trials that share all but lr, batch size and "
         "seed",
     )
-
-
-def groups(observations: Iterable[Observation]) -> list[list[Observation]]:
-    """The trials cut into groups that share every fact exactly, the largest first."""
-    cut: dict[tuple[tuple[str, Any], ...], list[Observation]] = defaultdict(list)
-    for o in observations:
-        key = tuple(
-            sorted(
-                (n, _plain(v)) for n, v in o.facts.items() if n not in _IGNORED and v is not None
-            )
-        )
-        cut[key].append(o)
-    return sorted(cut.values(), key=len, reverse=True)
 
 
 def _plain(value: Any) -> Any:

@@ -25,9 +25,8 @@ from scipy.special import erfcx, ndtr, ndtri
 from tuner.samplers.history import Floats
 
 Ints = NDArray[np.int64]
-AMPLITUDES = ("a", "b", "c", "e", "d", "noise")
 START = np.log([0.3, 0.5, 0.05, 0.03, 0.1, 0.01])
-"""Variances before any fit, in the order above; together about that of a normal score."""
+"""Variances a, b, c, e, d and noise before any fit; together about that of a normal score."""
 PROGRESS_SCALE = math.log(0.4)
 LENGTH_SCALE = math.log(0.6)
 JITTER = 1e-8

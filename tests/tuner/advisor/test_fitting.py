@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.tuner.advisor.databases import SIZES, database, power
 from tuner.advisor import Fit, Observation, fit
 from tuner.advisor.curves import Parabola, judge, settle
-from tuner.advisor.observations import differences, groups
+from tuner.advisor.observations import differences
 from tuner.errors import InvalidInput, Refusal
 
 
@@ -360,15 +360,6 @@ class TestMixtures:
             assert fit([replace(o, facts=facts(o)) for o in trials], draws=50).identified
         with pytest.raises(Refusal, match="steps"):
             fit([replace(o, facts={"steps": o.batch_size}) for o in trials])
-
-    def test_groups_are_exact_and_largest_first(self) -> None:
-        trials = [
-            replace(o, facts={"schedule": "a" if i % 3 else "b"})
-            for i, o in enumerate(database(rng(), power(0.5)))
-        ]
-        cut = groups(trials)
-        assert [len(group) for group in cut] == [52, 26]
-        assert all(not differences(group) for group in cut)
 
 
 def test_json_and_notebook_forms() -> None:

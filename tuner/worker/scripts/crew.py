@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ from tuner.worker.held import failed
 from tuner.worker.scripts.config import Scripts
 from tuner.worker.scripts.place import Place
 from tuner.worker.scripts.run import Run
-
-log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 0.5
 LOOK_SECONDS = 0.05

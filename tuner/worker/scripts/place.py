@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
 
 from tuner import folders
 from tuner.protocol import Checkpoint, Leased
-
-log = logging.getLogger(__name__)
 
 LOCK = "lock"
 OWNER = "trial.json"
