@@ -7,7 +7,6 @@ https://arxiv.org/abs/1711.05101
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 from tuner.optimizers import register
@@ -39,7 +38,7 @@ class AdamW(Adam):
     reference = ("Decoupled Weight Decay Regularization", 2017, "https://arxiv.org/abs/1711.05101")
     hyper: ClassVar[Mapping[str, Hyper]] = {
         **Adam.hyper,
-        "weight_decay": replace(decoupled_decay(), default=0.01),
+        "weight_decay": decoupled_decay(0.01),
     }
 
     def __init__(self, *, decoupled: bool = True, amsgrad: bool = False) -> None:

@@ -72,10 +72,10 @@ def epsilon(default: float, *, searched: bool = True) -> Hyper:
     )
 
 
-def coupled_decay(default: float = 0.0) -> Hyper:
+def coupled_decay() -> Hyper:
     """Decay that is added to the gradient (L2)."""
     return Hyper(
-        default,
+        0.0,
         low=0.0,
         search=(1e-7, 1e-2),
         log=True,

@@ -7,7 +7,6 @@ https://arxiv.org/abs/2409.11321
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -66,7 +65,7 @@ class SOAP(Rule):
         "shampoo_beta": setting(0.95, high=1.0, open_high=True, doc="decay of L and R"),
         "eps": epsilon(1e-8),
         "refresh": setting(10.0, low=1.0, doc="steps between bases"),
-        "weight_decay": replace(decoupled_decay(), default=0.01),
+        "weight_decay": decoupled_decay(0.01),
     }
 
     def __init__(self, *, max_side: int = 2048) -> None:

@@ -64,7 +64,7 @@ class SophiaH(Rule):
         "beta2": decay_rate(0.99, (0.9, 0.999), 0.99, 0.7, "decay of the curvature", _PAPER),
         "gamma": setting(0.01, open_low=True, doc="scale of the curvature"),
         "eps": epsilon(1e-12, searched=False),
-        "weight_decay": replace(decoupled_decay(), default=0.1),
+        "weight_decay": decoupled_decay(0.1),
     }
 
     def __init__(self, *, debias: bool = False) -> None:

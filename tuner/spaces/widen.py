@@ -18,9 +18,7 @@ from tuner.spaces.parameters import (
 from tuner.spaces.space import Space
 
 
-def widen(
-    old: Space, new: Space, prefix: str = "space", *, known: Mapping[str, Scalar] | None = None
-) -> Space:
+def widen(old: Space, new: Space, *, known: Mapping[str, Scalar] | None = None) -> Space:
     """``new`` as the later, larger form of ``old``, in which every earlier trial is valid.
 
     Ranges may grow, choices may be added, a constant may become a range that holds it, and a new
@@ -31,7 +29,6 @@ def widen(
     Args:
         old: What trials were drawn from.
         new: What is wanted.
-        prefix: Where ``new`` stands, for messages.
         known: What trials run with where the space does not say.
 
     Raises:
@@ -40,13 +37,13 @@ def widen(
     merged: dict[str, Parameter] = {}
     for name, before in old.parameters.items():
         if name not in new.parameters:
-            raise InvalidInput(f"{prefix}.{name}", "is missing: earlier trials have it")
-        merged[name] = _widened(before, new.parameters[name], f"{prefix}.{name}")
+            raise InvalidInput(f"space.{name}", "is missing: earlier trials have it")
+        merged[name] = _widened(before, new.parameters[name], f"space.{name}")
     for name, added in new.parameters.items():
         if name in merged:
             continue
         if _was_reachable(added, old, new):
-            _check_added(name, added, known or {}, f"{prefix}.{name}")
+            _check_added(name, added, known or {}, f"space.{name}")
         merged[name] = added
     return Space({name: merged[name] for name in new.parameters}, new.priors or old.priors)
 

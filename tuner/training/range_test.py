@@ -48,19 +48,16 @@ def find_range(
     config: Config,
     *,
     seeds: int = range_test.SEEDS,
-    low: float = range_test.LOWEST,
-    high: float = range_test.HIGHEST,
     steps: int = range_test.STEPS,
     device: torch.device | str = "cpu",
-    data: TrainingData | None = None,
 ) -> RangeTest:
     """Raises the lr exponentially over one short run and looks where the loss falls and diverges.
 
     Raises:
         InvalidInput: A value of the config or of the test is illegal.
     """
-    rates = range_test.rates(low, high, steps)
-    swept = sweep(task, config, rates, seeds=seeds, device=device, data=data)
+    rates = range_test.rates(steps=steps)
+    swept = sweep(task, config, rates, seeds=seeds, device=device)
     optimizer = str(config.get("optimizer", DEFAULT_OPTIMIZER))
     return range_test.analyse(swept.lr, swept.losses, optimizer)
 
@@ -131,9 +128,7 @@ def measure_noise(
     config: Config,
     *,
     steps: int = 256,
-    seed: int = 0,
     device: torch.device | str = "cpu",
-    data: TrainingData | None = None,
 ) -> NoiseScale:
     """Trains a configuration a short while, measuring every batch; its gradient noise scale.
 
@@ -144,9 +139,7 @@ def measure_noise(
         task: What is trained.
         config: The configuration; its batch size is at least 2.
         steps: Optimizer steps.
-        seed: Of initialisation and order of data.
         device: Where.
-        data: The task's samples, where they are open already.
 
     Raises:
         InvalidInput: A value of the config is illegal, the batch size is 1, or the model's
@@ -157,18 +150,16 @@ def measure_noise(
     batch = int(config.get("batch_size", DEFAULT_BATCH_SIZE))
     if batch < 2:
         raise InvalidInput("batch_size", "a batch of one sample cannot tell noise from signal")
-    population = Population(
-        task, config, 1, device=device, data=data, max_micro_batch=max(1, batch // PARTS)
-    )
+    population = Population(task, config, 1, device=device, max_micro_batch=max(1, batch // PARTS))
     mixing = population.architecture.batch_norm
     if mixing and not task.ghost_batch_norm:
         raise InvalidInput("task", f"{mixing[0]} (BatchNorm) makes samples depend on one another")
     population.trainer.noise_every = 1
     per_epoch = max(1, len(population.data.train) // batch)
     epochs = float(config.get("epochs", steps / per_epoch))
-    trial = population.load(0, config, seed, epochs=epochs, data_seed=seed)
+    trial = population.load(0, config, 0, epochs=epochs)
     # Whole epochs end in a partial batch, which is trained on but not measured.
     population.train(math.ceil(steps / per_epoch * trial.train_size))
     windows = list(trial.noise.windows)[-(steps // 2) :]
     traces, sq_norms = zip(*windows, strict=True) if windows else ((), ())
-    return noise_scale.summarize(sq_norms, traces, seed=seed)
+    return noise_scale.summarize(sq_norms, traces)
