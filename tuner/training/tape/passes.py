@@ -7,12 +7,14 @@ model each costs about as much as real work. Results do not change by a bit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tuner.training.tape.calls import Call, Ref, Tape, Value, mutated
+from tuner.training.tape.plan import VIEWS
 
 aten = torch.ops.aten
 
@@ -53,16 +55,22 @@ def drop_copies(tape: Tape) -> None:
     """Takes out calls whose result is what they were given."""
     makers: dict[int, Call] = {}
     instead: dict[int, int] = {}
+    joined: dict[int, int] = {}
     written = tape.written
     kept = []
     for call in tape.calls:
         call.read(instead)
+        for index in (r for r in call.results if r is not None):
+            value = tape.values[index]
+            tape.values[index] = replace(value, storage=joined.get(value.storage, value.storage))
         same = _same_as(call, tape, makers, written)
         if same is None:
             kept.append(call)
             makers.update(dict.fromkeys((r for r in call.results if r is not None), call))
         else:
             instead[call.result] = same
+            # A product with one has memory of its own; what views it now looks at the source's.
+            joined[tape.values[call.result].storage] = tape.values[same].storage
     tape.calls = kept
     tape.outputs = [instead.get(index, index) for index in tape.outputs]
 
@@ -138,32 +146,60 @@ def drop_unused(tape: Tape) -> None:
 def turn_products(tape: Tape) -> None:
     """Computes a product that is only read transposed as the product of its transposed factors.
 
-    The gradient of a weight is recorded as the transpose of one, but wanted row by row.
+    The gradient of a weight is recorded as the transpose of one, but wanted row by row. Not where
+    an operation reads it: it may count on how its arguments lay while they were recorded.
     """
-    readers: dict[int, int] = {}
-    for index in [i for call in tape.calls for i in call.uses] + tape.outputs:
-        readers[index] = readers.get(index, 0) + 1
+    readers: dict[int, list[Call]] = {}
+    for call in tape.calls:
+        for index in call.uses:
+            readers.setdefault(index, []).append(call)
     makers = {call.results[0]: call for call in tape.calls if not call.several}
     new: dict[int, list[Call]] = {}
     storages = max((value.storage for value in tape.values), default=-1)
     for call in tape.calls:
         product = makers.get(call.source) if call.target in _TRANSPOSES else None
-        if product is None or product.target not in _TURNABLE or readers[product.result] != 1:
+        if product is None or product.target not in _TURNABLE:
+            continue
+        if len(readers[product.result]) != 1 or product.result in tape.outputs:
             continue
         ndim = len(tape.values[product.result].shape)
         if call.target is aten.transpose.int and _axes(call, tape) != {ndim - 2, ndim - 1}:
             continue
+        storages += 1
+        looks = tape.values[call.result]
+        dense = torch.empty(looks.shape, device="meta").stride()
+        found = _seen_from(replace(looks, stride=dense, storage=storages), call.result, readers)
+        if found is None:
+            continue
+        for index, value in found.items():
+            tape.values[index] = value
         left, right = (a.index for a in product.args)
         turned = [_transposed(tape, index) for index in (right, left)]
         new[id(product)] = turned
         new[id(call)] = [
             Call(product.target, tuple(Ref(t.result) for t in turned), {}, call.results, False)
         ]
-        looks = tape.values[call.result]
-        dense = torch.empty(looks.shape, device="meta").stride()
-        storages += 1
-        tape.values[call.result] = replace(looks, stride=dense, storage=storages)
     tape.calls = [c for call in tape.calls for c in new.get(id(call), [call])]
+
+
+def _seen_from(
+    value: Value, index: int, readers: Mapping[int, Sequence[Call]]
+) -> dict[int, Value] | None:
+    """How a value and all views of it look; None where others read it, or a view is none of it."""
+    found = {index: value}
+    for call in readers.get(index, ()):
+        if call.target not in VIEWS:
+            return None
+        try:
+            (view,) = call.run(lambda _: value.empty())
+        except RuntimeError:
+            return None
+        assert view is not None
+        below = _seen_from(Value.of(view, value.storage), call.result, readers)
+        if below is None:
+            return None
+        found |= below
+    return found
 
 
 def _transposed(tape: Tape, index: int) -> Call:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tuner.training.tape import calls
+from tuner.training.tape import calls, recorded
 from tuner.training.tape.calls import Tape
 from tuner.training.tape.passes import tidy
 from tuner.training.tape.recorder import record
@@ -102,3 +102,36 @@ def test_a_product_that_is_read_turned_is_computed_turned() -> None:
     tape = tidied(function, (x, y))
     assert counts(tape) == {aten.transpose.int: 1, aten.bmm.default: 1}
     assert tape.values[tape.outputs[0]].stride == (12, 3, 1), "row by row, as a weight is"
+
+
+def test_a_product_that_others_read_stays_as_it_lies() -> None:
+    """A kernel may count on it, as that of weight norm does, or a view that was one of it."""
+
+    def flat(x: Tensor, y: Tensor) -> list[Tensor]:
+        return [(torch.mm(x.t(), y).t() * 2).t().view(-1)]
+
+    def normed(v: Tensor, x: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            leaf, g = v.detach().requires_grad_(), torch.ones(4, 1)
+            out = nn.functional.linear(x, torch._weight_norm(leaf, g))
+            return list(torch.autograd.grad(out.square().sum(), [leaf]))
+
+    for function, shapes in ((flat, [(5, 3), (5, 4)]), (normed, [(4, 3), (5, 3)])):
+        arguments = [torch.randn(shape) for shape in shapes]
+        for found, expected in zip(
+            recorded(function, arguments)(arguments), function(*arguments), strict=True
+        ):
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_view_of_a_product_with_one_is_one_of_what_it_was_taken_of() -> None:
+    """So nobody writes over an argument: what batched layers add their bias by, for one sample."""
+
+    def function(x: Tensor, bias: Tensor) -> list[Tensor]:
+        return [torch.mul(bias, 1).view(1, 3) + x]
+
+    bias, x = torch.randn(3), torch.randn(1, 3)
+    before = bias.clone()
+    (found,) = recorded(function, (x, bias))((x, bias))
+    assert torch.equal(bias, before)
+    torch.testing.assert_close(found, bias + x)
