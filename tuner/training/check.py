@@ -1,8 +1,9 @@
-"""Two slots in double precision: do the fast forms compute what the plain one does?"""
+"""Two slots in double precision: do fast forms, and parts of a batch, give what plain ones do?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,14 +18,18 @@ from tuner.training.architecture import (
     flat,
     loss_names,
     loss_numbers,
+    mixing_modules,
 )
-from tuner.training.batch import Batch, Gradients
+from tuner.training.batch import Batch, Gradients, Tensors
 from tuner.training.engine import AGREEMENT, Verdict
 from tuner.training.one_slot import OneSlot
 from tuner.training.program import Backend, Form, Programs, first_line
 from tuner.training.source import Source
 
 SAMPLES = 8
+RATE = 0.5
+"""Of dropout while it is checked: the first trial's may be 0, and hide what the next one's does."""
+PLAIN = Form(False, "eager")
 SLOW_UNDER_VMAP: Mapping[type[nn.Module], str] = {
     nn.LSTM: "its kernel has no batching rule",
     nn.GRU: "its kernel has no batching rule",
@@ -46,20 +51,24 @@ def self_check(
         check: Whether to compare; else every form is trusted.
 
     Returns:
-        Which forms may be used, and why not the others.
+        Which forms may be used, and why not the others; whether batches may be cut.
     """
     models = [build(task, config, seed, torch.float64) for seed in (0, 1)]
     images = any(isinstance(module, nn.Conv2d) for module in models[0].modules())
     if not check:
-        return Verdict(fuse, recorded=True, images=images)
+        mixing = bool(mixing_modules(models[0]))
+        return Verdict(fuse, recorded=True, images=images, whole=mixing, halvable=not mixing)
     dtype = torch.float64
     architecture = describe(models[0], task)
     rows = torch.stack([flat(model) for model in models])
     owned = [buffers_of(model) for model in models]
     buffers = {name: torch.stack([own[name] for own in owned]) for name in architecture.buffers}
+    for name in architecture.rates:
+        buffers[name].fill_(RATE)
     programs = Programs(OneSlot(task, architecture, loss_names(config)))
     batches = [_batch(source, config, start, dtype) for start in (0, SAMPLES)]
-    plain = [programs.gradients(rows, buffers, batch, Form(False, "eager")) for batch in batches]
+    plain = [programs.gradients(rows, buffers, batch, PLAIN) for batch in batches]
+    whole, halvable = _cut(programs, rows, buffers, batches[0], plain[0])
 
     def differs(fused: bool, backend: Backend, *, last: bool = False) -> str:
         """Why a form is no candidate, or an empty string."""
@@ -87,7 +96,30 @@ def self_check(
         reason = suspects(models[0]).removeprefix("; ")
     elif fuse:
         reason += suspects(models[0])
-    return Verdict(fused, not refusal, reason, images)
+    return Verdict(fused, not refusal, reason, images, whole, halvable)
+
+
+def _cut(
+    programs: Programs, rows: Tensor, buffers: Tensors, batch: Batch, plain: Gradients
+) -> tuple[bool, bool]:
+    """Whether a batch must stay whole, and whether a micro-batch may be halved to measure noise.
+
+    Whole where its parts add up to something else: samples meet each other, buffers count
+    micro-batches, or draws go by them. Halves are taken now and then, and only the second's buffers
+    are kept; that they draw otherwise does no harm.
+    """
+    middle = batch.count // 2
+    first = programs.gradients(rows, buffers, batch.samples(slice(0, middle)), PLAIN)
+    second = programs.gradients(
+        rows, {**buffers, **first.buffers}, batch.samples(slice(middle, None)), PLAIN
+    )
+    both = Gradients(first.flat + second.flat, first.loss + second.loss, second.buffers)
+    whole = not agree(both, plain)
+    again = replace(batch, seed=batch.seed + 1, offset=batch.offset + batch.count)
+    random = not agree(programs.gradients(rows, buffers, again, PLAIN), plain)
+    writes = any(not torch.equal(new, buffers[name]) for name, new in plain.buffers.items())
+    mixing = writes or bool(programs.architecture.batch_norm)
+    return whole, not mixing and (random or not whole)
 
 
 def agree(found: Gradients, expected: Gradients) -> bool:

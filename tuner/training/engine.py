@@ -65,12 +65,16 @@ class Verdict:
         recorded: Whether recorded programs may.
         reason: Why not, or an empty string.
         images: Whether the model convolves images, so that their layout matters.
+        whole: Whether gradients depend on how a batch is cut into micro-batches.
+        halvable: Whether the halves of a micro-batch tell of its noise as any other parts would.
     """
 
     fused: bool
     recorded: bool
     reason: str = ""
     images: bool = False
+    whole: bool = False
+    halvable: bool = True
 
 
 @dataclass

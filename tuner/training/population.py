@@ -61,10 +61,10 @@ class Population:
     A trial's numbers are to rounding those that it has alone, curvature estimates included.
     Rounding grows along a trajectory, most of all under SOAP: where a factor is short of rank or
     has equal eigenvalues, the basis within them is rounding's choice, and the step depends on it.
-    How batches are cut into micro-batches, which goes by the neighbours' batch sizes, decides two
-    things: the statistics of BatchNorm where the task takes a micro-batch's (``ghost_batch_norm``),
-    and what a model draws from PyTorch's own generators (it is looped then, and the draws are
-    seeded by the trial and by the samples it has seen).
+    How batches are cut into micro-batches, which goes by the neighbours' batch sizes, decides the
+    statistics of BatchNorm where the task takes a micro-batch's (``ghost_batch_norm``). Elsewhere,
+    if a model's gradients go by it (it draws from PyTorch's own generators, say), only trials of
+    one batch size train together, and the batch is cut where memory or a pause demands it alone.
 
     Args:
         task: Model, loss and metrics.
@@ -108,6 +108,8 @@ class Population:
         self.programs = Programs(OneSlot(task, self.architecture, loss_names(config), autocast))
         verdict = self_check(task, config, self.data.train, fuse=engine != "looped", check=check)
         self.engine = Engine(engine, self.device, verdict)
+        self._whole = verdict.whole and not task.ghost_batch_norm
+        """Whether only trials of one batch size may train together."""
         self.rows = Rows(self.architecture, slots, self.device, dtype)
         self.trainer = Trainer(self.rows, self.programs, self.engine, self.data.train)
         self.trainer.max_micro_batch = max_micro_batch
@@ -325,6 +327,7 @@ class Population:
                 lengths.get(slot, 0) == 0,
                 trial.position,
                 lengths.get(slot, 0),
+                trial.batch_size if self._whole else 0,
                 str(trial.rule.key),
                 trial.batch_size,
             )
@@ -334,14 +337,15 @@ class Population:
         self._order = [self._order[row] for row in order]
 
     def _groups(self, lengths: Mapping[int, int]) -> list[tuple[slice, int]]:
-        """Runs of rows at the same place in the epoch, with the samples they go on."""
+        """Runs of rows that train together, with the samples they go on."""
         groups: list[tuple[slice, int]] = []
         key = None
         for row, slot in enumerate(self._order):
             length = lengths.get(slot, 0)
             if not length:
                 break
-            here = (self._slots[slot].position, length)
+            trial = self._slots[slot]
+            here = (trial.position, length, trial.batch_size if self._whole else 0)
             if here == key:
                 groups[-1] = (slice(groups[-1][0].start, row + 1), length)
             else:

@@ -70,7 +70,7 @@ class Trainer:
             length,
             self.rows,
             micro_batch=m,
-            halvable=m % 2 == 0 and not self.programs.architecture.batch_norm,
+            halvable=m % 2 == 0 and self.engine.verdict.halvable,
             noise_every=self.noise_every,
         )
         per_row = RowNumbers(trials, self.rows.device, self.rows.dtype)

@@ -770,6 +770,57 @@ def test_what_a_model_draws_by_itself_is_its_trials(kind: type[Task], check: boo
         assert metrics == found[0][1]
 
 
+class TrackingTask(zoo.CnnTask):
+    """Whose buffers are moved on by every micro-batch."""
+
+    def model(self, config: Any) -> nn.Module:
+        norm = nn.InstanceNorm2d(4, track_running_stats=True)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), norm, nn.MaxPool2d(6), nn.Flatten(), nn.Linear(4, zoo.CLASSES)
+        )
+
+
+class AcrossTask(zoo.DropoutTask):
+    """Drops units of all samples alike, so that axis 0 is not the batch; or none at all."""
+
+    def model(self, config: Any) -> nn.Module:
+        return _Across(float(config.get("dropout", 0.0)))
+
+
+class _Across(nn.Module):
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.body, self.drop = nn.Linear(8, zoo.CLASSES), nn.Dropout(rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.drop(self.body(x).mT).mT
+        return out
+
+
+class PairsTask(zoo.MlpTask):
+    """A loss in which samples meet each other."""
+
+    def loss(self, output: Any, target: torch.Tensor, config: Any) -> torch.Tensor:
+        return super().loss(output, target, config) + (output - output.mean(0)).square().sum(1)
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+@pytest.mark.parametrize("kind", [NoisyTask, DroppingLstmTask, TrackingTask, AcrossTask, PairsTask])
+def test_a_batch_whose_parts_are_another_is_not_cut(kind: type[Task], engine: Any) -> None:
+    """By the batch sizes of neighbours; those of one size still train together."""
+    config = {**CONFIGS[0], "batch_size": 16, "dropout": 0.5}
+    found = []
+    for others in ([], [16, 24, 10]):
+        pop = population(kind(), 4, engine=engine)
+        pop.load(0, config, seed=3, epochs=EPOCHS, data_seed=5)
+        for slot, size in enumerate(others, 1):
+            pop.load(slot, {**config, "batch_size": size}, seed=slot, epochs=EPOCHS, data_seed=5)
+        pop.train(zoo.TRAIN)
+        found.append(pop.state_dict(0)["tensors"])
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-9, atol=1e-13)
+
+
 @pytest.mark.parametrize("engine", ["fused", "looped"])
 def test_a_loss_is_taken_and_added_up_in_single_precision(engine: Any) -> None:
     """Both engines: in half precision a loss had three digits, and 257 right answers were 256."""
