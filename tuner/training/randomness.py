@@ -141,13 +141,30 @@ def _attention(
 
 @contextmanager
 def slot_functions(seed: Tensor, offset: Tensor) -> Iterator[None]:
-    """Within it, the functional dropouts and attention are ours.
+    """Within it, the functional dropouts, attention and embedding are ours.
 
     Args:
         seed: int32 ``[]``, the trial's (a batched tensor under ``vmap``).
         offset: int32 ``[]``, samples seen before this micro-batch.
     """
     draws = _Draws(seed, offset)
+    plain_embedding = F.embedding
+
+    def embedding(
+        input: Tensor,
+        weight: Tensor,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        # Under vmap, where each slot has words of its own, only the first slot's padding is known
+        # to the kernel, and the others' is trained.
+        if padding_idx is None or max_norm is not None:
+            return plain_embedding(input, weight, padding_idx, max_norm, *args, **kwargs)
+        found = plain_embedding(input, weight, None, None, *args, **kwargs)
+        padding = (input == padding_idx % len(weight)).unsqueeze(-1)
+        return torch.where(padding, found.detach(), found)
 
     def dropout(
         input: Tensor, p: float | Tensor = 0.5, training: bool = True, inplace: bool = False
@@ -183,6 +200,7 @@ def slot_functions(seed: Tensor, offset: Tensor) -> Iterator[None]:
         "dropout3d": channels,
         "alpha_dropout": alpha,
         "scaled_dot_product_attention": _attention,
+        "embedding": embedding,
     }
     with replaced(ours):
         yield

@@ -316,6 +316,43 @@ def test_refill_in_the_middle(monkeypatch: pytest.MonkeyPatch, hot: int, slots: 
     assert pop.active == [1, 2]
 
 
+class _Padded(nn.Module):
+    """Has a word that is none, and whose vector is not trained."""
+
+    def __init__(self, *, ours: bool) -> None:
+        super().__init__()
+        self.words = nn.Embedding(zoo.WORDS, 8, padding_idx=-2)
+        self.head = nn.Linear(8, zoo.WORDS)
+        self.ours = ours
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        beneath = torch.embedding(self.words.weight, x, zoo.WORDS - 2)
+        out: torch.Tensor = self.head(self.words(x) if self.ours else beneath)
+        return out
+
+
+class PaddedTask(zoo.TiedTask):
+    ours = True
+
+    def model(self, config: Any) -> nn.Module:
+        return _Padded(ours=self.ours)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_padding_is_not_trained_beside_a_trial_of_another_epoch(ours: bool) -> None:
+    """Where each slot has words of its own, torch's kernel knows the first one's padding alone."""
+    task = PaddedTask()
+    task.ours = ours
+    pop = population(task, 2)
+    assert pop.engine.verdict.fused == ours, "a kernel that is out of reach is found out"
+    for slot in range(2):
+        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
+        pop.train(zoo.TRAIN)
+    for slot in range(2):
+        model = plain_loop(task, CONFIGS[slot], slot, epochs=2 - slot)
+        assert_same(params(pop, slot), model, 1e-12)
+
+
 @pytest.mark.parametrize("at", [zoo.TRAIN, zoo.TRAIN + 14, 3])
 def test_pause_and_resume_elsewhere(at: int) -> None:
     """Saved at an epoch's end or in the middle of a batch, resumed in another population."""
