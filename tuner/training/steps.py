@@ -66,6 +66,7 @@ class Run:
         offset: The first row of the group that trains together.
         owner: The population's tensors.
         micro_batch: Samples in a micro-batch.
+        length: Samples in the segment.
         halvable: Whether a micro-batch may be split to measure noise.
         noise_every: One batch in so many is measured for it.
     """
@@ -75,6 +76,7 @@ class Run:
     offset: int
     owner: Rows
     micro_batch: int
+    length: int
     halvable: bool
     noise_every: int = NOISE_EVERY
     parts: list[Part] = field(default_factory=list)
@@ -91,6 +93,7 @@ class Run:
         self.batch_size = first.batch_size
         self.train_size = first.train_size
         self.begin = first.position
+        self.end = self.begin + self.length
         self.local = slice(self.rows.start - self.offset, self.rows.stop - self.offset)
         self._clip: Tensor | None = None
         if any(math.isfinite(trial.clip_norm) for trial in self.trials):
@@ -154,12 +157,10 @@ class Run:
     def measures(self, at: int) -> bool:
         """Whether the batch that this place of the epoch is in gets measured.
 
-        Not where it began before this segment: what came of its first parts is not known any more.
+        Only where all of it is in this segment: what came of earlier parts is not known any more.
         """
         number = at // self.batch_size
-        if number * self.batch_size < self.begin:
-            return False
-        whole = (number + 1) * self.batch_size <= self.train_size
+        whole = self.begin <= number * self.batch_size <= self.end - self.batch_size
         divided = self.batch_size > self.micro_batch or self.halvable
         return whole and divided and number % self.noise_every == 0
 
@@ -237,7 +238,7 @@ def runs_of(
     for _, members in groupby(trials, key=lambda t: (str(t.rule.key), t.batch_size)):
         some = list(members)
         rows = slice(row, row + len(some))
-        run = Run(some, rows, first_row, owner, micro_batch, halvable, noise_every)
+        run = Run(some, rows, first_row, owner, micro_batch, length, halvable, noise_every)
         count = some[0].steps_in(length) if length else 1
         back = 0 if length else 1
         starts = Starts(

@@ -427,6 +427,14 @@ def test_a_length_in_decimals_has_no_step_too_many() -> None:
     assert optimizer_steps({"batch_size": 10}, 100, 0.31) == 4
 
 
+def test_a_piece_of_one_sample_is_not_halved() -> None:
+    """To measure noise, which only a whole batch tells: a norm refuses what has no samples."""
+    pop = population(zoo.NormsTask(), 1, engine="looped")
+    pop.load(0, {**CONFIGS[0], "batch_size": 16}, seed=0, epochs=EPOCHS)
+    pop.train(1)
+    assert pop.slot(0).samples == 1
+
+
 def test_training_in_pieces_does_not_shrink_the_micro_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
