@@ -250,6 +250,9 @@ class Population:
         self.evict(slot)
         row = len(self._order)
         self.rows.write(row, trial.rule, tensors, buffers_of(model), state=same_rule)
+        # Gradients are gathered as parts of the mean over the batch at hand.
+        batch = trial.batch_at(trial.position)
+        self.rows.pending[row].mul_(progress.get("batch", batch) / batch)
         self._order.append(slot)
         self._slots[slot] = trial
 
@@ -292,7 +295,7 @@ class Population:
                     length = self.trainer.aligned(sizes, trials[0].position, longest)
                     self.trainer.train(trials, rows, length)
                     for row in range(rows.start, rows.stop):
-                        self._slots[self._order[row]].samples += length
+                        self._slots[self._order[row]].advance(length)
                         todo[self._order[row]] -= length
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

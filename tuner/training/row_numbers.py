@@ -34,21 +34,22 @@ class RowNumbers:
         )
         self._trials = trials
         self._scales: dict[tuple[int, ...], Tensor] = {}
+        self._head = max(
+            t.batch_size * (t.position // t.batch_size + 1) if t.carried else 0 for t in trials
+        )
+        """Up to here some row is in a batch of another size, which a copy of it has taken over."""
         self._tail = min(t.train_size // t.batch_size * t.batch_size for t in trials)
         """From here on some row is in the last, partial batch of the epoch."""
-        self._whole = self._scale(0)
+        self._whole = self._scale([t.batch_size for t in trials])
 
     def scale(self, at: int) -> Tensor:
         """One over the size of the batch that each row is in, at this place of the epoch."""
-        return self._whole if at < self._tail else self._scale(at)
-
-    def _scale(self, at: int) -> Tensor:
-        sizes = tuple(
-            min(t.batch_size, t.train_size - at // t.batch_size * t.batch_size)
-            for t in self._trials
-        )
+        if self._head <= at < self._tail:
+            return self._whole
+        sizes = tuple(trial.batch_at(at) for trial in self._trials)
         if sizes not in self._scales:
-            self._scales[sizes] = torch.tensor(
-                [1.0 / size for size in sizes], device=self.device, dtype=self.dtype
-            )
+            self._scales[sizes] = self._scale(sizes)
         return self._scales[sizes]
+
+    def _scale(self, sizes: Sequence[int]) -> Tensor:
+        return torch.tensor([1.0 / size for size in sizes], device=self.device, dtype=self.dtype)

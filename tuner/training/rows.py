@@ -201,18 +201,16 @@ class Rows:
             rule: Its optimizer.
             tensors: What was read.
             buffers: Those of a fresh model of the configuration; dropout rates are as they say.
-            state: Whether to take over the optimizer's state too, and an unfinished batch.
+            state: Whether to take over the optimizer's state too.
         """
         spans = self.architecture.spans
         params = torch.cat([tensors[f"param.{span.name}"].reshape(-1) for span in spans])
         kept = {name: tensors[self._saved(name)] for name in self._kept}
         self.start(row, params, {**buffers, **kept}, rule)
-        if not state:
-            return
-        for place in self.places(rule):
-            self.pools[place.pool][row].copy_(tensors[f"state.{place.name}.{place.unit}"])
         if "pending" in tensors:
             self.pending[row].copy_(tensors["pending"])
+        for place in self.places(rule) if state else ():
+            self.pools[place.pool][row].copy_(tensors[f"state.{place.name}.{place.unit}"])
 
     @property
     def _kept(self) -> list[str]:

@@ -71,6 +71,9 @@ class Slot:
     """Mean loss of its first micro-batch, before any step: what divergence is measured by."""
     seconds: float = 0.0
     """Device seconds it has taken, shared among neighbours."""
+    carried: int = 0
+    """Samples by which the batch at hand differs from those of its size: where a copy of another
+    batch size began within it, it is what the other had gathered, and what is left to its end."""
     plateau: PlateauState = field(default_factory=PlateauState.fresh)
     noise: NoiseWindows = field(default_factory=NoiseWindows)
 
@@ -124,6 +127,18 @@ class Slot:
         """Whether a batch is unfinished, so that its gradient sum is part of the state."""
         return self.position % self.batch_size != 0
 
+    def batch_at(self, position: int) -> int:
+        """Samples in the batch that a position of the present epoch is in."""
+        number, begun = position // self.batch_size, self.position // self.batch_size
+        whole = min(self.batch_size, self.train_size - number * self.batch_size)
+        return whole + (self.carried if number == begun else 0)
+
+    def advance(self, length: int) -> None:
+        """Goes on by so many samples of the present epoch."""
+        if self.steps_in(length):
+            self.carried = 0
+        self.samples += length
+
     @property
     def scheduled(self) -> int:
         """Where in its schedule it is: the steps that all its samples make at its batch size.
@@ -167,16 +182,21 @@ class Slot:
             "grad_norm": self.grad_norm,
             "first_loss": self.first_loss,
             "seconds": self.seconds,
+            "batch": self.batch_at(self.position),
+            "gathered": self.position % self.batch_size + self.carried if self.mid_batch else 0,
             "plateau": {name: value.item() for name, value in self.plateau.to_dict().items()},
             "noise": self.noise.to_dict(),
         }
 
     def resume(self, progress: Mapping[str, Any]) -> None:
-        """Takes over what :meth:`progress` gave."""
+        """Takes over what :meth:`progress` gave, of a trial whose batch size may be another."""
         for name in ("samples", "step", "loss_count"):
             setattr(self, name, int(progress[name]))
         for name in ("loss_sum", "grad_norm", "first_loss", "seconds"):
             setattr(self, name, float(progress[name]))
+        begun = self.position % self.batch_size
+        # What the other gathered of a batch that ends where ours begins is in no batch of ours.
+        self.carried = int(progress.get("gathered", begun)) - begun if begun else 0
         fresh = PlateauState.fresh().to_dict()
         self.plateau = PlateauState.from_dict(
             {

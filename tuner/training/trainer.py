@@ -262,6 +262,8 @@ class Trainer:
     def _again(self, run: Run, batch: Batch, start: int, at: int, stop: int) -> Iterator[Batch]:
         """The micro-batches of a run's rows from ``start`` to ``stop``; ``batch`` begins ``at``."""
         own = batch.rows(run.local)
+        # Of these samples alone, also where a copy has taken over some that another gathered.
+        own = replace(own, scale=torch.full_like(own.scale, 1.0 / (stop - start)))
         if start == at:
             yield own
             return

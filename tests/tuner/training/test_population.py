@@ -420,6 +420,41 @@ def test_a_copy_with_another_batch_size_stays_where_it_is_in_its_schedule(batch_
         torch.testing.assert_close(value - before[name], full * float(rates[half]))
 
 
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+@pytest.mark.parametrize(
+    ("at", "batch_size", "gathered"), [(52, 24, 12), (52, 26, 0), (60, 24, 0), (52, 20, 12)]
+)
+def test_a_copy_within_a_batch_steps_by_the_mean_of_what_was_gathered(
+    at: int, batch_size: int, gathered: int, engine: Any
+) -> None:
+    """Whether the source's batch of 20 was begun, the copy's, or both; also saved in between."""
+    task = zoo.MlpTask()
+    config = {"optimizer": "sgd", "lr": 0.1, "batch_size": 20, "schedule": "constant"}
+    changed = {**config, "batch_size": batch_size, "optimizer": "momentum", "lr": 0.05}
+    pop = population(task, 4, engine=engine)
+    pop.load(0, config, seed=0, epochs=EPOCHS, data_seed=5)
+    pop.load(1, config, seed=1, epochs=EPOCHS, data_seed=5)
+    pop.train(at)
+    pop.copy(2, 0, changed)
+    pop.load_state_dict({**pop.state_dict(0), "config": {**config, "batch_size": batch_size}}, 3)
+    model = build(task, config, 0, torch.float64)
+    for name, value in params(pop, 0).items():
+        model.get_parameter(name).data.copy_(value)
+    pop.train(1)
+    pop.load_state_dict(pop.state_dict(2), 2)
+    end = (at // batch_size + 1) * batch_size
+    pop.train(end - at - 1)
+    data = task.data().train
+    chosen = permutation(zoo.TRAIN, 5, 0)[at - gathered : end]
+    numbers = {"label_smoothing": torch.tensor(0.0, dtype=torch.float64)}
+    task.loss(model(data.x[chosen].double()), data.y[chosen], numbers).mean().backward()
+    for slot, rate in ((2, 0.05), (3, 0.1)):
+        assert pop.slot(slot).step == at // 20 + 1
+        for name, value in params(pop, slot).items():
+            p = model.get_parameter(name)
+            torch.testing.assert_close(value, p - rate * p.grad, rtol=1e-12, atol=1e-14)
+
+
 def test_a_length_in_decimals_has_no_step_too_many() -> None:
     assert Slot({"batch_size": 10}, 0, 0, 100, 0.1 * 3).total_steps == 3
     assert Slot({"batch_size": 10}, 0, 0, 100, 0.31).total_steps == 4
