@@ -11,7 +11,15 @@ import torch
 
 from tuner.errors import TunerError
 from tuner.training import Population, TrainingData, memory
-from tuner.training.architecture import build, loss_config, mixing_modules
+from tuner.training.architecture import (
+    TRAINING_NUMBERS,
+    build,
+    difference,
+    loss_config,
+    mixing_modules,
+    optimizer_names,
+    structure,
+)
 from tuner.training.source import open_source
 
 if TYPE_CHECKING:
@@ -91,6 +99,8 @@ def _examine(found: Examination, task: Task, config: dict[str, Any]) -> None:
     with _told("model, loss() or metrics()"):
         found.problems += list(_wrong(task, model, config, data))
     found.cautions += list(_mixing(task, model))
+    with _told("model()"):
+        found.cautions += list(_apart(task, model, config))
     if found.problems:
         return
     with _told("training"):
@@ -203,6 +213,23 @@ def _mixing(task: Task, model: nn.Module) -> Iterator[str]:
             "its statistics are those of the micro-batch; `ghost_batch_norm = True` in the task's "
             "class accepts that"
         )
+
+
+def _apart(task: Task, model: nn.Module, config: dict[str, Any]) -> Iterator[str]:
+    """Numbers of the training that are part of the model, so that trials do not share one."""
+    numbers = dict.fromkeys(sorted(TRAINING_NUMBERS | optimizer_names()), 0.25)
+    numbers |= {"batch_size": 16, "epochs": 3}
+    alike = structure(model.train())
+    if not difference(alike, structure(build(task, {**config, **numbers}, 0, torch.float32))):
+        return
+    for name, value in numbers.items():
+        other = difference(alike, structure(build(task, {**config, name: value}, 0, torch.float32)))
+        if other:
+            yield (
+                f"model() builds {name} into the model ({other}): trials that differ in it do not "
+                "train together; of a training's numbers a module may keep the rate of an "
+                "nn.Dropout alone"
+            )
 
 
 def _speed(task: Task, config: dict[str, Any], data: TrainingData, slots: int) -> tuple[float, str]:

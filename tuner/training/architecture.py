@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -30,6 +29,8 @@ class Span:
     shape: tuple[int, ...]
     start: int
     stop: int
+    names: tuple[str, ...]
+    """All that it has, where it is tied: ``name`` and then the others."""
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -56,7 +57,7 @@ class Architecture:
     buffers: Mapping[str, tuple[torch.Size, torch.dtype]]
     frozen: frozenset[str]
     rates: frozenset[str]
-    structure: str
+    structure: Mapping[str, str]
     batch_norm: tuple[str, ...]
 
     @cached_property
@@ -116,9 +117,15 @@ def describe(model: nn.Module, task: Task) -> Architecture:
     """
     spans: list[Span] = []
     start = 0
-    for name, parameter in trained(model).items():
-        spans.append(Span(name, tuple(parameter.shape), start, start + parameter.numel()))
-        start += parameter.numel()
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        stop = start + parameter.numel()
+        spans.append(Span(name, tuple(parameter.shape), start, stop, tuple(names[id(parameter)])))
+        start = stop
     if not spans:
         raise InvalidInput(f"task {task.name}", "model() has no parameter that trains")
     buffers = {name: (b.shape, b.dtype) for name, b in buffers_of(model).items()}
@@ -155,25 +162,36 @@ def mixing_modules(model: nn.Module) -> tuple[str, ...]:
 def structure_key(model: nn.Module, task: Task, config: Config) -> str:
     """A digest of all that trials must share to be stacked: structure, names, and which numbers."""
     names = sorted(map(repr, loss_names(config).items()))
-    parts = (task.name, structure(model), names, sorted(loss_numbers(config)))
+    parts = (task.name, list(structure(model).items()), names, sorted(loss_numbers(config)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def structure(model: nn.Module) -> str:
-    """What models must have alike so that one can be the template of all.
+def structure(model: nn.Module) -> dict[str, str]:
+    """What models must have alike so that one can be the template of all, by name.
 
     With the plain values that modules keep as attributes: a program has those of its template, so a
     rate that is no buffer must be the same in all.
     """
-    text = re.sub(r"\bDropout\(p=.*?\)", "Dropout", repr(model))
-    values = [
-        (name, key, value)
-        for name, module in model.named_modules()
-        for key, value in sorted(vars(module).items())
-        if isinstance(value, bool | int | float | str)
-    ]
-    parameters = [(n, tuple(p.shape), p.requires_grad) for n, p in model.named_parameters()]
-    return repr((text, values, parameters))
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        extra = "" if type(module) is nn.Dropout else module.extra_repr()
+        found[name] = f"{type(module).__name__}({extra})"
+        for key, value in sorted(vars(module).items()):
+            if isinstance(value, bool | int | float | str):
+                found[f"{name}.{key}" if name else key] = repr(value)
+    for name, parameter in model.named_parameters():
+        frozen = "" if parameter.requires_grad else ", frozen"
+        found[name] = f"of shape {list(parameter.shape)}{frozen}"
+    return found
+
+
+def difference(one: Mapping[str, str], other: Mapping[str, str]) -> str:
+    """The first thing that two structures have otherwise, in words; empty where they are alike."""
+    for name in dict.fromkeys((*one, *other)):
+        here, there = (each.get(name, "not there") for each in (one, other))
+        if here != there:
+            return f"{name or 'the model'} is {here}, not {there}"
+    return "" if list(one) == list(other) else "its parts are in another order"
 
 
 @cache

@@ -26,6 +26,7 @@ from tuner.training.architecture import (
     buffers_of,
     build,
     describe,
+    difference,
     flat,
     loss_names,
     structure,
@@ -259,8 +260,11 @@ class Population:
     def _fresh(self, trial: Slot) -> nn.Module:
         """A fresh model of a trial, which must be one of this population."""
         model = build(self.task, trial.config, trial.seed, self.dtype)
-        if structure(model) != self.architecture.structure:
-            raise InvalidInput("config", "makes a model of another structure than its population's")
+        other = difference(structure(model), self.architecture.structure)
+        if other:
+            raise InvalidInput(
+                "config", f"makes a model of another structure than its population's: {other}"
+            )
         # Frozen ones too, and second names of tied ones: what trains may itself be searched.
         names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
         for prefix in trial.lr_scales.keys() - self._idle_scales:

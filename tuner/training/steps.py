@@ -256,7 +256,7 @@ def _parts(run: Run, starts: Starts, count: int) -> Iterator[Part]:
     owner, rule = run.owner, run.rule
     state = owner.state(rule, run.rows)
     params = owner.params[run.rows]
-    scales = {span.name: _scales(run.trials, span.name) for span in owner.architecture.spans}
+    scales = {span.name: _scales(run.trials, span.names) for span in owner.architecture.spans}
     tables: dict[tuple[float, ...], dict[str, Tensor]] = {}
 
     def table(scale: tuple[float, ...], axes: int) -> dict[str, Sequence[Tensor]]:
@@ -285,13 +285,22 @@ def _parts(run: Run, starts: Starts, count: int) -> Iterator[Part]:
         yield Part(FLAT, columns, (-1,), params[:, columns], own, table(scale, 1))
 
 
-def _scales(trials: Sequence[Slot], name: str) -> tuple[float, ...]:
-    """Each trial's multiplier of the learning rate for a parameter: its longest prefix's."""
-    found = []
-    for trial in trials:
-        prefixes = [prefix for prefix in trial.lr_scales if within(name, prefix)]
-        found.append(trial.lr_scales[max(prefixes, key=len)] if prefixes else 1.0)
-    return tuple(found)
+def _scales(trials: Sequence[Slot], names: Sequence[str]) -> tuple[float, ...]:
+    """Each trial's multiplier of the learning rate for a parameter: its longest prefix's.
+
+    Of a tied one that of its first name which has any.
+    """
+    return tuple(
+        next(
+            (
+                trial.lr_scales[max(prefixes, key=len)]
+                for name in names
+                if (prefixes := [prefix for prefix in trial.lr_scales if within(name, prefix)])
+            ),
+            1.0,
+        )
+        for trial in trials
+    )
 
 
 def _table(run: Run, starts: Starts, count: int, scale: tuple[float, ...]) -> dict[str, Tensor]:

@@ -19,7 +19,13 @@ from tuner.errors import NotFound, OutOfMemory, Unavailable
 from tuner.protocol import Checkpoint, Leased, Measured, Probe, SlotReport
 from tuner.tasks import Config, Task
 from tuner.training import Population, TrainingData, memory
-from tuner.training.architecture import build, mixing_modules, structure_key
+from tuner.training.architecture import (
+    build,
+    difference,
+    mixing_modules,
+    structure,
+    structure_key,
+)
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.engine import Choice
 from tuner.training.program import first_line
@@ -216,6 +222,9 @@ class Crew:
             # Statistics over a micro-batch smaller than the batch would be another model.
             key = (*key, leased.config.get("batch_size"))
         if key not in self.populations:
+            study = [p for known, p in self.populations.items() if known[0] == leased.study_id]
+            if study and (apart := difference(structure(model), study[-1].architecture.structure)):
+                log.info("trial %s does not train with others: %s", leased.trial_id, apart)
             slots, micro_batch = self.fitting(task, leased.config, data, self.slots)
             self.populations[key] = Population(
                 task,

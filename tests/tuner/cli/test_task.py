@@ -249,6 +249,26 @@ def test_batch_norm_is_a_caution(accepted: bool, monkeypatch: pytest.MonkeyPatch
     assert ("`ghost_batch_norm = True` in the task's class" in found.cautions[0]) != accepted
 
 
+class _Keeping(nn.Linear):
+    def __init__(self, config: Config) -> None:
+        super().__init__(8, 2)
+        self.rate = config["lr"]
+
+
+class Keeping(Good):
+    """A model that keeps a number of its training, which splits a study's trials."""
+
+    def model(self, config: Config) -> nn.Module:
+        return _Keeping(config)
+
+
+def test_a_number_of_the_training_in_the_model_is_a_caution() -> None:
+    found = examine("keeping", Keeping(), "sgd")
+    assert found.problems == []
+    (caution,) = found.cautions
+    assert caution.startswith("model() builds lr into the model (rate is 0.001, not 0.25): ")
+
+
 @pytest.mark.parametrize("task", zoo.TASKS, ids=lambda task: task.name)
 def test_models_that_people_train_have_no_problem(task: type[Task]) -> None:
     """Dropout, BatchNorm, tied weights, recurrence, embeddings, attention, mappings."""

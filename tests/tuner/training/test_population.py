@@ -533,7 +533,7 @@ def test_what_fits_no_row_is_refused_before_anything_is_lost(other: float) -> No
         saved["tensors"] = {n.replace("2.", "1."): t for n, t in saved["tensors"].items()}
     else:
         for put in (pop.load, pop.copy):
-            with pytest.raises(InvalidInput, match="structure"):
+            with pytest.raises(InvalidInput, match=r"structure.*: 1 is Linear.*, not Dropout\(\)"):
                 put(0, without, seed=0, epochs=1) if put == pop.load else put(1, 0, without)
     before = params(pop, 0)
     with pytest.raises(InvalidInput, match="another"):
@@ -961,6 +961,22 @@ def test_parts_of_a_model_have_rates_of_their_own() -> None:
         with pytest.raises(InvalidInput, match=r"lr_scale\.0"):
             pop.load(0, {**config, "optimizer": name}, seed=0, epochs=1)
     assert pop.active == [0, 1]
+
+
+def test_a_tied_parameter_has_a_rate_under_each_of_its_names() -> None:
+    """Its first one before the others."""
+    task = zoo.TiedTask()
+    pop = population(task, 4)
+    for slot, scales in enumerate(
+        ({"embedding": 0.1}, {"head": 0.1}, {"embedding": 0.1, "head": 3.0}, {})
+    ):
+        named = {f"lr_scale.{name}": scale for name, scale in scales.items()}
+        pop.load(slot, {**CONFIGS[1], **named}, seed=0, epochs=EPOCHS, data_seed=5)
+    pop.train(zoo.TRAIN)
+    for name, value in params(pop, 0).items():
+        for slot in (1, 2):
+            torch.testing.assert_close(params(pop, slot)[name], value, rtol=1e-12, atol=1e-14)
+        assert not torch.allclose(params(pop, 3)[name], value)
 
 
 def test_a_rate_of_a_part_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from tests.tuner.tasks import zoo
 from tuner import tasks
 from tuner.errors import InvalidInput
 from tuner.protocol import Leased
 from tuner.spec import names
+from tuner.tasks import Config
 from tuner.training.checkpoint import CheckpointStore
 from tuner.training.trainer import Trainer
 from tuner.worker.crew import AUTOCAST, Crew
@@ -277,6 +279,26 @@ def test_fine_tuning_starts_from_weights_and_parts_learn_at_their_own_rate(
         still = name.startswith(("1.", "3."))
         assert torch.equal(frozen[f"param.{name}"], before) == still
         assert not torch.equal(free[f"param.{name}"], before)
+
+
+def test_why_trials_train_apart_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Keeping(zoo.MlpTask):
+        def model(self, config: Config) -> nn.Module:
+            model = super().model(config)
+            model.lr = config["lr"]
+            return model
+
+    monkeypatch.setattr(tasks.registry, "_entries", {"crew-mlp": Keeping})
+    mine = crew(tmp_path)
+    with caplog.at_level("INFO", "tuner.worker.crew"):
+        for number, rate in enumerate((0.5, 0.5, 0.25)):
+            assert mine.take(leased(number, 8, {"lr": rate})) is None
+    assert [len(population.active) for population in mine.populations.values()] == [2, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "trial 2 does not train with others: lr is 0.25, not 0.5"
+    ]
 
 
 def test_precision_is_a_hyperparameter(tmp_path: Path) -> None:
