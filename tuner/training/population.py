@@ -248,6 +248,8 @@ class Population:
         model = self._fresh(trial)
         self.rows.check(trial.rule if same_rule else None, tensors)
         trial.resume(progress)
+        if not same_rule:
+            trial.step = 0  # which bias corrections go by
         self.evict(slot)
         row = len(self._order)
         self.rows.write(row, trial.rule, tensors, buffers_of(model), state=same_rule)

@@ -62,7 +62,7 @@ class Slot:
     samples: int = 0
     """Training samples seen."""
     step: int = 0
-    """Optimizer steps taken."""
+    """Optimizer steps taken since its optimizer's state was fresh."""
     loss_sum: float = 0.0
     loss_count: int = 0
     grad_norm: float = math.nan
