@@ -289,7 +289,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         for key, p in zip(saved_ids, own, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
                 if isinstance(value, Tensor):
-                    self.state[p][name] = value.to(p.device, copy=True)
+                    # torch's lies as the parameter did, such as channels last; ours in a row.
+                    held = value.to(p.device, copy=True, memory_format=torch.contiguous_format)
+                    self.state[p][name] = held
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)

@@ -67,6 +67,21 @@ def test_a_checkpoint_of_torch_goes_on_as_there(
     same(ours, again, 0.0)
 
 
+def test_state_that_lies_channels_last_goes_on_in_a_model_that_does_not() -> None:
+    theirs = nn.Parameter(torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last))
+    gradient = torch.randn(8, 4, 3, 3)
+    saver = torch.optim.AdamW([theirs])
+    theirs.grad = gradient
+    saver.step()
+    ours = nn.Parameter(theirs.detach().clone(memory_format=torch.contiguous_format))
+    optimizer = optimizers.AdamW([ours])
+    optimizer.load_state_dict(saver.state_dict())
+    ours.grad = gradient
+    for each in (saver, optimizer):
+        each.step()
+    torch.testing.assert_close(ours, theirs, check_stride=False)
+
+
 def test_half_precision_state_of_torch_becomes_float32() -> None:
     params = [nn.Parameter(torch.ones(4, dtype=torch.bfloat16))]
     params[0].grad = torch.full((4,), 0.1, dtype=torch.bfloat16)
