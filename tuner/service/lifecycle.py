@@ -168,11 +168,7 @@ def cancel_study(ctx: Context, study_id: int, *, actor: str | None = None) -> St
     with turn(ctx, study_id, actor=actor) as this:
         _allow(this, "cancel", (*OPEN_STATES, "paused", "stopping", "cancelled"))
         for row in this.open_rows():
-            if row.paused:
-                this.end(row, "pruned", "cancelled")
-            else:
-                row.values = None
-                this.end(row, "fail", "cancelled")
+            this.end(row, "pruned" if row.paused else "fail", "cancelled")
         this.state("cancelled")
     return show_study(ctx, study_id)
 

@@ -236,7 +236,7 @@ def _end(
     if state == "complete" and values is None:
         raise InvalidInput("values", "is missing: nothing was reported before")
     finite = all_finite(values or ())
-    row.values = list(values) if values is not None and finite and state != "fail" else None
+    row.values = list(values) if values is not None and finite else None
     if state == "complete" and not finite:
         state, reason = "fail", DIVERGED
     constraint = this.checked.spec.constraint

@@ -207,8 +207,6 @@ def _carry_out(
         turn.moved(row)
         action = "pause"  # who hears "stop" removes the checkpoint
     elif action == "stop":
-        if failed:
-            row.values = None
         turn.end(row, "fail" if failed else "pruned", reason, told=True)
     elif action == "pause":
         row.set_aside()

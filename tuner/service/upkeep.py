@@ -99,7 +99,6 @@ def _reclaim(ctx: Context) -> None:
             for row in this.rows(ended).values():
                 outcome = leases.give_up(row, max_attempts=ctx.settings.max_attempts, now=this.now)
                 if outcome == "fail":
-                    row.values = None
                     this.end(row, "fail", leases.LEASE_EXPIRED)
                 else:
                     this.moved(row, cause=leases.LEASE_EXPIRED)

@@ -123,9 +123,11 @@ class TrialRow:
         self.state, self.paused = "running", True
 
     def end(self, state: str, reason: str | None, now: datetime) -> None:
-        """Its last change."""
+        """Its last change; one that failed has no values, whatever it came to before."""
         self.release()
         self.state, self.paused, self.reason, self.finished_at = state, False, reason, now
+        if state == "fail":
+            self.values = None
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,21 @@ def unsaved(report: Report) -> Report:
     return report.model_copy(update={"slots": slots})
 
 
+def test_a_trial_that_fails_has_no_values_of_an_attempt_that_was_lost(
+    ctx: Context, clock: Clock
+) -> None:
+    """Optuna takes no failed trial with values: neither its figures nor a copy of the study."""
+    study = submit(ctx, budget={"trials": 2, "epochs": 4})
+    trainer = Trainer(ctx, slots=1)
+    trainer.lease()
+    assert taken_away(trainer, clock, unsaved(trainer.next_report())) == 1
+    service.stop_study(ctx, study.id)
+    (trial,) = service.list_trials(ctx, study.id).items
+    assert (trial.state, trial.reason, trial.step) == ("fail", "cancelled", 0)
+    assert service.figure(ctx, study.id, "timeline")["data"]
+    assert [t.values for t in service.frozen_trials(ctx, study.id)] == [None]
+
+
 @pytest.mark.parametrize("saved", [1, 2, None])
 def test_a_trial_that_ends_its_workers_where_it_has_been_before_fails(
     ctx: Context, clock: Clock, saved: int | None

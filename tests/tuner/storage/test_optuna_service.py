@@ -119,6 +119,19 @@ def test_what_optuna_ends_is_lost_to_its_worker(ctx: Context) -> None:
     assert service.show_trial(ctx, first.trial_id).value == 0.5
 
 
+def test_a_trial_that_optuna_fails_has_no_values(ctx: Context) -> None:
+    """Its last report's would keep Optuna from copying the study."""
+    view = submit(ctx)
+    worker = Trainer(ctx, slots=1)
+    (leased,) = worker.lease()
+    worker.round()
+    storage = SqlStorage(ctx.db)
+    storage.set_trial_state_values(leased.trial_id, TrialState.FAIL)
+    (trial,) = storage.get_all_trials(view.id)
+    assert (trial.state, trial.values) == (TrialState.FAIL, None)
+    trial._validate()
+
+
 def test_the_service_neither_runs_nor_breaks_on_a_study_of_optunas(
     ctx: Context, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -91,7 +91,7 @@ class TrialCalls(BaseStorage):
             if state == TrialState.RUNNING and stored.state != "waiting":
                 return None
             columns: Columns = {"state": state.name.lower()}
-            if values is not None:
+            if values is not None or state == TrialState.FAIL:
                 columns["values"] = frozen.values_to(values)
             if state == TrialState.RUNNING:
                 columns["started_at"] = now
