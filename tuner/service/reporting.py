@@ -174,9 +174,12 @@ def _judge(turn: Turn, row: TrialRow, slot: SlotReport, news: bool) -> SlotVerdi
         action, reason = verdict.action, verdict.reason or None
         if action == "continue":
             row.until = verdict.until
-    if slot.outcome:
+    outcome = slot.outcome
+    if outcome == "fail" and slot.reason == OUT_OF_MEMORY and action != "continue":
+        outcome = ""  # it has come as far as it was to, so there is nothing to try once more
+    if outcome:
         action, reason = _outcome(row, slot, action, reason)
-    return _carry_out(turn, row, action, reason, slot.outcome)
+    return _carry_out(turn, row, action, reason, outcome)
 
 
 def _outcome(

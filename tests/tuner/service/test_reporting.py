@@ -415,6 +415,21 @@ def test_out_of_memory_is_tried_once_more(ctx: Context) -> None:
     assert service.show_study(ctx, 1).state == "completed"
 
 
+def test_out_of_memory_where_a_trial_was_to_stop_anyway_is_no_reason_to_try_again(
+    ctx: Context,
+) -> None:
+    """The search has let go of it: handed back, nobody would ever be given it."""
+    study = submit(ctx, pruner={"name": "threshold", "upper": 0.0})
+    trainer = Trainer(ctx, slots=1)
+    trainer.lease()
+    report = trainer.next_report()
+    slots = [slot.model_copy(update={"outcome": "fail", "reason": "oom"}) for slot in report.slots]
+    (verdict,) = trainer.deliver(report.model_copy(update={"slots": slots})).verdicts
+    assert (verdict.action, verdict.reason) == ("stop", "1.03001 is above 0")
+    trainer.work()
+    assert service.show_study(ctx, study.id).counts.pruned == 8
+
+
 def test_an_error_text_is_kept(ctx: Context) -> None:
     submit(ctx)
     trainer = Trainer(ctx, slots=1)
