@@ -25,6 +25,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
+from api.text import SaidOnce
 from tuner.errors import Forbidden, TooManyRequests, Unauthorized, Unavailable
 from tuner.service import Context, tokens
 
@@ -311,7 +312,7 @@ class TokenFirst(APIRoute):
             request.state.principal = await known(request, token, credentials)
             for check in required:
                 await check(request.state.principal)
-            return await handle(request)
+            return await handle(SaidOnce(request.scope, request.receive))
 
         return handle_known
 

@@ -1,12 +1,38 @@
-"""Bodies hold text: JSON can write half of a surrogate pair, which nothing else can hold."""
+"""Bodies hold text, and say each thing once.
+
+JSON can write half of a surrogate pair, which nothing else can hold, and a key twice, of which
+Python takes the last without a word.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from typing import Any
 
 from fastapi import Request
 
 from tuner.errors import InvalidInput
+
+
+class SaidOnce(Request):
+    """A request whose JSON has no key twice, as no YAML file may."""
+
+    async def json(self) -> Any:
+        """What the body says.
+
+        Raises:
+            JSONDecodeError: It is no JSON, or says something twice.
+        """
+        return json.loads(await self.body(), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    said = dict(pairs)
+    if len(said) < len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise json.JSONDecodeError(f"the key {twice!r} is there already", "", 0)
+    return said
 
 
 async def require_text(request: Request) -> None:

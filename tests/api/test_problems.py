@@ -86,6 +86,17 @@ def test_what_is_not_json_says_so(client: httpx.Client) -> None:
     assert "not JSON" in answer.json()["detail"]
 
 
+def test_a_body_says_nothing_twice(client: httpx.Client) -> None:
+    """As no study file in YAML may: the last of two ranges would be taken without a word."""
+    answer = client.post(
+        "/api/v1/studies",
+        content=b'{"name": "a", "space": {"lr": {"low": 1e-5, "high": 1e-3, "low": 1e-4}}}',
+        headers={"content-type": "application/json"},
+    )
+    assert (answer.status_code, answer.json()["field"]) == (422, "body")
+    assert "the key 'low' is there already" in answer.json()["detail"]
+
+
 def test_unknown_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
     for answer, code in (
         (client.get("/api/v1/nothing"), "not_found"),
