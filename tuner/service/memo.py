@@ -61,7 +61,8 @@ class Memo:
             while len(self._answers) > self._size:
                 self._answers.popitem(last=False)
         with answer.lock:
-            young = answer.at is not None and self._now() - answer.at < timedelta(
+            # Of an answer from a clock that was set back since nobody knows how old it is.
+            young = answer.at is not None and abs(self._now() - answer.at) < timedelta(
                 seconds=good_seconds
             )
             if answer.at is None or not (answer.version == version or young):

@@ -99,7 +99,7 @@ def queued(connection: Executing, tasks: Collection[str], now: datetime) -> list
         study = Queued(*row)
         if study.task in tasks:
             if active_since is not None:
-                running = (now - active_since).total_seconds()
+                running = max((now - active_since).total_seconds(), 0.0)  # or a clock was set back
                 study = replace(study, active_seconds=study.active_seconds + running)
             found.append(study)
     return found

@@ -38,6 +38,16 @@ def test_a_young_answer_is_good_enough() -> None:
     assert memo.get("a", 3, work) == 2
 
 
+def test_no_answer_is_young_because_the_clock_was_set_back() -> None:
+    clock, work = Clock(), Counter()
+    memo = Memo(clock)
+    memo.get("a", 1, work)
+    clock.advance(-3600)
+    assert memo.get("a", 2, work) == 2
+    clock.advance(3600 + 20)
+    assert memo.get("a", 3, work, good_seconds=10) == 3
+
+
 def test_what_failed_is_tried_again() -> None:
     memo = Memo(Clock())
     with pytest.raises(ZeroDivisionError):

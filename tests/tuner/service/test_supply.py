@@ -220,6 +220,15 @@ def test_studies_of_one_priority_share_the_devices(ctx: Context) -> None:
     assert min(held[s.id] for s in studies) >= 6
 
 
+def test_a_clock_that_was_set_back_turns_no_share_around(ctx: Context, clock: Clock) -> None:
+    """A study's time below zero made its share of the devices one below zero, the least of all."""
+    busy, idle = submit(ctx, "busy"), submit(ctx, "idle")
+    Trainer(ctx, slots=4).lease()
+    clock.advance(-3600)
+    (leased,) = Trainer(ctx, slots=1).lease()
+    assert (busy.id, leased.study_id) == (1, idle.id)
+
+
 def test_only_tasks_that_the_worker_has(ctx: Context) -> None:
     submit(ctx, task={"name": "digits_cnn"})
     assert Trainer(ctx).lease() == []
