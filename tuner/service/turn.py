@@ -246,13 +246,18 @@ class Turn:
         """Stops the clock while nobody holds a trial, whose holders were stopped or fell silent.
 
         Args:
-            since: The last moment at which one may have been at work; now unless given.
+            since: The last moment at which they may have been at work, unless a word came later;
+                now unless given.
         """
         study = self.study
         if study.state != "running" or study.active_since is None:
             return
         if not any(row.lease_token is not None for row in self.open_rows()):
-            study.active_seconds, study.active_since = elapsed(study, since or self.now), None
+            ended = self.now
+            if since is not None:  # others may have reported after that
+                heard = events.last_heard(self.session, study.id) or since
+                ended = min(max(since, heard), self.now)
+            study.active_seconds, study.active_since = elapsed(study, ended), None
             self.revised = True
 
     def go_on(self) -> None:

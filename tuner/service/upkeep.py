@@ -51,6 +51,7 @@ def tick(ctx: Context) -> None:
     if ctx.watch.whole(now, timedelta(seconds=ctx.settings.lease_seconds)):
         _reclaim(ctx)
         _miss_workers(ctx)
+    _rest(ctx)
     _settle(ctx)
     checkpoints.sweep(ctx)
     _forget(ctx)
@@ -125,6 +126,24 @@ def _miss_workers(ctx: Context) -> None:
             ctx.heard.pop(worker.id, None)
         session.flush()
         events.add(session, [NewEvent("worker.gone", worker_id=w.id) for w in missed], None, now)
+
+
+def _rest(ctx: Context) -> None:
+    """Stops the clocks of studies whose workers were drained, or went on with another study.
+
+    It stood still from their last word. Who takes a while to ask, or to be suggested something, has
+    not left.
+    """
+    before = ctx.now() - timedelta(seconds=ctx.settings.lease_seconds)
+    with ctx.db.session() as session:
+        left = [
+            study_id
+            for study_id in studies.left_alone(session)
+            if (events.last_heard(session, study_id) or before) <= before
+        ]
+    for study_id in left:
+        with _guarded(study_id), turn(ctx, study_id, wait=False) as this:
+            this.rest(this.study.active_since)
 
 
 def _settle(ctx: Context) -> None:

@@ -102,6 +102,14 @@ def of_study(session: Session, study_id: int, after: int, limit: int) -> list[Ev
     return list(session.scalars(query.order_by(Event.id).limit(limit)))
 
 
+def last_heard(session: Session, study_id: int) -> datetime | None:
+    """When the last word came of any of a study's trials; None: there was none."""
+    query = select(Event.created_at).where(
+        Event.study_id == study_id, Event.kind.in_(("trial.measured", "trial.state"))
+    )
+    return session.scalar(query.order_by(Event.id.desc()).limit(1))
+
+
 def newest(session: Session, study_id: int) -> int:
     """The id of a study's last event, 0 where there is none."""
     return session.scalar(select(func.max(Event.id)).where(Event.study_id == study_id)) or 0

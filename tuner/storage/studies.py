@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, exists, insert, or_, select, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
-from tuner.storage.models import FINISHED_STUDY_STATES, Study
+from tuner.storage.models import FINISHED_STUDY_STATES, Probe, Study, Trial
 from tuner.storage.postgres import allow
 from tuner.storage.prepared import Prepared
 
@@ -169,6 +169,20 @@ def states(session: Session, wanted: Iterable[str]) -> list[tuple[int, str, int]
         .order_by(Study.id)
     )
     return [(row.id, row.state, row.revision) for row in rows]
+
+
+def left_alone(session: Session) -> list[int]:
+    """The studies whose clock runs though nobody holds a trial, or the range test, of theirs."""
+    held = [
+        exists().where(
+            one.study_id == Study.id, one.state == "running", one.lease_token.is_not(None)
+        )
+        for one in (Trial, Probe)
+    ]
+    query = select(Study.id).where(
+        Study.state == "running", Study.active_since.is_not(None), ~or_(*held)
+    )
+    return list(session.scalars(query.order_by(Study.id)))
 
 
 def revisions(session: Session, study_ids: Collection[int]) -> dict[int, tuple[int, list[str]]]:

@@ -157,6 +157,41 @@ def test_the_clock_rests_when_the_only_worker_leaves(ctx: Context, clock: Clock)
     assert service.show_study(ctx, study.id).active_seconds == pytest.approx(10)
 
 
+def test_the_clock_rests_when_the_last_trial_of_a_drained_worker_ends(
+    ctx: Context, clock: Clock
+) -> None:
+    study = submit(ctx, budget={"seconds": 10_000.0, "epochs": 1})
+    trainer = Trainer(ctx, slots=1)
+    trainer.lease()
+    service.drain_worker(ctx, trainer.id)
+    clock.run(10, ctx)
+    assert trainer.round().drain
+    service.leave(ctx, trainer.id)
+    clock.run(500, ctx)
+    assert service.show_study(ctx, study.id).active_seconds == pytest.approx(10)
+    Trainer(ctx, slots=1).lease()
+    clock.run(5, ctx)
+    assert service.show_study(ctx, study.id).active_seconds == pytest.approx(15)
+
+
+def test_a_lost_trial_takes_no_time_back_in_which_another_was_trained(
+    ctx: Context, clock: Clock
+) -> None:
+    """Its lease ran out while nobody listened, and the other one has ended by now."""
+    study = submit(ctx, budget={"seconds": 10_000.0, "epochs": 1})
+    lost, other = Trainer(ctx, slots=1), Trainer(ctx, slots=1)
+    lost.lease()
+    other.lease()
+    for _ in range(10):
+        clock.advance(10)
+        held = {i: slot.leased.token for i, slot in other.held.items()}
+        service.heartbeat(ctx, other.id, Heartbeat(held=held))
+    other.deliver(other.next_report(refill=-1))
+    clock.run(60, ctx)
+    assert service.show_study(ctx, study.id).counts.waiting == 1
+    assert service.show_study(ctx, study.id).active_seconds == pytest.approx(100)
+
+
 def test_the_clock_of_a_study_that_goes_on_waits_for_a_worker(ctx: Context, clock: Clock) -> None:
     study = submit(ctx, budget={"seconds": 10_000.0, "epochs": 4})
     trainer = Trainer(ctx, slots=1)
