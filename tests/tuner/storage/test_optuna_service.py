@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from tests.tuner.service.simulation import Clock, Trainer, submit
 from tuner import service
-from tuner.errors import InvalidInput
+from tuner.errors import Conflict, InvalidInput
 from tuner.service import Context, StudyView
 from tuner.storage import SqlStorage
 
@@ -117,6 +117,40 @@ def test_what_optuna_ends_is_lost_to_its_worker(ctx: Context) -> None:
     done = service.show_study(ctx, view.id)
     assert (done.state, done.counts.complete) == ("completed", 2)
     assert service.show_trial(ctx, first.trial_id).value == 0.5
+
+
+def test_what_optuna_enqueues_a_worker_trains(ctx: Context) -> None:
+    """Optuna itself would give it its params only when it takes it."""
+    view = submit(ctx, budget={"trials": 2, "epochs": 2})
+    study = optuna.load_study(study_name=view.name, storage=SqlStorage(ctx.db))
+    study.enqueue_trial({"lr": 0.002, "batch_size": 32})
+    with pytest.raises(InvalidInput, match="batch_size: is missing"):
+        study.enqueue_trial({"lr": 0.002})
+    worker = Trainer(ctx, slots=1)
+    (leased,) = worker.lease()
+    assert leased.config == {"optimizer": "adamw", "lr": 0.002, "batch_size": 32}
+    worker.work()
+    trial = study.trials[0]
+    assert (trial.params, set(trial.distributions)) == (
+        {"lr": 0.002, "batch_size": 32},
+        {"lr", "batch_size"},
+    )
+    with pytest.raises(Conflict, match="completed"):
+        study.enqueue_trial({"lr": 0.002, "batch_size": 64})
+    assert service.show_study(ctx, view.id).counts.total == 2
+
+
+def test_optuna_enqueues_no_trial_beyond_the_budget_and_takes_its_own(ctx: Context) -> None:
+    view = submit(ctx, budget={"trials": 1, "epochs": 2})
+    study = optuna.load_study(study_name=view.name, storage=SqlStorage(ctx.db))
+    study.enqueue_trial({"lr": 0.002, "batch_size": 32})
+    with pytest.raises(Conflict, match="room for 0 more"):
+        study.enqueue_trial({"lr": 0.003, "batch_size": 32})
+    trial = study.ask()
+    assert trial.suggest_float("lr", 1e-5, 1e-1, log=True) == 0.002
+    study.tell(trial, 0.5)
+    service.tick(ctx)
+    assert service.show_study(ctx, view.id).state == "completed"
 
 
 def test_a_trial_that_optuna_fails_has_no_values(ctx: Context) -> None:

@@ -6,7 +6,7 @@ PostgreSQL. What was written is known from then on, so it is not read back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import select
 
-from tuner.errors import Unavailable
+from tuner.errors import Conflict, Unavailable
+from tuner.spec import StudySpec, resolve
+from tuner.storage import studies
 from tuner.storage.engine import Database
 from tuner.storage.models import Trial
 from tuner.storage.optuna import changes, frozen
@@ -25,6 +27,9 @@ from tuner.storage.optuna.history import History
 
 TRIES = 100
 """Each one that fails, another process has changed the very same trial in between."""
+
+FIXED_KEY = "fixed_params"
+"""The system attribute in which Optuna keeps the params of a trial that it enqueued."""
 
 Columns = dict[str, Any]
 
@@ -52,11 +57,43 @@ class TrialCalls(BaseStorage):
                 "started_at": frozen.utc(template_trial.datetime_start),
                 "finished_at": frozen.utc(template_trial.datetime_complete),
             }
+            fixed = template_trial.system_attrs.get(FIXED_KEY)
+            if template_trial.state == TrialState.WAITING and fixed is not None:
+                columns |= self._enqueued(study_id, fixed)
         stored = changes.create(self.database, study_id, columns, curve, now)
         if stored is None:
             raise KeyError(f"there is no study {study_id}")
         self._history.wrote(study_id, stored, curve)
         return stored.id
+
+    def _enqueued(self, study_id: int, fixed: Mapping[str, Any]) -> Columns:
+        """What a trial that Optuna enqueues has besides in a study of the service.
+
+        Optuna gives it its params when it takes it itself; here workers may take it.
+
+        Raises:
+            InvalidInput: It is no point of the study's space.
+            Conflict: The study is over, or its budget of trials has no room.
+        """
+        with self.database.session() as session:
+            study = studies.find(session, study_id)
+        if study is None or not study.spec:
+            return {}
+        if study.over or study.state == "stopping":
+            raise Conflict(f"cannot enqueue trials in a study that is {study.state}")
+        checked = resolve(StudySpec.parse(study.spec))
+        if study.lr_range:
+            checked = checked.ranged(study.lr_range["low"], study.lr_range["high"])
+        budget = checked.budget.trials
+        if budget is not None and study.next_number >= budget:
+            raise Conflict(f"the study's budget of {budget} trials has room for 0 more")
+        params = checked.space.check(fixed)
+        return {
+            "params": params,
+            "distributions": {name: checked.distributions[name] for name in params},
+            "seed": checked.spec.seed,
+            "origin": "enqueued",
+        }
 
     def set_trial_param(
         self,
