@@ -29,9 +29,13 @@ def best(
     context: Ctx,
     _principal: Reader,
     study_id: StudyId,
-    k: Annotated[int, Query(ge=1, le=1000)] = 1,
+    k: Annotated[int | None, Query(ge=1, le=1000)] = None,
 ) -> list[TrialView]:
-    """The best ``k`` trials; with several objectives the Pareto front."""
+    """The best ``k`` trials, one unless given; with several objectives, the Pareto front.
+
+    Of the front those come first that are best by the first objective; all of it unless `k` is
+    given.
+    """
     return service.best(context, study_id, k=k)
 
 

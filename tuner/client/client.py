@@ -129,8 +129,11 @@ class Client(OwnLoop, Datasets, Operating):
             view = self.log(trial, after=view.cursor)
             yield view.text
 
-    def best(self, study: int, *, k: int = 1) -> list[TrialView]:
-        """The ``k`` best trials; with several objectives, the Pareto front."""
+    def best(self, study: int, *, k: int | None = None) -> list[TrialView]:
+        """The ``k`` best trials, one unless given; with several objectives, of the Pareto front.
+
+        All of the front unless ``k`` is given; the best by the first objective come first.
+        """
         return self._read(list[TrialView], "GET", f"studies/{study}/best", params={"k": k})
 
     def enqueue(self, study: int, configs: Sequence[Mapping[str, Any]]) -> list[TrialView]:

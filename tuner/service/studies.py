@@ -241,8 +241,14 @@ def _views(ctx: Context, session: Session, rows: Iterable[StudyRow]) -> list[Stu
     return out
 
 
-def best(ctx: Context, study_id: int, *, k: int = 1) -> list[TrialView]:
+def best(ctx: Context, study_id: int, *, k: int | None = None) -> list[TrialView]:
     """The best complete trials that keep the constraint; several objectives: the Pareto front.
+
+    Args:
+        ctx: The service.
+        study_id: Of which study.
+        k: How many at most; the best one, or the whole front, unless given. Those of the front that
+            are best by the first objective come first.
 
     Raises:
         NotFound: No such study.
@@ -251,9 +257,9 @@ def best(ctx: Context, study_id: int, *, k: int = 1) -> list[TrialView]:
         study = studies.get(session, study_id)
         checked = plan_of(ctx, study)
         if len(study.directions) == 1:
-            rows = listing.best(session, study_id, study.directions[0], k)
+            rows = listing.best(session, study_id, study.directions[0], k or 1)
         else:
-            ids = _front(ctx, session, study)
+            ids = _front(ctx, session, study)[:k]
             known = trials.by_ids(session, ids)
             rows = [known[trial_id] for trial_id in ids if trial_id in known]
         last = measurements.last(session, [row.id for row in rows])

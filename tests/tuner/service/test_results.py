@@ -151,4 +151,5 @@ def test_several_objectives_have_a_front(ctx: Context) -> None:
     trainer.deliver(Report(slots=slots))
     front = service.best(ctx, study.id)
     assert [t.values for t in front] == [[1.0, 0.5], [2.0, 0.7], [3.0, 0.9]]
+    assert service.best(ctx, study.id, k=2) == front[:2]
     assert service.figure(ctx, study.id, "pareto")["data"]
