@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tuner import optimizers, tasks
 from tuner.errors import InvalidInput, UnknownName
-from tuner.spaces import Space
+from tuner.spaces import Prior, Space
 from tuner.spec import StudySpec, check, facts, resolve, unsaid
 from tuner.spec.files import read_yaml
 from tuner.tasks import Arrays
@@ -343,6 +343,27 @@ def test_hyperparameters_of_every_chosen_optimizer_are_known() -> None:
     }
     checked = check(StudySpec.parse(change(space=parameters)))
     assert checked.space.grid_size is None
+
+
+SOMETIMES_SGD = {
+    "lr": LR,
+    "optimizer": {"type": "constant", "value": "sgd", "when": {"schedule": "wsd"}},
+    "schedule": {"type": "categorical", "choices": ["wsd", "cosine"]},
+}
+
+
+def test_beyond_its_condition_the_optimizer_is_the_default() -> None:
+    checked = check(StudySpec.parse(change(space={**SOMETIMES_SGD, "beta1": 0.8})))
+    assert checked.space.prior("lr", {"schedule": "cosine"}) == Prior(1e-3, 1.0, "log")
+    assert checked.space.prior("lr", {"schedule": "wsd"}) == Prior(0.03, 0.7, "log")
+    with pytest.raises(InvalidInput) as caught:
+        check(StudySpec.parse(change(space={**SOMETIMES_SGD, "beta1": 1.5})))
+    assert caught.value.field == "space.beta1"
+
+
+def test_an_optimizer_that_is_not_named_has_its_priors_too() -> None:
+    silent = check(StudySpec.parse(change(space={"lr": LR})))
+    assert silent.space.prior("lr", {}) == Prior(1e-3, 1.0, "log")
 
 
 def test_what_a_space_does_not_say_is_what_its_choices_agree_on() -> None:

@@ -43,9 +43,9 @@ class Space:
     """
 
     parameters: Mapping[str, Parameter]
-    priors: Mapping[str, Mapping[str, Prior]] = field(default_factory=dict)
+    priors: Mapping[str | None, Mapping[str, Prior]] = field(default_factory=dict)
     order: tuple[str, ...] = field(init=False, compare=False)
-    """All names, parents before children."""
+    """All names, parents before children, and the optimizer before what does not decide on it."""
     searched: tuple[str, ...] = field(init=False, compare=False)
     """The names of what is searched, parents before children: the axes of the unit cube."""
     conditional: bool = field(init=False, compare=False)
@@ -300,24 +300,26 @@ class Space:
             return parameter.prior
         if not self.priors:
             return None
-        chosen = self._optimizer(config)
-        return self.priors.get(chosen, {}).get(name) if isinstance(chosen, str) else None
+        return self.priors.get(self._optimizer(config), {}).get(name)
 
     def _optimizer(self, config: Mapping[str, Any]) -> Any:
         """That of a config, or of params; None where it has none."""
         optimizer = self.parameters.get("optimizer")
-        if optimizer is None or optimizer.when:
+        if optimizer is None:
+            return None
+        if optimizer.when:
             return self.fill(config).get("optimizer")
         if isinstance(optimizer, Constant):
             return optimizer.value
         return config.get("optimizer", optimizer.default)
 
-    def with_priors(self, priors: Mapping[str, Mapping[str, Prior]]) -> Space:
+    def with_priors(self, priors: Mapping[str | None, Mapping[str, Prior]]) -> Space:
         """This space, told where good values lie: ``{optimizer: {hyperparameter: prior}}``.
 
-        A prior whose scale the range cannot take (a logarithm at 0) is left out.
+        Under None are those of a configuration that names no optimizer. A prior whose scale the
+        range cannot take (a logarithm at 0) is left out.
         """
-        kept: dict[str, dict[str, Prior]] = {}
+        kept: dict[str | None, dict[str, Prior]] = {}
         for optimizer, of in priors.items():
             for name, prior in of.items():
                 parameter = self.parameters.get(name)
@@ -333,7 +335,11 @@ class Space:
 
 def _parents_first(parameters: Mapping[str, Parameter]) -> tuple[str, ...]:
     order: list[str] = []
-    waiting = list(parameters)
+    # Where good values of the others lie depends on the optimizer, wherever it was written.
+    early = ["optimizer"] if "optimizer" in parameters else []
+    for name in early:
+        early += [parent for parent in parameters[name].when if parent not in early]
+    waiting = sorted(parameters, key=lambda name: name not in early)
     while waiting:
         ready = [n for n in waiting if all(p in order for p in parameters[n].when)]
         if not ready:

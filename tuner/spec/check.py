@@ -300,24 +300,28 @@ def _check_end(checked: Checked) -> None:
     raise InvalidInput("budget", "nothing ends this study: name trials, total_epochs or seconds")
 
 
-def _priors(space: Space, task: TaskSpec | None) -> dict[str, dict[str, Prior]]:
-    """Where each chosen optimizer's good values lie, in the terms of the space.
+def _priors(space: Space, task: TaskSpec | None) -> dict[str | None, dict[str, Prior]]:
+    """Where each optimizer's good values lie, under the name that a configuration has for it.
 
     The default optimizer is chosen by a task; in a loop of one's own ``lr`` may mean anything.
     """
-    out: dict[str, dict[str, Prior]] = {}
-    default = [] if task is None else [names.DEFAULT_OPTIMIZER]
-    for name in names.values(space.parameters.get("optimizer")) or default:
-        if not isinstance(name, str) or name not in optimizers.registry:
-            continue  # named by the check of the space
+    listed = names.values(space.parameters.get("optimizer"))
+    # Names that are none are refused by the check of the space.
+    chosen: dict[str | None, str] = {
+        name: name for name in listed if isinstance(name, str) and name in optimizers.registry
+    }
+    if task is not None and not names.always(space, "optimizer"):
+        chosen[None] = names.DEFAULT_OPTIMIZER
+    out: dict[str | None, dict[str, Prior]] = {}
+    for said, name in chosen.items():
         for key, hyper in optimizers.get(name).hyper.items():
             prior = hyper.prior
             if prior is None or prior.spread <= 0:
                 continue
             if prior.of == "complement":
-                out.setdefault(name, {})[key] = Prior(prior.center, prior.spread, "complement")
+                out.setdefault(said, {})[key] = Prior(prior.center, prior.spread, "complement")
             else:
-                out.setdefault(name, {})[key] = Prior(
+                out.setdefault(said, {})[key] = Prior(
                     prior.center, prior.spread, "log" if hyper.log else "linear"
                 )
     return out

@@ -97,7 +97,7 @@ def check_space(
     Raises:
         InvalidInput: Names the field, such as ``space.lr.low``.
     """
-    rules = _chosen_optimizers(space)
+    rules = _rules(space)
     scheduled = plan.config_names()
     for name, parameter in space.parameters.items():
         field = f"space.{name}"
@@ -124,10 +124,10 @@ def check_space(
 
 def unsaid(space: Space) -> dict[str, Scalar]:
     """What trials of this space train with where it does not say, as far as all agree on it."""
-    if any(name in space.parameters and space.parameters[name].when for name in NAMED):
+    if any(name in space.parameters and not always(space, name) for name in NAMED):
         return UNSAID
     said: dict[str, set[Scalar]] = {name: {value} for name, value in UNSAID.items()}
-    for rule in _chosen_optimizers(space).values():
+    for rule in _rules(space).values():
         for name, hyper in rule.hyper.items():
             said.setdefault(name, set()).add(hyper.default)
     for schedule in values(space.parameters.get("schedule", Constant(UNSAID["schedule"]))):
@@ -140,14 +140,24 @@ def unsaid(space: Space) -> dict[str, Scalar]:
     return {name: one for name, (one, *others) in said.items() if not others}
 
 
-def _chosen_optimizers(space: Space) -> dict[str, optimizers.Rule]:
-    parameter = space.parameters.get("optimizer", Constant(DEFAULT_OPTIMIZER))
+def always(space: Space, name: str) -> bool:
+    """Whether every trial of this space says ``name``."""
+    parameter = space.parameters.get(name)
+    return parameter is not None and not parameter.when
+
+
+def chosen_optimizers(space: Space) -> dict[str, str]:
+    """The optimizers that trials may train with, by name, each with the field that names it."""
+    parameter = space.parameters.get("optimizer")
     if isinstance(parameter, Float | Int):
         raise InvalidInput("space.optimizer", "is the name of an optimizer, or choices of such")
-    rules: dict[str, optimizers.Rule] = {}
-    for at, name in extremes(parameter, "space.optimizer"):
-        rules[str(name)] = optimizers.get(name if isinstance(name, str) else str(name), at)
-    return rules
+    found = [] if parameter is None else extremes(parameter, "space.optimizer")
+    chosen = {str(name): at for at, name in found}
+    return chosen if always(space, "optimizer") else {DEFAULT_OPTIMIZER: "", **chosen}
+
+
+def _rules(space: Space) -> dict[str, optimizers.Rule]:
+    return {name: optimizers.get(name, at) for name, at in chosen_optimizers(space).items()}
 
 
 def _check_hyper(

@@ -15,7 +15,7 @@ import numpy as np
 
 from tuner.advisor.range_test import RangeTest
 from tuner.samplers.priors import at
-from tuner.spaces import Categorical, Constant, Float, Int, Prior, Space
+from tuner.spaces import Categorical, Float, Int, Prior, Space
 from tuner.spec import names
 
 LEAST_FACTOR = 3.0
@@ -41,8 +41,7 @@ class LrRange:
 
 def unfit(space: Space) -> str:
     """Why a range test makes no sense for a space; empty where it does."""
-    optimizer = space.parameters.get("optimizer", Constant(names.DEFAULT_OPTIMIZER))
-    if not isinstance(optimizer, Constant):
+    if len(names.chosen_optimizers(space)) > 1:
         return "it tests one optimizer, and the space has several"
     lr = space.parameters.get("lr")
     if not isinstance(lr, Float) or not lr.log or lr.when or lr.low == lr.high:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from tuner import pruners
 from tuner.errors import InvalidInput
 from tuner.spaces import Float, Int, Space
+from tuner.spec.names import always
 from tuner.spec.study import PrunerSpec
 from tuner.trial import variable
 
@@ -14,10 +15,11 @@ from tuner.trial import variable
 def of_script(space: Space) -> Space:
     """The space as it is stored.
 
-    Nobody but the script knows what ``lr`` means to it, so unless the study names the optimizer, no
-    optimizer's prior holds for it. That is written down, as a server may not know the script later.
+    Nobody but the script knows what ``lr`` means to it, so unless every trial names its optimizer,
+    no optimizer's prior holds for it. That is written down, as a server may not know the script
+    later.
     """
-    if "optimizer" in space.parameters:
+    if always(space, "optimizer"):
         return space
     silent = {
         name: replace(parameter, prior="none")

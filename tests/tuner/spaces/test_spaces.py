@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tuner.errors import InvalidInput
-from tuner.spaces import Constant, Float, Option, Prior, Space, read_options, widen
+from tuner.spaces import Constant, Float, Option, Prior, Scalar, Space, read_options, widen
+from tuner.spaces.parameters import Searched
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=150)
 
@@ -442,6 +444,24 @@ def test_priors_come_from_the_parameter_else_the_optimizer() -> None:
     assert space.prior("eps", {"optimizer": "adamw"}) is None
     assert space.prior("beta1", {"optimizer": "sgd"}) == Prior(0.8, 0.1, "linear")
     assert space.prior("weight_decay", {"optimizer": "sgd"}) is None  # no logarithm at 0
+
+
+def test_the_optimizer_is_drawn_before_what_its_priors_are_of() -> None:
+    space = Space.parse(
+        {
+            "lr": {"type": "float", "low": 1e-5, "high": 1.0, "log": True},
+            "optimizer": {"type": "categorical", "choices": ["a", "b"], "when": {"kind": "x"}},
+            "kind": {"type": "categorical", "choices": ["x", "y"]},
+        }
+    ).with_priors({"a": {"lr": Prior(0.1, 0.1, "log")}})
+    believed = {}
+
+    def choose(name: str, parameter: Searched, params: Mapping[str, Any]) -> Scalar:
+        believed[name] = space.prior(name, params)
+        return parameter.from_unit(0.2)
+
+    assert space.chosen(choose).keys() == {"kind", "optimizer", "lr"}
+    assert believed["lr"] == Prior(0.1, 0.1, "log")
 
 
 # --- widening -------------------------------------------------------------------------------------

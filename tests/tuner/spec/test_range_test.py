@@ -13,6 +13,7 @@ from tuner.spaces import Float, Prior, Space
 from tuner.spec import StudySpec, check, range_test, resolve
 
 LR = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
+BOTH = ["sgd", "adamw"]
 FOUND = RangeTest(2.34e-4, 0.0456, 0.01, 7e-4, 0.14, ("because",), True, 3, (), ())
 
 FALLING = replace(FOUND, high=0.456, divergence=1.368, lr=(1e-7, 0.9, 1.5), loss=(2.0, 1.0, 9.0))
@@ -46,7 +47,21 @@ class TestWhether:
             ({"space": {"lr": {**LR, "log": False}}}, "log scale"),
             ({"space": {"lr": {"type": "categorical", "choices": [1e-3, 1e-2]}}}, "log scale"),
             (
-                {"space": {"lr": LR, "optimizer": {"type": "categorical", "choices": ["sgd"]}}},
+                {"space": {"lr": LR, "optimizer": {"type": "categorical", "choices": BOTH}}},
+                "one optimizer",
+            ),
+            (
+                {
+                    "space": {
+                        "lr": LR,
+                        "schedule": {"type": "categorical", "choices": ["cosine", "wsd"]},
+                        "optimizer": {
+                            "type": "constant",
+                            "value": "sgd",
+                            "when": {"schedule": "wsd"},
+                        },
+                    }
+                },
                 "one optimizer",
             ),
             ({"task": None, "space": {"lr": LR}}, "needs a task"),
