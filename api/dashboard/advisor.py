@@ -137,6 +137,9 @@ def _answer(context: Context, question: Question) -> Answer:
         fixed=question.fixed,
         rule=question.rule or None,
     )
+    refused = next((one.refused for one in advice.alternatives if one.rule == "trials"), "")
+    if fit is not None and refused not in ("", fit.why):
+        fit, unfit = None, refused  # whatever it tells, it is the answer to another question
     return Answer(
         advice=advice,
         changed=_changed(advice),

@@ -166,6 +166,19 @@ def test_the_studys_own_trials_are_the_evidence(
     assert "<form" not in brief
 
 
+def test_a_fit_that_answers_another_question_is_not_drawn(
+    server: Server, client: httpx.Client, spec: Spec
+) -> None:
+    study = scaling(server.context, spec)
+    asked = {"study": study.id, "lr": 2e-3, "batch_size": 64, "to": 256}
+    same = shown(client, **asked, optimizer="adamw", rule="sqrt")
+    assert picture(same)["curve"]  # their answer beside the one that was insisted on
+    other = shown(client, **asked, optimizer="sgd")
+    assert "they are of adamw" in text(other)
+    drawn = picture(other)
+    assert (len(drawn["points"]), drawn["optima"], drawn["curve"]) == (56, [], [])
+
+
 def test_a_study_that_tells_little_says_why(
     server: Server, client: httpx.Client, spec: Spec
 ) -> None:
