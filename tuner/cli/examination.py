@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.errors import TunerError
+from tuner.tasks import splits_of
 from tuner.training import Population, TrainingData, memory
 from tuner.training.architecture import (
     TRAINING_NUMBERS,
@@ -135,7 +136,7 @@ class _told:  # noqa: N801  (read as a word)
 
 def _changing(task: Task) -> Iterator[str]:
     """Parts of the data that are not the same every time."""
-    first, second = task.data(), task.data()
+    first, second = splits_of(task), splits_of(task)
     for name in ("train", "valid", "test"):
         one, other = getattr(first, name), getattr(second, name)
         if one is None and other is None:

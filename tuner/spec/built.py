@@ -12,7 +12,7 @@ import torch
 from tuner import tasks
 from tuner.errors import InvalidInput
 from tuner.spec.names import LR_SCALE
-from tuner.tasks import Task, TaskForm
+from tuner.tasks import Task, TaskForm, splits_of
 from tuner.training import architecture
 
 
@@ -92,7 +92,7 @@ def facts(name: str, params: Frozen) -> Facts:
     """
     task = build(name, {k: _thaw(v) for k, v in params})
     try:
-        splits = task.data()
+        splits = splits_of(task)
         if splits.lacking:
             raise InvalidInput("task.params", f"the data have no {splits.lacking} samples")
         size = len(splits.train)  # type: ignore[arg-type]  # others than map-style raise TypeError

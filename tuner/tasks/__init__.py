@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tuner.registry import Registry
 from tuner.tasks.form import TaskForm
-from tuner.tasks.task import Arrays, Config, Samples, Setting, Splits, Task
+from tuner.tasks.task import Arrays, Config, Samples, Setting, Splits, Task, splits_of
 from tuner.tasks.weights import Weights
 
 
@@ -58,4 +58,5 @@ __all__ = [
     "get",
     "register",
     "registry",
+    "splits_of",
 ]

@@ -30,12 +30,21 @@ class Arrays:
     Args:
         x: Inputs ``[n, ...]``.
         y: Targets ``[n, ...]``.
+
+    Raises:
+        TypeError: One of them is no tensor.
+        ValueError: There are not as many of the one as of the other.
     """
 
     x: Tensor
     y: Tensor
 
     def __post_init__(self) -> None:
+        given: dict[str, object] = {"x": self.x, "y": self.y}
+        for name, values in given.items():
+            if not isinstance(values, Tensor):
+                kind = type(values).__name__
+                raise TypeError(f"{name} of Arrays is a {kind}: give torch.as_tensor({name})")
         if len(self.x) != len(self.y):
             raise ValueError(f"{len(self.x)} inputs but {len(self.y)} targets")
 
@@ -61,6 +70,21 @@ class Splits:
             if not len(samples):  # type: ignore[arg-type]  # others than map-style raise TypeError
                 return what
         return ""
+
+
+def splits_of(task: Task) -> Splits:
+    """What ``data()`` gives.
+
+    Raises:
+        TypeError: It is something else than ``Splits``.
+    """
+    splits = task.data()
+    if not isinstance(splits, Splits):
+        raise TypeError(
+            f"data() of task {task.name} gives a {type(splits).__name__}: "
+            "give Splits(train=Arrays(x, y), valid=Arrays(x, y))"
+        )
+    return splits
 
 
 @dataclass(frozen=True)

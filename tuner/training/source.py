@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from tuner.errors import InvalidInput
-from tuner.tasks import Arrays, Samples, Task
+from tuner.tasks import Arrays, Samples, Task, splits_of
 
 DEVICE_SHARE = 0.4
 """The part of a GPU's free memory that a data set may take before it stays on the host."""
@@ -93,7 +93,7 @@ class ItemSource:
         fetch = getattr(self.items, "__getitems__", None)
         numbers = distinct.tolist()
         items = fetch(numbers) if fetch else [self.items[i] for i in numbers]
-        x, y = default_collate(items)
+        x, y = _pair(default_collate(items))
         x = _cast(x, self.dtype)[where].to(self.device, non_blocking=True)
         y = _cast(y, self.dtype)[where].to(self.device, non_blocking=True)
         return x.reshape(*index.shape, *x.shape[1:]), y.reshape(*index.shape, *y.shape[1:])
@@ -123,11 +123,26 @@ class TrainingData:
     """
 
     def __init__(self, task: Task, device: torch.device, dtype: torch.dtype) -> None:
-        splits = task.data()
+        splits = splits_of(task)
         if splits.lacking:
             raise InvalidInput(f"task {task.name}", f"data() gives no {splits.lacking} samples")
         self.train: Source = open_source(splits.train, device, dtype)
         self.valid: Source = open_source(splits.valid, device, dtype)
+
+
+def _pair(collated: object) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of collated items.
+
+    Raises:
+        TypeError: The items are made of something else.
+    """
+    if not isinstance(collated, list | tuple) or len(collated) != 2:
+        raise TypeError("a sample of a data set must be a pair, an input and its target")
+    for what, values in zip(("input", "target"), collated, strict=True):
+        if not isinstance(values, Tensor):
+            kind = type(values).__name__
+            raise TypeError(f"the {what} of a sample must be one tensor or number, not a {kind}")
+    return collated[0], collated[1]
 
 
 def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:

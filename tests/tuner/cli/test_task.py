@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -168,6 +169,38 @@ class Missing(Good):
         raise FileNotFoundError("no such file: samples.npz")
 
 
+class Paired(Good):
+    """Data as scikit-learn splits them."""
+
+    def data(self) -> Splits:
+        splits = super().data()
+        return splits.train, splits.valid  # type: ignore[return-value]  # as people write it
+
+
+class Numeric(Good):
+    """Arrays of numpy."""
+
+    def data(self) -> Splits:
+        x, y = np.zeros((4, 8), dtype=np.float32), np.zeros(4, dtype=np.int64)
+        return Splits(Arrays(x, y), Arrays(x, y))  # type: ignore[arg-type]  # as people write it
+
+
+class Told(Good):
+    """Several targets a sample."""
+
+    def data(self) -> Splits:
+        samples: Any = [(torch.zeros(8), {"side": 0, "size": 1.0})] * 16
+        return Splits(samples, samples)
+
+
+class Named(Good):
+    """Samples as Hugging Face's data sets give them."""
+
+    def data(self) -> Splits:
+        samples: Any = [{"x": torch.zeros(8), "y": 0}] * 16
+        return Splits(samples, samples)
+
+
 class Mistyped(Good):
     """A model that does not fit the data."""
 
@@ -229,6 +262,10 @@ def test_a_task_that_cannot_be_fused_is_told_why() -> None:
         (Unnamed(), "extra_metrics"),
         (Folded(), "metric accuracy has the shape []"),
         (Missing(), "data() raises FileNotFoundError: no such file: samples.npz"),
+        (Paired(), "data() of task good gives a tuple: give Splits("),
+        (Numeric(), "x of Arrays is a ndarray: give torch.as_tensor(x)"),
+        (Told(), "the target of a sample must be one tensor or number, not a dict"),
+        (Named(), "a sample of a data set must be a pair, an input and its target"),
         (Mistyped(), "raises RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Task) else "",
