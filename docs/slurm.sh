@@ -1,5 +1,5 @@
 #!/bin/bash
-# Workers on Slurm: one a task, each with a GPU. docs/clusters.md says how to use it.
+# Workers on Slurm: one for each GPU of a task. docs/clusters.md says how to use it.
 #SBATCH --job-name=tuner-worker
 #SBATCH --array=0-3
 #SBATCH --ntasks=1

@@ -1,6 +1,6 @@
-"""The worker processes that a server starts beside itself.
+"""The worker processes that ``tuner serve``, or a ``tuner worker`` of several GPUs, starts.
 
-A child holds a pipe to its parent and stops when it closes, so that no worker outlives a server
+A child holds a pipe to its parent and stops when it closes, so that no worker outlives a parent
 that was killed. One that dies is started again a few times, later each time, and then no more; one
 that ends in order was drained, and stays away.
 """
@@ -17,6 +17,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.settings import Settings
+from tuner.worker.places import Place, cores
+
+if TYPE_CHECKING:
+    from tuner.worker.scripts.config import Scripts
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +78,16 @@ class Children:
         """The processes that run now."""
         return [child.process.pid for child in self._children if child.process.poll() is None]
 
+    @property
+    def ended(self) -> bool:
+        """Whether none runs, or will be started again."""
+        return all(child.given_up for child in self._children)
+
+    @property
+    def failed(self) -> bool:
+        """Whether one ended otherwise than it was told to, and is not started again."""
+        return any(child.given_up and child.process.returncode for child in self._children)
+
     def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Asks every child to end, waits, and kills what is left."""
         self._stopping.set()
@@ -98,7 +115,7 @@ class Children:
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=sink,
-                # Ctrl-C at the terminal is for the server, which stops its workers in order.
+                # Ctrl-C at the terminal is for this process, which stops its workers in order.
                 start_new_session=True,
             )
 
@@ -131,9 +148,53 @@ class Children:
             child.process = self._start(child.command)
 
 
-def worker_command(*arguments: str) -> list[str]:
-    """The command line of a worker run by this same Python."""
-    return [sys.executable, "-m", "tuner", "worker", "--exit-with-parent", *arguments]
+def workers_at(
+    places: Sequence[Place],
+    settings: Settings,
+    *,
+    name: str,
+    options: Sequence[str],
+    log: Path | None = None,
+) -> Children:
+    """A worker at each place, run by this same Python.
+
+    Args:
+        places: Where they train.
+        settings: The server, the token, and where they keep what they write.
+        name: What they are called, followed by a number.
+        options: Further words of their command.
+        log: A file for what they log, else standard error.
+    """
+    environment = {
+        "TUNER_URL": settings.url,
+        "TUNER_HOME": str(settings.home.absolute()),
+        "TUNER_LOG_LEVEL": settings.log_level,
+        "TUNER_LOG_JSON": str(settings.log_json),
+        # Processes that each take every core slow each other down.
+        "OMP_NUM_THREADS": str(max(1, cores() // len(places))),
+    }
+    if settings.secret is not None:
+        environment["TUNER_TOKEN"] = settings.secret
+    if settings.checkpoints is not None:
+        environment["TUNER_CHECKPOINTS"] = settings.checkpoints
+    command = [sys.executable, "-m", "tuner", "worker", "--exit-with-parent"]
+    commands = [
+        [
+            *(*command, "--name", f"{name}-{index}"),
+            *("--device", place.device, "--sharing", str(place.sharing)),
+            *options,
+        ]
+        for index, place in enumerate(places)
+    ]
+    return Children(commands, environment=environment, log=log)
+
+
+def grace_seconds(scripts: Scripts) -> float:
+    """How long workers with these scripts may take to end.
+
+    A script may end by itself for as long as it may take to be made to.
+    """
+    return GRACE_SECONDS + 2 * max((script.grace_seconds for script in scripts.values()), default=0)
 
 
 def when_parent_ends(stop: threading.Event) -> None:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 
-from tuner.worker.places import on_cpu
+from tuner.worker.places import Place, on_cpu, places
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,15 @@ def _cuda_of_torch() -> str | None:
         return None
     found: str | None = runpy.run_path(str(Path(torch.origin).with_name("version.py")))["cuda"]
     return found
+
+
+def places_of_worker(device: str, sharing: int) -> list[Place]:
+    """Where ``tuner worker`` trains: at ``auto`` on every GPU, with so many processes on each.
+
+    A device that is named, and a machine without GPUs, take one process, which so many share.
+    """
+    found = gpus() if device == "auto" else 0
+    return places(found * sharing, found) or [Place(device, sharing)]
 
 
 def default_workers() -> int:

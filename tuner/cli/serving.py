@@ -8,15 +8,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tuner.cli.children import GRACE_SECONDS, Children, worker_command
+from pydantic import SecretStr
+
+from tuner.cli.children import Children, grace_seconds, workers_at
 from tuner.cli.collecting import sparing_what_is_loaded
 from tuner.cli.machine import default_workers, gpus
 from tuner.cli.output import err
 from tuner.errors import Conflict, InvalidInput, Unavailable
 from tuner.settings import Settings
-from tuner.worker.places import cores, places
+from tuner.worker.places import Place, places
 
 if TYPE_CHECKING:
     import uvicorn
@@ -116,8 +118,6 @@ def serving(
         if auth:
             greet(context, url)
         if settings.workers != 0:
-            # A script may end by itself for as long as it may take to be made to.
-            longest = max((script.grace_seconds for script in scripts.values()), default=0.0)
             workers = local_workers(
                 context,
                 settings,
@@ -128,7 +128,7 @@ def serving(
                     *(part for path in tasks for part in ("--task", path)),
                     *([] if config is None else ["--config", str(config.absolute())]),
                 ],
-                grace_seconds=GRACE_SECONDS + 2 * longest,
+                grace_seconds=grace_seconds(scripts),
             )
             stack.enter_context(workers)
         yield url
@@ -266,31 +266,21 @@ def local_workers(
     """
     from tuner.service import tokens
 
-    count = settings.workers or default_workers()
-    environment = {
-        "TUNER_URL": url,
-        "TUNER_HOME": str(settings.home.absolute()),
-        "TUNER_LOG_LEVEL": settings.log_level,
-        "TUNER_LOG_JSON": str(settings.log_json),
-        # Processes that each take every core slow each other down.
-        "OMP_NUM_THREADS": str(max(1, cores() // count)),
-    }
+    told: dict[str, Any] = {"url": url}
     made = None
     if auth:
         name = f"local workers of {socket.gethostname()} {url.rpartition(':')[2]}"
         made = tokens.create_token(context, name, ["work"], actor="serve", replace=True)
-        environment["TUNER_TOKEN"] = made.secret
-    found = gpus()
-    commands = [
-        worker_command(
-            *("--name", f"{socket.gethostname()}-{index}"),
-            *(("--device", place.device) if found else ()),  # else the worker looks itself
-            *("--sharing", str(place.sharing)),
-            *options,
-        )
-        for index, place in enumerate(places(count, found))
-    ]
-    children = Children(commands, environment=environment, log=log)
+        told["token"] = SecretStr(made.secret)
+    count, found = settings.workers or default_workers(), gpus()
+    children = workers_at(
+        # Where no GPU is found the workers look themselves.
+        places(count, found) if found else [Place("auto", count)] * count,
+        settings.model_copy(update=told),
+        name=socket.gethostname(),
+        options=options,
+        log=log,
+    )
     try:
         yield children
     finally:

@@ -1,21 +1,26 @@
-"""``tuner worker``: a process that trains here, or one that has Ray place such processes."""
+"""``tuner worker``: a process that trains, or one that keeps such processes here or on Ray."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner import logs
-from tuner.cli.children import when_parent_ends
+from tuner.cli.children import grace_seconds, when_parent_ends, workers_at
+from tuner.cli.machine import places_of_worker
 from tuner.cli.options import Checkpoints, Config, Home, Token, Url
 from tuner.cli.signals import stopping
 from tuner.cli.task import load
-from tuner.errors import InvalidInput
+from tuner.errors import InvalidInput, TunerError
 from tuner.settings import Settings
+
+if TYPE_CHECKING:
+    from tuner.worker.places import Place
 
 
 class Engine(StrEnum):
@@ -34,8 +39,8 @@ def worker(
     engine: Annotated[
         Engine,
         typer.Option(
-            help="local trains in this process, on one device; ray keeps a worker for each GPU, "
-            "or for some CPUs, of a Ray cluster."
+            help="local trains on this machine; ray keeps a worker for each GPU, or for some CPUs, "
+            "of a Ray cluster."
         ),
     ] = Engine.local,
     address: Annotated[
@@ -49,11 +54,16 @@ def worker(
     ] = None,
     device: Annotated[
         str,
-        typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto takes the first GPU, if any."),
+        typer.Option(
+            help="auto, cpu, cuda, cuda:1, ...; auto takes every GPU there is, a process on each."
+        ),
     ] = "auto",
     sharing: Annotated[
         int,
-        typer.Option(min=1, help="Workers that share the device; with ray, workers on each GPU."),
+        typer.Option(
+            min=1,
+            help="Workers on each GPU; with a named device, how many in all are told to share it.",
+        ),
     ] = 1,
     slots: Annotated[
         int | None, typer.Option(min=1, help="Trials trained at once; measured by default.")
@@ -85,6 +95,15 @@ def worker(
     for option, given in (("address", address), ("cpus_per_worker", cpus_per_worker)):
         if given is not None:
             raise InvalidInput(option, "is of use with --engine ray only")
+    name = name or f"{socket.gethostname()}-{os.getpid()}"
+    # Whoever starts a child has placed it.
+    places = [] if exit_with_parent else places_of_worker(device, sharing)
+    if len(places) > 1:
+        words = [part for path in task or [] for part in ("--task", path)]
+        words += [] if slots is None else ["--slots", str(slots)]
+        words += [] if config is None else ["--config", str(config.absolute())]
+        on_each(places, settings, name=name, options=words, grace=grace_seconds(scripts))
+        return
     from tuner.transport import Transport
     from tuner.worker.http import HttpGateway
     from tuner.worker.loop import run_worker
@@ -96,7 +115,7 @@ def worker(
     try:
         run_worker(
             gateway,
-            name=name or f"{socket.gethostname()}-{os.getpid()}",
+            name=name,
             device=device,
             sharing=sharing,
             slots=slots,
@@ -110,6 +129,30 @@ def worker(
         )
     finally:
         gateway.close()
+
+
+def on_each(
+    places: Sequence[Place],
+    settings: Settings,
+    *,
+    name: str,
+    options: Sequence[str],
+    grace: float,
+) -> None:
+    """Keeps a worker at each place until this process is told to end, or all have ended.
+
+    Raises:
+        TunerError: All have ended, and not all as they were told to.
+    """
+    stop = stopping()
+    children = workers_at(places, settings, name=name, options=options)
+    try:
+        while not children.ended and not stop.wait(0.2):
+            pass
+    finally:
+        children.stop(grace)
+    if children.failed and not stop.is_set():
+        raise TunerError("all workers have ended; the log says why")
 
 
 def _on_ray(

@@ -17,6 +17,7 @@ STUBBORN = (
 def test_children_run_and_stop() -> None:
     running = Children([[sys.executable, "-c", CALM]] * 2)
     assert len(running.pids) == 2
+    assert not running.ended
     running.stop()
     assert running.pids == []
 
@@ -28,7 +29,8 @@ def test_a_child_that_dies_is_started_again_a_bounded_number_of_times(
     log = tmp_path / "starts"
     program = f"open({str(log)!r}, 'a').write('x'); raise SystemExit(3)"
     running = Children([[sys.executable, "-c", program]], pause_seconds=0.01)
-    until(lambda: running._children[0].given_up, "the last start to have failed")
+    until(lambda: running.ended, "the last start to have failed")
+    assert running.failed
     assert log.read_text() == "xxx"
     running.stop()
 
@@ -37,7 +39,8 @@ def test_a_child_that_ends_in_order_stays_away(tmp_path: Path) -> None:
     log = tmp_path / "starts"
     program = f"open({str(log)!r}, 'a').write('x')"
     running = Children([[sys.executable, "-c", program]], pause_seconds=0.01)
-    until(lambda: running._children[0].given_up, "the end to be noticed")
+    until(lambda: running.ended, "the end to be noticed")
+    assert not running.failed
     assert log.read_text() == "x"
     running.stop()
 

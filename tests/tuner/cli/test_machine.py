@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tuner.cli import machine
-from tuner.cli.machine import gpus
+from tuner.cli.machine import gpus, places_of_worker
+from tuner.worker.places import Place
 
 TOOL = """#!/bin/sh
 echo "GPU 0: NVIDIA H100 (UUID: GPU-aaaa)"
@@ -54,3 +55,15 @@ def test_a_torch_for_the_cpu_alone_has_no_gpu(
 def test_no_tool_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpus() == 0
+
+
+def test_a_worker_takes_every_gpu_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown(tmp_path, monkeypatch, cuda="13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert places_of_worker("auto", 1) == [Place("cuda:0", 1), Place("cuda:1", 1)]
+    assert places_of_worker("auto", 2) == [Place("cuda:0", 2), Place("cuda:1", 2)] * 2
+    assert places_of_worker("cuda:1", 2) == [Place("cuda:1", 2)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert places_of_worker("auto", 2) == [Place("auto", 2)]

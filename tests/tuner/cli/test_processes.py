@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,15 @@ def eventually(check: Callable[[], bool], seconds: float = 90.0) -> bool:
 
 @contextmanager
 def started(
-    arguments: list[str], environment: dict[str, str], log: Path
+    arguments: list[str],
+    environment: dict[str, str],
+    log: Path,
+    program: Sequence[str] = ("-m", "tuner"),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A command in the background; killed at the end if it is still there."""
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuner", *arguments],
+            [sys.executable, *program, *arguments],
             env=environment,
             stdout=sink,
             stderr=sink,
@@ -275,6 +278,46 @@ def test_a_worker_waits_for_its_server(environment: dict[str, str], tmp_path: Pa
             early.send_signal(signal.SIGTERM)
             assert early.wait(60) == 0
     assert "waiting" not in log.read_text().replace("waiting for 300 s", "", 1)
+
+
+OF_TWO_DEVICES = """
+import sys
+from tuner.cli import main, worker
+from tuner.worker.places import Place
+worker.places_of_worker = lambda device, sharing: [Place("cpu", sharing)] * 2
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_worker_of_two_devices_is_two_processes_that_end_with_it(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """What cannot be had here is two GPUs, and so the places are given."""
+    log = tmp_path / "worker.log"
+    serve = ["serve", "--port", "0", "--workers", "0"]
+    with started(serve, environment, tmp_path / "log") as server:
+        url = address(tmp_path / "log", server)
+        token = re.findall(r"export TUNER_TOKEN=(\S+)", (tmp_path / "log").read_text())[0]
+        http = Transport(url, token)
+
+        def pids() -> dict[str, int]:
+            found = http.call("GET", "workers").json()
+            assert all(worker["slots"] == 3 for worker in found)
+            return {it["name"]: it["device"]["pid"] for it in found if alive(it["device"]["pid"])}
+
+        command = ["worker", "--url", url, "--token", token, "--name", "here", "--slots", "3"]
+        with started(command, environment, log, program=["-c", OF_TWO_DEVICES]) as worker:
+            assert eventually(lambda: set(pids()) == {"here-0", "here-1"}), log.read_text()
+            before = pids()
+            words = [Path(f"/proc/{pid}/cmdline").read_text() for pid in before.values()]
+            assert not any(token in line for line in words)
+            os.kill(before["here-1"], signal.SIGKILL)
+            assert eventually(lambda: pids().get("here-1") not in (None, before["here-1"]))
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0, log.read_text()
+            assert pids() == {}
+        assert "Traceback" not in log.read_text()
+        http.close()
 
 
 def test_a_worker_with_a_wrong_token_does_not_wait(
