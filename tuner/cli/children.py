@@ -1,8 +1,9 @@
 """The worker processes that ``tuner serve``, or a ``tuner worker`` of several GPUs, starts.
 
 A child holds a pipe to its parent and stops when it closes, so that no worker outlives a parent
-that was killed. One that dies is started again a few times, later each time, and then no more; one
-that ends in order was drained, and stays away.
+that was killed. One that dies is started again a few times, later each time, and then no more; it
+has all its starts again after it has worked for a while. One that ends in order was drained, and
+stays away.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESTARTS = 5
-"""How often one worker is started again before it is given up."""
+"""How often one worker is started again in a row before it is given up."""
+
+SETTLED_SECONDS = 600.0
+"""One that has run for so long died of something else than the times before."""
 
 GRACE_SECONDS = 20.0
 """How long a worker may take to save its slots and return its leases."""
@@ -39,6 +43,7 @@ class _Child:
     name: str
     command: Sequence[str]
     process: subprocess.Popen[bytes]
+    started: float
     restarts: int = 0
     due: float = 0.0
     given_up: bool = False
@@ -67,7 +72,7 @@ class Children:
         self._log = log
         self._stopping = threading.Event()
         self._children = [
-            _Child(f"worker {index}", command, self._start(command))
+            _Child(f"worker {index}", command, self._start(command), time.monotonic())
             for index, command in enumerate(commands)
         ]
         self._watcher = threading.Thread(target=self._watch, name="children", daemon=True)
@@ -133,6 +138,8 @@ class Children:
             logger.info("%s has ended as it was told to", child.name)
             return
         if child.due == 0.0:
+            if time.monotonic() - child.started > SETTLED_SECONDS:
+                child.restarts = 0
             if child.restarts >= RESTARTS:
                 child.given_up = True
                 logger.error("%s ended %d times and is not started again", child.name, RESTARTS + 1)
@@ -146,6 +153,7 @@ class Children:
             child.restarts += 1
             child.due = 0.0
             child.process = self._start(child.command)
+            child.started = time.monotonic()
 
 
 def workers_at(

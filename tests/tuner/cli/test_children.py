@@ -35,6 +35,19 @@ def test_a_child_that_dies_is_started_again_a_bounded_number_of_times(
     running.stop()
 
 
+def test_a_child_that_has_worked_for_a_while_begins_with_all_its_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "RESTARTS", 1)
+    monkeypatch.setattr(children, "SETTLED_SECONDS", 0.0)
+    log = tmp_path / "starts"
+    program = f"open({str(log)!r}, 'a').write('x'); raise SystemExit(3)"
+    running = Children([[sys.executable, "-c", program]], pause_seconds=0.01)
+    until(lambda: log.exists() and len(log.read_text()) > 3, "more starts than in a row")
+    assert not running.ended
+    running.stop()
+
+
 def test_a_child_that_ends_in_order_stays_away(tmp_path: Path) -> None:
     log = tmp_path / "starts"
     program = f"open({str(log)!r}, 'a').write('x')"
