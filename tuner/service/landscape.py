@@ -82,14 +82,14 @@ def _computed(ctx: Context, study: StudyRow, x: str, y: str) -> Landscape:
         rows = pictures.outcomes(session, study.id, 1)
         complete = {row.id: row.values[0] for row in rows if row.state == "complete"}
         values = {i: v for i, v in complete.items() if v is not None and math.isfinite(v)}
-        params = pictures.params(session, list(values))
+        params = pictures.params_of_complete(session, study.id)
     axes = {axis.name: axis for axis in axes_of(checked, params.values())}
     for field, name in (("x", x), ("y", y)):
         if name not in axes:
             raise InvalidInput(field, f"{name!r} is none of {', '.join(axes) or 'no parameter'}")
     if x == y:
         raise InvalidInput("y", "is the same as x")
-    ids = [i for i in values if x in params[i] and y in params[i]]
+    ids = [i for i in values if {x, y} <= params.get(i, {}).keys()]
     across = _side(axes[x], [params[i][x] for i in ids])
     up = _side(axes[y], [params[i][y] for i in ids])
     inside = (across.places >= 0) & (up.places >= 0)

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import ColumnElement, Table, and_, case, func, select
 from sqlalchemy.orm import Session
 
-from tuner.storage.measurements import curves, number
+from tuner.storage.measurements import curves, lines, number
 from tuner.storage.models import FINISHED_TRIAL_STATES, Event, Study, Trial, Worker
 from tuner.storage.optuna.frozen import TRIAL_COLUMNS, Stored, frozen
 
@@ -86,16 +86,27 @@ def outcomes(
 
 
 def params(session: Session, trial_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-    """The suggested values of these trials."""
-    rows = session.connection().execute(
-        select(_trials.c.id, _trials.c.params).where(_trials.c.id.in_(trial_ids))
-    )
+    """The suggested values of these trials, of which there may be some thousands."""
+    return _params(session, _trials.c.id.in_(trial_ids))
+
+
+def params_of_complete(session: Session, study_id: int) -> dict[int, dict[str, Any]]:
+    """The suggested values of all complete trials of a study."""
+    return _params(session, and_(_trials.c.study_id == study_id, _trials.c.state == "complete"))
+
+
+def _params(session: Session, which: ColumnElement[bool]) -> dict[int, dict[str, Any]]:
+    rows = session.connection().execute(select(_trials.c.id, _trials.c.params).where(which))
     return {trial_id: values for trial_id, values in rows}  # noqa: C416  (rows are no pairs)
 
 
-def frozen_trials(session: Session, trial_ids: Collection[int]) -> list[FrozenTrial]:
-    """These trials in Optuna's form by number, without their curves."""
-    return _frozen(session, _trials.c.id.in_(trial_ids), {})
+def frozen_trials(
+    session: Session, trial_ids: Collection[int], *, with_curves: bool = False
+) -> list[FrozenTrial]:
+    """These trials in Optuna's form by number, of which there may be some thousands."""
+    drawn = lines(session, trial_ids, None) if with_curves else {}
+    known = {i: dict(zip(line.steps, line.values, strict=True)) for i, line in drawn.items()}
+    return _frozen(session, _trials.c.id.in_(trial_ids), known)
 
 
 def frozen_study(session: Session, study_id: int) -> list[FrozenTrial]:
