@@ -85,7 +85,7 @@ def advice(
 
 @router.get("/figures/{name}", summary="A figure", responses=documented(NotFound))
 def figure(context: Ctx, _principal: Reader, study_id: StudyId, name: FigureName) -> dict[str, Any]:
-    """One of Optuna's figures over the study's trials, as Plotly JSON."""
+    """One of Optuna's figures over its trials, a sample if they are many, as Plotly JSON."""
     return service.figure(context, study_id, name)
 
 

@@ -12,17 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial
+from sqlalchemy.orm import Session
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
+from tuner.service.front import comparable, front_of
+from tuner.service.overview import improvements
 from tuner.service.studies import metrics_of, plan_of
 from tuner.storage import measurements, pictures, studies, trials
 from tuner.storage.optuna.history import directions
+from tuner.storage.pictures import Outcome
+from tuner.storage.studies import StudyRow
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("csv", "json", "parquet")
+MOST_DRAWN = 2000
+"""Trials of a figure; 100,000 took two minutes and gigabytes, and no browser draws them."""
+MOST_IN_GRIDS = 300
+"""Trials of contours, whose grids have a line for each: 2,000 made 260 MB."""
 
 
 def export(ctx: Context, study_id: int, format: str = "csv") -> bytes:
@@ -132,6 +141,36 @@ def in_memory(name: str, stated: Sequence[str], known: Iterable[FrozenTrial]) ->
     return made
 
 
+def _drawn(session: Session, study: StudyRow, most: int) -> tuple[list[FrozenTrial], int]:
+    """Trials for a figure by number, and how many have finished.
+
+    Of more than ``most`` as many evenly over their numbers, besides those that were the best until
+    then, and the front.
+    """
+    rows = pictures.outcomes(session, study.id, len(study.directions))
+    if len(rows) > most:
+        shown = _sampled(rows, study.directions, most)
+        known = pictures.frozen_trials(session, shown, with_curves=True)
+    else:
+        known = pictures.frozen_study(session, study.id)
+    # One that was cancelled before it began shows nothing, and Optuna takes none without a start.
+    finished = [t for t in known if t.state.is_finished() and t.datetime_start is not None]
+    return finished, len(rows)
+
+
+def _sampled(rows: Sequence[Outcome], stated: Sequence[str], most: int) -> set[int]:
+    """The ids of those of many finished trials that are drawn."""
+    usable = [row for row in rows if comparable(row)]
+    lead = {number for number, _ in improvements(usable, stated[0])}
+    front = front_of(usable, stated) if len(stated) > 1 else []
+    even = (rows[k * len(rows) // most] for k in range(most))
+    return {
+        *(row.id for row in even),
+        *(row.id for row in usable if row.number in lead),
+        *(row.id for row in front[:most]),
+    }
+
+
 Plot = Callable[[optuna.Study, str], Any]
 
 
@@ -159,7 +198,7 @@ FIGURES: dict[str, Plot] = {
 
 
 def figure(ctx: Context, study_id: int, name: str) -> dict[str, Any]:
-    """One of Optuna's figures as Plotly's JSON.
+    """One of Optuna's figures as Plotly's JSON; of a large study, of a sample of its trials.
 
     Raises:
         NotFound: No such study.
@@ -172,10 +211,10 @@ def figure(ctx: Context, study_id: int, name: str) -> dict[str, Any]:
         checked = plan_of(ctx, study)
     if name == "pareto" and not 2 <= len(study.directions) <= 3:
         raise InvalidInput("name", "a Pareto front needs two or three objectives")
-    # One that was cancelled before it began shows nothing, and Optuna takes none without a start.
-    known = frozen_trials(ctx, study_id)
-    finished = [t for t in known if t.state.is_finished() and t.datetime_start is not None]
-    copy = in_memory(study.name, study.directions, finished)
+    most = MOST_IN_GRIDS if name == "contour" else MOST_DRAWN
+    with ctx.db.session() as session:
+        known, count = _drawn(session, study, most)
+    copy = in_memory(study.name, study.directions, known)
     metric = metrics_of(checked)[0]
     with warnings.catch_warnings():
         # Optuna warns of figures with little in them; they are drawn all the same.
@@ -184,5 +223,8 @@ def figure(ctx: Context, study_id: int, name: str) -> dict[str, Any]:
             drawn = FIGURES[name](copy, metric)
         except (ValueError, OverflowError) as error:
             raise InvalidInput("name", f"Optuna cannot draw these trials: {error}") from error
+    if count > most:
+        shown = f"{len(known)} of {count} trials, numbered anew"
+        drawn.update_layout(title_text=f"{drawn.layout.title.text} ({shown})")
     out: dict[str, Any] = json.loads(drawn.to_json())
     return out

@@ -14,7 +14,7 @@ from tests.tuner.service.simulation import SPACE, Trainer, submit
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import Report
-from tuner.service import Context
+from tuner.service import Context, results
 
 
 @pytest.fixture
@@ -80,6 +80,21 @@ def test_figures_are_plotly(ctx: Context, study_id: int) -> None:
         drawn = service.figure(ctx, study_id, name)
         assert drawn["data"], name
         assert "layout" in drawn
+
+
+def test_a_figure_of_many_trials_has_a_sample_of_them_and_those_that_led(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MOST_DRAWN", 4)
+    study = submit(ctx, "long", sampler="random", budget={"trials": 20, "epochs": 2})
+    values = [9.0, 5.0, 8.0, 8.0, 8.0, 8.0, 8.0, 4.0, *[7.0] * 12]
+    told = iter([value for value in values for _ in range(2)])
+    Trainer(ctx, slots=1, loss=lambda config, step: next(told)).work()
+    drawn = service.figure(ctx, study.id, "history")
+    assert drawn["data"][0]["y"] == [9.0, 5.0, 8.0, 4.0, 7.0, 7.0]
+    assert drawn["data"][1]["y"] == [9.0, 5.0, 5.0, 4.0, 4.0, 4.0]
+    assert drawn["layout"]["title"]["text"].endswith("(6 of 20 trials, numbered anew)")
+    assert len(service.figure(ctx, study.id, "intermediate")["data"]) == 6
 
 
 def test_figures_that_do_not_fit_are_refused(ctx: Context, study_id: int) -> None:
