@@ -154,7 +154,7 @@ def _kept(
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a result that its own node held would never be let go
 
     zero = torch.zeros((), dtype=torch.int32)
     held = {x.untyped_storage().data_ptr(): x.nbytes, y.untyped_storage().data_ptr(): y.nbytes}

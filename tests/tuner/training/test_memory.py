@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.tuner.tasks import zoo
 from tuner import optimizers, tasks
 from tuner.advisor.memory import Footprint
-from tuner.tasks import Task
+from tuner.tasks import Config, Task
 from tuner.training import Population, TrainingData
 from tuner.training.memory import SlotMemory, measure
 
@@ -66,6 +68,26 @@ def test_activations_are_those_of_a_layer_cake() -> None:
     # Input 64 and 10 log-probabilities, twice what a layer gives at most; 8 bytes of target.
     assert 4 * (64 + 3 * 32 + 10) <= narrow <= 4 * (64 + 2 * 3 * 32 + 4 * 10) + 8
     assert 4 * 3 * 32 <= wide - narrow <= 2 * 4 * 3 * 32
+
+
+@pytest.mark.parametrize("kind", [zoo.MlpTask, zoo.LstmTask], ids=lambda kind: kind.__name__)
+def test_nothing_is_kept_of_what_was_measured(
+    kind: type[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker measures for every study."""
+    seen: list[weakref.ref[nn.Parameter]] = []
+    made = kind.model
+
+    def model(self: Task, config: Config) -> nn.Module:
+        module = made(self, config)
+        seen.extend(weakref.ref(parameter) for parameter in module.parameters())
+        return module
+
+    monkeypatch.setattr(kind, "model", model)
+    measure(kind(), {"optimizer": "adamw"}, device=CPU)
+    gc.collect()
+    assert seen
+    assert not any(parameter() is not None for parameter in seen)
 
 
 def test_the_count_agrees_with_what_a_process_takes() -> None:
