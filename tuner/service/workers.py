@@ -212,7 +212,8 @@ def list_workers(ctx: Context) -> list[WorkerView]:
     """All workers that are there or were in the last week, those heard of last first."""
     with ctx.db.session() as session:
         everyone = workers.everyone(session, ctx.now() - LISTED)
-        held = workers.held(session, [worker.id for worker in everyone])
+        # Those that are gone, of which a week may have seen very many, hold nothing.
+        held = workers.held(session, [one.id for one in everyone if one.state != "gone"])
     return [worker_view(worker, held.get(worker.id, 0)) for worker in everyone]
 
 

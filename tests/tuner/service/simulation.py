@@ -7,10 +7,13 @@ find and what must be stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from sqlalchemy import event
 
 from tuner import service
 from tuner.protocol import (
@@ -161,3 +164,18 @@ class Trainer:
                 return
             self.round()
         raise AssertionError(f"still working after {rounds} rounds")
+
+
+@contextmanager
+def parameters(ctx: Context) -> Iterator[list[int]]:
+    """How many parameters each statement of the block has."""
+    counts: list[int] = []
+
+    def note(*told: Any) -> None:
+        counts.append(len(told[3]))
+
+    event.listen(ctx.db.engine, "before_cursor_execute", note)
+    try:
+        yield counts
+    finally:
+        event.remove(ctx.db.engine, "before_cursor_execute", note)

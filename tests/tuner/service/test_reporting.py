@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.tuner.service.simulation import SPACE, Clock, Trainer, submit
+from tests.tuner.service.simulation import SPACE, Clock, Trainer, parameters, submit
 from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import (
@@ -20,6 +20,7 @@ from tuner.protocol import (
     Report,
     ReportAnswer,
     SlotReport,
+    WorkerHello,
 )
 from tuner.service import Context
 
@@ -608,3 +609,15 @@ def test_a_rounds_slots_are_judged_together_whatever_their_order(
     report = report.model_copy(update={"slots": slots[::-1] if turned else slots, "refill": 0})
     verdicts = service.report(ctx, trainer.id, report).verdicts
     assert {v.trial_id for v in verdicts if v.action == "continue"} == set(ranked[:3])
+
+
+def test_workers_that_are_gone_cost_no_parameter_each(ctx: Context) -> None:
+    """PostgreSQL takes 65,535, and hosts that cannot train may make so many in a week."""
+    for i in range(40):
+        hello = WorkerHello(name=f"w{i}", tasks=["digits"])
+        worker_id = service.register_worker(ctx, hello).worker_id
+        if i:
+            service.leave(ctx, worker_id)
+    with parameters(ctx) as counts:
+        assert len(service.list_workers(ctx)) == 40
+    assert max(counts) < 40
