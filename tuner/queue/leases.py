@@ -24,6 +24,8 @@ from tuner.storage.trials import COLUMNS, TrialRow, select_rows
 _table = cast("Table", Trial.__table__)
 
 LEASE_EXPIRED = "lease_expired"
+EXPIRED_AT_ONCE = 10_000
+"""Of so many trials at most does one look learn; what is over waits for the next."""
 
 
 def _renew_all() -> Prepared:
@@ -118,13 +120,13 @@ def renew(connection: Executing, held: Mapping[int, str], expires_at: datetime) 
     return set(held) - good
 
 
-def expired(session: Session, now: datetime, limit: int = 10_000) -> dict[int, list[int]]:
-    """Trials whose lease has run out, by study; see :func:`run_out`."""
+def expired(session: Session, now: datetime) -> dict[int, list[int]]:
+    """Trials whose lease has run out, by study, the longest ago first; see :func:`run_out`."""
     rows = session.execute(
         select(Trial.study_id, Trial.id)
         .where(Trial.lease_expires_at < now)
         .order_by(Trial.lease_expires_at)
-        .limit(limit)
+        .limit(EXPIRED_AT_ONCE)
     )
     out: dict[int, list[int]] = {}
     for study_id, trial_id in rows:
