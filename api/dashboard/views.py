@@ -52,6 +52,8 @@ class StudySummary:
     task: str
     own_loop: bool
     """Whether programs of its users train, and no worker ever does."""
+    optuna: bool
+    """Whether Optuna made it, so that there is no study file to read or to clone."""
     metric: str
     """The first objective."""
     objectives: int
@@ -64,7 +66,8 @@ class StudySummary:
     """What the bar's full width stands for: the budget where trials are budgeted."""
     running: int
     workers: int
-    progress: float
+    progress: float | None
+    """None where nothing bounds the study."""
     progress_text: str
     eta_seconds: float | None
     throughput: float | None
@@ -98,6 +101,7 @@ class StudySummary:
             ("waiting", counts.waiting),
         )
         budget = study.budget.get("trials")
+        bounded = any(study.budget.get(name) for name in ("trials", "total_epochs", "seconds"))
         first = study.objective[0] if study.objective else None
         direction = study.directions[0] if study.directions else "minimize"
         return cls(
@@ -106,8 +110,9 @@ class StudySummary:
             state=study.state,
             reason=study.reason,
             description=study.description,
-            task=study.task or "own loop",
+            task=study.task or ("own loop" if study.spec else "Optuna"),
             own_loop=study.task is None,
+            optuna=not study.spec,
             metric=first.metric if first else "value",
             objectives=len(study.directions),
             minimize=direction == "minimize",
@@ -117,7 +122,7 @@ class StudySummary:
             total=max(budget or 0, sum(count for _, count in parts)),
             running=counts.running,
             workers=study.workers or 0,
-            progress=study.progress,
+            progress=study.progress if bounded or study.progress else None,
             progress_text=f"{counts.finished} of {budget} trials"
             if budget
             else f"{counts.finished} trials",

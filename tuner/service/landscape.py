@@ -83,7 +83,7 @@ def _computed(ctx: Context, study: StudyRow, x: str, y: str) -> Landscape:
         complete = {row.id: row.values[0] for row in rows if row.state == "complete"}
         values = {i: v for i, v in complete.items() if v is not None and math.isfinite(v)}
         params = pictures.params_of_complete(session, study.id)
-    axes = {axis.name: axis for axis in axes_of(checked, params.values())}
+        axes = {axis.name: axis for axis in axes_of(session, study.id, checked)}
     for field, name in (("x", x), ("y", y)):
         if name not in axes:
             raise InvalidInput(field, f"{name!r} is none of {', '.join(axes) or 'no parameter'}")

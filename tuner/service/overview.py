@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
@@ -86,7 +93,7 @@ def overview(
         front = front_of(usable, study.directions) if count > 1 else []
         shown = _shown(rows, study.directions[0], {row.id for row in front}, max_trials)
         params = pictures.params(session, [row.id for row in shown])
-    axes = axes_of(checked, params.values())
+        axes = axes_of(session, study_id, checked)
     return Overview(
         study_id=study_id,
         revision=study.revision,
@@ -99,7 +106,7 @@ def overview(
         states=[row.state for row in shown],
         values=[[_finite(row.values[i]) for row in shown] for i in range(count)],
         params={
-            axis.name: [_written(params.get(row.id, {}).get(axis.name)) for row in shown]
+            axis.name: [_written(params.get(row.id, {}).get(axis.name), axis) for row in shown]
             for axis in axes
         },
         axes=axes,
@@ -113,8 +120,9 @@ def _finite(value: float | None) -> float | None:
     return None if known is None else short(known)
 
 
-def _written(value: Any) -> Any:
-    return short(value) if isinstance(value, float) else value
+def _written(value: Any, axis: Axis) -> Any:
+    # A choice stays as the axis has it.
+    return short(value) if isinstance(value, float) and axis.choices is None else value
 
 
 def improvements(rows: Sequence[Outcome], direction: str) -> list[tuple[int, float]]:
@@ -148,10 +156,10 @@ def _shown(
     return [rows[i] for i in np.sort(np.concatenate([kept, rest[chosen]]))]
 
 
-def axes_of(checked: Checked | None, params: Iterable[Mapping[str, Any]]) -> list[Axis]:
-    """What is searched, in the study file's order; without one, whatever trials have."""
+def axes_of(session: Session, study_id: int, checked: Checked | None) -> list[Axis]:
+    """What is searched, in the study file's order; without one, what trials were drawn from."""
     if checked is None:
-        return [Axis(name=name) for name in sorted({name for one in params for name in one})]
+        return _axes_drawn(pictures.distributions(session, study_id))
     axes = []
     for name in checked.space.searched:
         parameter = checked.space.parameters[name]
@@ -167,3 +175,25 @@ def axes_of(checked: Checked | None, params: Iterable[Mapping[str, Any]]) -> lis
                 )
             )
     return axes
+
+
+def _axes_drawn(drawn: Iterable[Mapping[str, BaseDistribution]]) -> list[Axis]:
+    """An axis for each name that any trial has, as wide as all the ranges that it was given."""
+    kinds: dict[str, list[BaseDistribution]] = {}
+    for trial in drawn:
+        for name, kind in trial.items():
+            kinds.setdefault(name, []).append(kind)
+    return [_axis_drawn(name, kinds[name]) for name in sorted(kinds)]
+
+
+def _axis_drawn(name: str, kinds: Sequence[BaseDistribution]) -> Axis:
+    choices = [kind.choices for kind in kinds if isinstance(kind, CategoricalDistribution)]
+    if choices:
+        return Axis(name=name, choices=list(choices[0]))  # Optuna lets them be no others later
+    numbers = [kind for kind in kinds if isinstance(kind, FloatDistribution | IntDistribution)]
+    return Axis(
+        name=name,
+        log=all(kind.log for kind in numbers),
+        low=min(kind.low for kind in numbers),
+        high=max(kind.high for kind in numbers),
+    )

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
-from sqlalchemy import ColumnElement, Table, and_, case, func, select
+from sqlalchemy import ColumnElement, Table, Text, and_, case, func, select
+from sqlalchemy import cast as cast_to
 from sqlalchemy.orm import Session
 
 from tuner.storage.measurements import curves, lines, number
 from tuner.storage.models import FINISHED_TRIAL_STATES, Event, Study, Trial, Worker
-from tuner.storage.optuna.frozen import TRIAL_COLUMNS, Stored, frozen
+from tuner.storage.optuna.frozen import TRIAL_COLUMNS, Stored, distributions_from, frozen
 
 _trials = cast("Table", Trial.__table__)
 _events = cast("Table", Event.__table__)
@@ -98,6 +100,15 @@ def params_of_complete(session: Session, study_id: int) -> dict[int, dict[str, A
 def _params(session: Session, which: ColumnElement[bool]) -> dict[int, dict[str, Any]]:
     rows = session.connection().execute(select(_trials.c.id, _trials.c.params).where(which))
     return {trial_id: values for trial_id, values in rows}  # noqa: C416  (rows are no pairs)
+
+
+def distributions(session: Session, study_id: int) -> list[Mapping[str, BaseDistribution]]:
+    """What a study's trials were drawn from: each that differs once."""
+    text = cast_to(_trials.c.distributions, Text)
+    rows = session.connection().execute(
+        select(text).where(_trials.c.study_id == study_id).distinct()
+    )
+    return [distributions_from(row) for row in sorted(rows.scalars())]
 
 
 def frozen_trials(

@@ -365,16 +365,24 @@ def test_a_study_that_optuna_runs_is_followed_too(browser: Browser, server: Serv
 
     def objective(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", -5.0, 5.0)
+        trial.suggest_categorical("kind", ["a", "b"])
         for step in range(3):
             trial.report(x * x + 1 / (step + 1), step)
         return x * x
 
-    study.optimize(objective, n_trials=6)
     with window(browser) as page:
-        opened(page, server, study._study_id)
+        log_in(page, server)
+        page.goto(f"{server.url}/studies/{study._study_id}")
         expect(page.locator("#live")).to_have_count(0)
+        expect(page.locator(".crumbs")).to_have_text("Studies / Optuna")
+        expect(page.get_by_role("link", name="Clone")).to_have_count(0)
+        expect(page.locator("[aria-label=Progress] dd").first).to_have_text("–0 trials")
+        study.optimize(objective, n_trials=6)
         expect(page.locator("#curves figcaption")).to_have_text("6 curves.")
         scrolled(page, "#parallel")
+        expect(page.locator("#slices figure")).to_have_count(2)
+        scrolled(page, "#pair")
+        expect(page.locator("#pair figcaption")).to_contain_text("over 6 complete trials")
         page.locator("#importance-card").scroll_into_view_if_needed()
         expect(page.locator("#importance .bars")).to_be_visible()
         study.optimize(objective, n_trials=1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import optuna
 import pytest
 
 from tests.tuner.service.simulation import SPACE, Trainer, submit
@@ -9,6 +10,7 @@ from tuner import service
 from tuner.errors import InvalidInput, NotFound
 from tuner.protocol import Report
 from tuner.service import Context
+from tuner.storage import SqlStorage
 
 
 def test_every_finished_trial_in_columns(ctx: Context) -> None:
@@ -49,6 +51,26 @@ def test_what_came_since_joins_what_is_known(ctx: Context) -> None:
     assert sorted(first.ids + more.ids) == service.overview(ctx, study.id).ids
     # Too much to be news: all of it again.
     assert service.overview(ctx, study.id, since=first.revision, max_trials=7).whole
+
+
+def test_axes_of_a_study_that_optuna_made_are_what_its_trials_were_drawn_from(ctx: Context) -> None:
+    study = optuna.create_study(storage=SqlStorage(ctx.db), study_name="optuna's own")
+    assert service.overview(ctx, study._study_id).axes == []
+    rates = {"low": optuna.distributions.FloatDistribution(1e-5, 1e-3, log=True)}
+    rates["high"] = optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)
+    choices = [0.1234567, None, "a"]  # as they are, though the numbers of a picture are rounded
+    for kind, rate in [(choices[0], rates["low"]), (choices[2], rates["high"])]:
+        study.enqueue_trial({"kind": kind})
+        trial = study.ask({"kind": optuna.distributions.CategoricalDistribution(choices)})
+        trial.storage.set_trial_param(trial._trial_id, "lr", 5e-4, rate)
+        study.tell(trial, 1.0)
+    found = service.overview(ctx, study._study_id)
+    kind, lr = found.axes
+    assert (kind.name, kind.choices, kind.log) == ("kind", choices, False)
+    assert (lr.name, lr.choices, lr.log, lr.low, lr.high) == ("lr", None, True, 1e-5, 1e-1)
+    assert found.params["kind"] == [0.1234567, "a"]
+    field = service.landscape(ctx, study._study_id, "kind", "lr")
+    assert (field.columns, field.trials) == (choices, 2)
 
 
 def test_many_trials_are_thinned_and_the_best_stay(ctx: Context) -> None:

@@ -127,5 +127,6 @@ if (page.dataset.events !== "yes") {
     refresh();
     learning.again();
     fetchFinished();
+    slow.forEach((again) => again());
   }, 5000);
 } else if (page.dataset.finished !== "yes") listen(id, Number(page.dataset.event), heard);

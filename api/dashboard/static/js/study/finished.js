@@ -24,8 +24,8 @@ export class Finished {
       this.rows.clear();
       this.front.clear();
       this.best = [];
-      this.axes = found.axes;
     }
+    this.axes = found.axes; // what Optuna runs may have more of them with each trial
     this.metrics = found.metrics;
     this.minimize = found.directions.map((direction) => direction === "minimize");
     this.revision = found.revision;
@@ -36,6 +36,9 @@ export class Finished {
       this.rows.set(id, { id, number: found.numbers[index], state: found.states[index], params,
         values: found.values.map((column) => column[index]) });
     });
+    for (const { params } of this.rows.values()) {
+      for (const { name } of found.axes) params[name] ??= null;
+    }
     this.best = improvements([...this.best, ...found.best], this.minimize[0]);
     found.front.forEach((id) => this.front.add(id));
     if (!found.whole) this.front = nondominated(this, this.front);

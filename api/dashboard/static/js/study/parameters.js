@@ -51,8 +51,9 @@ export function pair(card, study) {
 
   function fill(select, names, chosen) {
     if (select.options.length === names.length) return;
+    const kept = select.value || chosen;
     select.replaceChildren(...names.map((name) => new Option(name)));
-    select.value = chosen;
+    select.value = kept;
   }
 
   async function draw() {
