@@ -81,10 +81,11 @@ def _html(request: Request, template: str, page: Shown) -> str:
 
 def problem_page(request: Request, document: Problem) -> Response:
     """An error for a person: the login form where one is missing, else what went wrong."""
-    if document.code == "unauthorized" and request.method == "GET":
-        asked = request.url.path.removeprefix(root_of(request)) or "/"
-        if request.url.query:
-            asked += f"?{request.url.query}"
+    if document.code == "unauthorized":
+        here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        # What was to be sent is not sent by a login; it leads to the page with the form.
+        asked = here if request.method == "GET" else _came_from(request)
+        asked = asked.removeprefix(root_of(request)) or "/"
         return RedirectResponse(f"{root_of(request)}/login?next={quote(asked, safe='')}", 303)
     page = ProblemPage(document.title, "", None, document, logged_in(request))
     return render(request, "problem.html", page, document.status)
@@ -95,19 +96,20 @@ def back(request: Request, fallback: str) -> RedirectResponse:
 
     Not to one that has this form's own path: it asked whether to send it.
     """
+    path = _came_from(request)
+    if not path or path.partition("?")[0] == request.url.path:
+        path = root_of(request) + fallback
+    return RedirectResponse(path if path.startswith("/") else "/", 303)
+
+
+def _came_from(request: Request) -> str:
+    """The path of the page that a form was sent from; empty where it is none of ours."""
     try:
         came = urlsplit(request.headers.get("referer", ""))
     except ValueError:
-        came = urlsplit("")
-    ours = (
-        came.netloc == request.headers.get("host")
-        and came.path.startswith(root_of(request))
-        and came.path != request.url.path
-    )
-    path = came.path if ours else root_of(request) + fallback
-    if ours and came.query:
-        path += f"?{came.query}"
-    return RedirectResponse(path if path.startswith("/") else "/", 303)
+        return ""
+    ours = came.netloc == request.headers.get("host") and came.path.startswith(root_of(request))
+    return came.path + (f"?{came.query}" if came.query else "") if ours else ""
 
 
 def viewer(

@@ -294,6 +294,23 @@ def test_what_is_copied_makes_the_same_study(browser: Browser, server: Server) -
     assert json.loads(done.stdout)["name"] == wanted.name
 
 
+def test_what_was_typed_outlives_the_session(browser: Browser, server: Server) -> None:
+    with window(browser, forgive="status of 401") as page:
+        opened(page, server)
+        kept = page.context.cookies()
+        page.context.clear_cookies()
+        page.get_by_label("Name", exact=True).fill("kept")
+        expect(page.locator("#form-error")).to_contain_text("You are logged out. Log in")
+        expect(page.locator("#cost")).to_be_empty()
+        page.get_by_role("button", name="Submit the study").click()
+        expect(page.locator("#form-error")).to_contain_text("You are logged out. Log in")
+        page.context.add_cookies([*kept])  # type: ignore[list-item]  # as they were read
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator("#cost")).to_contain_text("64 trials")
+        page.get_by_role("button", name="Submit the study").click()
+        expect(page.get_by_role("heading", name="kept")).to_be_visible()
+
+
 def test_what_was_typed_outlives_a_server_that_is_away(browser: Browser, server: Server) -> None:
     with window(browser, forgive="ERR_FAILED|ERR_INTERNET") as page:
         opened(page, server)

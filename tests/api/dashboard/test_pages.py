@@ -341,6 +341,10 @@ def test_buttons_change_the_study_and_come_back(
     assert client.post("/studies/1/resume", headers=elsewhere).headers["location"] == "/studies/1"
     broken = {"origin": ours, "referer": "http://["}
     assert client.post("/studies/1/pause", headers=broken).headers["location"] == "/studies/1"
+    nobody = {**headers, "authorization": "", "accept": "text/html"}
+    logged_out = client.post("/studies/1/pause", headers=nobody)
+    assert logged_out.status_code == 303
+    assert logged_out.headers["location"] == "/login?next=%2Fstudies%2F1%3Fsort%3Dvalue"
     assert client.post("/studies/1/cancel", headers=headers).status_code == 303
     gone = client.post("/studies/1/delete", headers=headers)
     assert gone.headers["location"] == "/"

@@ -213,6 +213,9 @@ function complain(problem) {
   }
 }
 
+const LOGGED_OUT = "You are logged out. Log in in another tab and come back; what you typed stays here.";
+const told = (response, found) => (response.status === 401 ? { detail: LOGGED_OUT } : found);
+
 const shown = preview(at("preview"));
 let generation = 0;
 const check = throttled(async () => {
@@ -224,10 +227,11 @@ const check = throttled(async () => {
     const response = await post("/preview", { ...wanted, name: wanted.name || "unnamed" });
     const found = await response.json();
     if (mine !== generation) return;
-    complain(response.ok ? null : found);
-    at("submit").disabled = !response.ok;
+    complain(response.ok ? null : told(response, found));
+    const wrong = [409, 422].includes(response.status); // all else is not the study's fault
+    at("submit").disabled = wrong;
     if (response.ok) shown.show(found);
-    else shown.wrong("Mend what is marked to see the preview.");
+    else shown.wrong(wrong ? "Mend what is marked to see the preview." : "");
   } catch {
     if (mine === generation) shown.wrong("The server cannot be reached; what you typed stays here.");
   }
@@ -256,13 +260,16 @@ form.addEventListener("submit", async (event) => {
     const response = await post("", spec());
     const found = await response.json();
     if (response.ok) location.href = `${root}/studies/${found.id}`;
-    else complain(found);
+    else complain(told(response, found));
   } catch {
     complain({ detail: "The server cannot be reached; what you typed stays here. Try again." });
   } finally {
     at("submit").disabled = false;
   }
 });
+
+// Who comes back may have logged in again.
+document.addEventListener("visibilitychange", () => !document.hidden && check());
 
 copies(form, spec);
 check();
