@@ -54,7 +54,7 @@ def columns_of(
             Column(
                 f"value.{i}",
                 name,
-                lambda t, i=i: num(t.values[i] if t.values and i < len(t.values) else None),  # type: ignore[misc]  # i is bound
+                lambda t, i=i: num(t.values[i] if t.values and i < len(t.values) else None, 4),  # type: ignore[misc]  # i is bound
                 "value" if i == 0 else f"value.{i}",
                 number=True,
                 standard=True,

@@ -11,7 +11,7 @@ from pydantic import Field
 from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.studies import metrics_of, plan_of
-from tuner.service.thinning import extremes, short
+from tuner.service.thinning import LEAST_DIGITS, MOST_DIGITS, digits_of, extremes, short
 from tuner.service.views import View
 from tuner.storage import measurements, pictures, studies
 from tuner.storage.measurements import Line
@@ -32,7 +32,7 @@ class Curve(View):
 
 
 class Curves(View):
-    """Curves of one metric, by trial number. Numbers have five significant digits."""
+    """Curves of one metric, by trial number, rounded to what a picture can show."""
 
     study_id: int
     metric: str
@@ -89,6 +89,8 @@ def curves(
             "step" if x == "epochs" else x,
         )
     unit = 1.0 if x != "epochs" or checked is None else checked.spec.eval_every
+    counted = LEAST_DIGITS if x == "seconds" else MOST_DIGITS
+    precise = digits_of(value for line in stored.values() for value in line.values)
     out = []
     for row in sorted(rows, key=lambda row: row.number):
         line = stored.get(row.id) or Line([], [], [])
@@ -100,8 +102,8 @@ def curves(
                 state=row.state,
                 paused=row.paused,
                 params={k: short(v) if isinstance(v, float) else v for k, v in row.params.items()},
-                x=[short(unit * line.x[i]) for i in kept],
-                values=[short(line.values[i]) for i in kept],
+                x=[short(unit * line.x[i], counted) for i in kept],
+                values=[short(line.values[i], precise) for i in kept],
             )
         )
     return Curves(

@@ -16,7 +16,7 @@ from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.overview import Axis, axes_of
 from tuner.service.studies import metrics_of, plan_of
-from tuner.service.thinning import short
+from tuner.service.thinning import digits_of, short
 from tuner.service.views import View
 from tuner.storage import pictures, studies
 from tuner.storage.studies import StudyRow
@@ -124,7 +124,8 @@ def _side(axis: Axis, values: Sequence[Any]) -> _Side:
     log = axis.log and low > 0
     ends = np.geomspace(low, high, CELLS + 1) if log else np.linspace(low, high, CELLS + 1)
     places = np.clip(np.searchsorted(ends, found, side="right") - 1, 0, CELLS - 1)
-    cells: list[Cell] = [[short(a), short(b)] for a, b in pairwise(ends)]
+    digits = digits_of(ends)
+    cells: list[Cell] = [[short(a, digits), short(b, digits)] for a, b in pairwise(ends)]
     return _Side(cells, places, smooth=True)
 
 
@@ -134,9 +135,11 @@ def _goodness(values: Floats, minimize: bool) -> tuple[Floats, float | None, flo
         return values, None, None
     best = float(values.min() if minimize else values.max())
     worst = float(np.quantile(values, WORST if minimize else 1 - WORST))
+    digits = digits_of(values)
+    told = short(best, digits), short(worst, digits)
     if best == worst:
-        return np.ones_like(values), short(best), short(worst)
-    return np.clip((values - worst) / (best - worst), 0.0, 1.0), short(best), short(worst)
+        return np.ones_like(values), *told
+    return np.clip((values - worst) / (best - worst), 0.0, 1.0), *told
 
 
 def _smoothed(across: _Side, up: _Side, inside: NDArray[np.bool_], goodness: Floats) -> Floats:

@@ -20,7 +20,7 @@ from tuner.errors import InvalidInput
 from tuner.service.context import Context
 from tuner.service.front import comparable, front_of
 from tuner.service.studies import metrics_of, plan_of
-from tuner.service.thinning import crowds, short
+from tuner.service.thinning import crowds, digits_of, short
 from tuner.service.views import View
 from tuner.spaces import Categorical
 from tuner.spec import Checked
@@ -43,7 +43,7 @@ class Axis(View):
 
 
 class Overview(View):
-    """Finished trials by number, in columns as long as each other; floats have five digits."""
+    """Finished trials by number, in columns as long as each other, rounded for a picture."""
 
     study_id: int
     revision: int = Field(description="Pass it on as ``since`` for what ends later.")
@@ -104,9 +104,9 @@ def overview(
         ids=[row.id for row in shown],
         numbers=[row.number for row in shown],
         states=[row.state for row in shown],
-        values=[[_finite(row.values[i]) for row in shown] for i in range(count)],
+        values=[_rounded([finite(row.values[i]) for row in shown]) for i in range(count)],
         params={
-            axis.name: [_written(params.get(row.id, {}).get(axis.name), axis) for row in shown]
+            axis.name: _column([params.get(row.id, {}).get(axis.name) for row in shown], axis)
             for axis in axes
         },
         axes=axes,
@@ -115,25 +115,28 @@ def overview(
     )
 
 
-def _finite(value: float | None) -> float | None:
-    known = finite(value)
-    return None if known is None else short(known)
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    digits = digits_of(values)
+    return [None if value is None else short(value, digits) for value in values]
 
 
-def _written(value: Any, axis: Axis) -> Any:
-    # A choice stays as the axis has it.
-    return short(value) if isinstance(value, float) and axis.choices is None else value
+def _column(values: list[Any], axis: Axis) -> list[Any]:
+    # A choice stays as the axis has it, and a whole number as it is.
+    if axis.choices is not None or not any(isinstance(value, float) for value in values):
+        return values
+    return _rounded(values)
 
 
 def improvements(rows: Sequence[Outcome], direction: str) -> list[tuple[int, float]]:
     """Number and value of each row that looks better than all before it; all have values."""
     sign = 1.0 if direction == "minimize" else -1.0
+    digits = digits_of(row.values[0] for row in rows)
     least = math.inf
     best = []
     for row in rows:
-        value = short(float(row.values[0] or 0.0))
-        if sign * value < least:
-            least = sign * value
+        value = float(row.values[0] or 0.0)
+        if (looks := sign * short(value, digits)) < least:
+            least = looks
             best.append((row.number, value))
     return best
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
+LEAST_DIGITS, MOST_DIGITS = 5, 17
 
 
 def extremes(values: Floats, most: int) -> Places:
@@ -82,6 +84,24 @@ def _bins(values: Floats, cells: int) -> Places:
     return np.minimum(((values - low) / (high - low) * cells).astype(np.intp), cells - 1)
 
 
-def short(value: float) -> float:
+def digits_of(values: Iterable[float | None]) -> int:
+    """How many significant digits a picture of these values needs, far off ones aside.
+
+    Four of what they differ by: losses near a million may differ by ones. At least five, and all
+    where the values do not differ.
+    """
+    known = sorted(value for value in values if value is not None and math.isfinite(value))
+    if not known:
+        return LEAST_DIGITS
+    tenth = len(known) // 10
+    body = (known[-1 - tenth] - known[tenth]) or (known[-1] - known[0])
+    if not body:
+        return MOST_DIGITS
+    size = max(abs(known[0]), abs(known[-1]))
+    ahead = 0 if body >= size else math.ceil(math.log10(size) - math.log10(body))
+    return min(MOST_DIGITS, max(LEAST_DIGITS, 4 + ahead))
+
+
+def short(value: float, digits: int = LEAST_DIGITS) -> float:
     """The value with as many digits as a picture can show, which halves what is sent."""
-    return float(f"{value:.5g}")
+    return float(f"{value:.{digits}g}")

@@ -19,7 +19,7 @@ from tests.api.dashboard.cables import cable
 from tests.api.loops import submitted, train
 from tests.api.workers import work
 from tuner import service
-from tuner.protocol import WorkerHello
+from tuner.protocol import Measured, WorkerHello
 from tuner.service import StudyView, tokens
 from tuner.storage import SqlStorage
 
@@ -115,6 +115,33 @@ def _told(page: Page, top: Any, tip: Any) -> str:
     top.focus()
     page.keyboard.press("ArrowRight")
     return str(tip.text_content())
+
+
+def test_values_that_differ_late_are_told_apart(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    losses = [1234567.25, 1234568.5, 1234570.75, 1234567.125]
+    for loss in losses:
+        (asked,) = service.ask(server.context, study.id, 1, actor="loop")
+        for step in (1, 2, 3):
+            measured = Measured(step=step, metrics={"val_loss": loss}, samples=1, seconds=1.0)
+            service.report_trial(server.context, asked.trial_id, asked.token, measured)
+    scale = """(module) => import(module).then(({ scaled }) => (low, high, most) =>
+        scaled({ kind: "linear" }, [low, high], [0, 100]).ticks(most).map(([, text]) => text))
+        .then((ticks) => [ticks(1234567.1, 1234570.8, 4), ticks(0.25, 0.57, 3), ticks(0, 1, 5)])"""
+    with window(browser) as page:
+        opened(page, server, study.id)
+        expect(page.locator("#history figcaption")).to_contain_text("best so far is 1234567.125.")
+        page.locator("#curves .top-layer").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.locator("#curves .tip")).to_contain_text("val_loss 1234567.25 at step 1")
+        module = page.locator("link[rel=modulepreload][href*='scale.js']").get_attribute("href")
+        assert page.evaluate(scale, module) == [
+            ["1234568", "1234569", "1234570"],
+            ["0.3", "0.4", "0.5"],
+            ["0", "0.2", "0.4", "0.6", "0.8", "1"],
+        ]
 
 
 def test_pointing_finds_what_lies_under_the_pointer(
@@ -390,6 +417,8 @@ def test_a_study_that_optuna_runs_is_followed_too(browser: Browser, server: Serv
         expect(page.locator("#history figcaption")).to_contain_text("7 finished trials")
         page.locator("#trials tbody a").first.click()
         expect(page.locator("[data-live=events]")).to_contain_text("made through Optuna")
+        expect(page.locator("main")).not_to_contain_text("checkpoint")
+        expect(page.get_by_role("link", name="Enqueue a variation")).to_have_count(0)
         expect(page.locator("#charts h3")).to_have_text(["value"])
 
 

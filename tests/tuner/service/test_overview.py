@@ -92,7 +92,7 @@ def test_a_value_that_looks_like_the_best_is_no_improvement(ctx: Context) -> Non
     study = submit(ctx, budget={"trials": 3, "epochs": 1})
     losses = iter((1.0000002, 1.0000001, 0.5))
     Trainer(ctx, slots=1, loss=lambda config, step: next(losses)).work()
-    assert service.overview(ctx, study.id).best == [(0, 1.0), (2, 0.5)]
+    assert service.overview(ctx, study.id).best == [(0, 1.0000002), (2, 0.5)]
 
 
 def test_failed_trials_have_no_value(ctx: Context) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tuner.service.thinning import crowds, extremes, short
+from tuner.service.thinning import crowds, digits_of, extremes, short
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 curves = arrays(np.float64, st.integers(1, 400), elements=finite)
@@ -62,6 +64,23 @@ def test_a_cloud_keeps_its_loners_and_its_density() -> None:
     assert len(kept) > 1500
     share = np.isin(kept, np.arange(4000, 6000)).mean()
     assert share == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [
+        ([0.1871, 2.3026, 0.4], 5),
+        ([1234567.25, 1234569.5, 1234568.0], 10),
+        ([-0.9999991, -0.9999997], 11),
+        ([*(1e6 + i for i in range(20)), 1e30], 10 + 20 + 4),  # one far off hides nothing
+        ([0.25, 0.25], 17),
+        ([-1.7e308, 1.7e308, None, math.nan, math.inf], 5),
+        ([1e300, 5e-324], 5),
+        ([], 5),
+    ],
+)
+def test_digits_tell_values_apart(values: list[float | None], digits: int) -> None:
+    assert digits_of(values) == min(digits, 17)
 
 
 def test_what_a_picture_shows_of_a_number() -> None:

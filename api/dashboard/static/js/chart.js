@@ -130,9 +130,10 @@ export class Chart extends Surface {
     pen.textAlign = "center";
     const columns = Math.max(2, Math.floor((this.box.right - this.box.left) / 76));
     let end = -Infinity;
-    for (const [value, label] of this.x.ticks(columns)) {
+    for (const [value, whole] of this.x.ticks(columns)) {
+      const label = fitted(pen, whole, this.width);
       const half = pen.measureText(label).width / 2;
-      const at = Math.min(this.x.at(value), this.width - half);
+      const at = Math.max(half, Math.min(this.x.at(value), this.width - half));
       if (at - half < end + 6) continue;
       end = at + half;
       pen.fillText(label, at, this.box.bottom + 6);

@@ -25,7 +25,7 @@ const pointwise = {
   },
   tell(chart, series, index) {
     const [x, y] = series.points[index];
-    return [`${chart.y.label} ${number(y)} at ${chart.x.label} ${chart.x.text(x)}`];
+    return [`${chart.y.label} ${chart.y.text(y)} at ${chart.x.label} ${chart.x.text(x)}`];
   },
 };
 

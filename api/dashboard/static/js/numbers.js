@@ -14,7 +14,7 @@ export function number(value, digits = 3) {
     // A decay rate, of which the distance to 1 is what counts.
     text = String(Number(value.toFixed(digits - 2 - Math.floor(Math.log10(1 - size)))));
   }
-  else if (size !== 0 && (size < SMALL || size >= LARGE)) {
+  else if (size !== 0 && (size < SMALL || size >= Math.max(LARGE, 10 ** digits))) {
     text = value.toExponential(digits - 1).replace(/\.?0+e/, "e").replace("e+", "e");
   } else if (size >= 10 ** digits) text = value.toFixed(0);
   else text = String(Number(value.toPrecision(digits)));

@@ -7,6 +7,7 @@ import { scaled, spread } from "./scale.js";
 import { Surface, dot, fitted, line } from "./surface.js";
 
 const PAD = { left: 46, right: 46, top: 36, bottom: 16 };
+const LABEL = 15; // pixels from one label of an axis to the next
 const NUDGE = 0.1; // of an axis, by a key
 
 export class Parallel extends Surface {
@@ -104,15 +105,17 @@ export class Parallel extends Surface {
     const edge = index === 0 ? 0 : index === this.axes.length - 1 ? this.width : x;
     pen.fillText(fitted(pen, axis.label, this.step * (low || this.step < 90 ? 1.7 : 1) - 6), edge,
       low ? 26 : 12);
-    pen.textAlign = "center";
     pen.fillStyle = this.color("muted");
     pen.strokeStyle = this.color("surface");
     pen.lineWidth = 4;
     pen.lineJoin = "round";
-    for (const [value, text] of axis.ticks(axis.kind === "category" ? 30 : 5)) {
-      const label = fitted(pen, text, this.step - 4);
-      pen.strokeText(label, x, this.up(axis.at(value)) + 4);
-      pen.fillText(label, x, this.up(axis.at(value)) + 4);
+    // Those of the first and the last axis stand between it and the edge as far as they fit there.
+    const room = this.step * (edge === x ? 1 : 0.5) + (edge === x ? 0 : PAD.left) - 4;
+    const rows = Math.floor((this.up(0) - this.up(1)) / LABEL);
+    for (const [value, text] of axis.ticks(axis.kind === "category" ? rows : 5)) {
+      const label = fitted(pen, text, room);
+      pen.strokeText(label, edge, this.up(axis.at(value)) + 4);
+      pen.fillText(label, edge, this.up(axis.at(value)) + 4);
     }
   }
 

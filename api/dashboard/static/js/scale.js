@@ -29,14 +29,29 @@ export function scaled(axis, [low, high], [from, to]) {
   const put = axis.kind === "log" ? Math.log10 : (value) => value;
   const [first, last] = [put(low), put(high)];
   const days = axis.kind === "time" && high - low > 86_400;
-  const text = axis.kind === "time" ? (value) => clock(value, days) : (value) => number(value, 3);
+  // Of a value as many digits as tell a thousandth of the axis.
+  const fine = axis.kind === "log" ? 4 : apart([low, high], 3);
+  const text = axis.kind === "time" ? (value) => clock(value, days) : (value) => number(value, fine);
   return { ...axis, from, to, low, high, text,
     at: (value) => from + ((put(value) - first) / (last - first)) * span,
     back: (pixel) => {
       const value = first + ((pixel - from) / span) * (last - first);
       return axis.kind === "log" ? 10 ** value : value;
     },
-    ticks: (most) => places(axis, low, high, most).map((value) => [value, text(value)]) };
+    ticks: (most) => {
+      const found = places(axis, low, high, most);
+      const written = axis.kind === "time" ? text : (value) => number(value, apart(found));
+      return found.map((value) => [value, written(value)]);
+    } };
+}
+
+// How many digits tell each of these numbers, in order, from its neighbours; and `more` beyond that.
+export function apart(found, more = 0) {
+  const steps = found.slice(1).map((value, index) => value - found[index]);
+  const most = Math.max(...found.map(Math.abs));
+  if (!steps.length || !most) return 3 + Math.sign(more);
+  const power = (value) => Math.floor(Math.log10(value) + 1e-9);
+  return Math.min(12, Math.max(3, power(most) - power(Math.min(...steps)) + 1 + more));
 }
 
 function places(axis, low, high, most) {
@@ -66,9 +81,13 @@ export function ticks(low, high, most, log = false) {
   if (!(span > 0)) return [low];
   const raw = span / Math.max(1, most);
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].find((factor) => factor * power >= raw * (1 - 1e-9)) * power;
-  return range(Math.ceil(low / step - 1e-9), Math.floor(high / step + 1e-9), 1)
-    .map((index) => Number((index * step).toPrecision(12)));
+  const ends = (step) => [Math.ceil(low / step - 1e-9), Math.floor(high / step + 1e-9)];
+  const gaps = (step) => ends(step)[1] - ends(step)[0];
+  const steps = [0.2, 0.5, 1, 2, 5, 10].map((factor) => factor * power);
+  // The finest that leaves room for the labels; but one place alone tells no scale.
+  const step = Math.min(steps.find((one) => gaps(one) <= most),
+    steps.findLast((one) => gaps(one) >= 1));
+  return range(...ends(step), 1).map((index) => Number((index * step).toPrecision(15)));
 }
 
 function clockTicks(low, high, most) {

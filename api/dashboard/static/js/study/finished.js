@@ -1,6 +1,8 @@
 // A study's finished trials as this page knows them: what there is to show once, then what came since.
 
+import { number } from "../numbers.js";
 import { json } from "../pieces.js";
+import { apart, spread } from "../scale.js";
 
 const MOST = 2000; // trials that the server picks
 const beats = (a, b, minimize) => (minimize ? a < b : a > b);
@@ -59,6 +61,12 @@ export class Finished {
     const order = [...rows].sort((a, b) => (this.minimize[0] ? 1 : -1) * (b.values[0] - a.values[0]));
     const last = Math.max(1, order.length - 1);
     return new Map(order.map((row, index) => [row.id, index / last]));
+  }
+
+  // A value of the first objective with as many digits as tell it from the others.
+  said(value) {
+    const ends = spread(this.complete.map((row) => row.values[0]));
+    return number(value, ends ? apart(ends, 3) : 4);
   }
 
   get thinned() {

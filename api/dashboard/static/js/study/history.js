@@ -2,7 +2,6 @@
 
 import { Chart } from "../chart.js";
 import { told } from "../curves.js";
-import { number } from "../numbers.js";
 
 const root = document.body.dataset.root;
 
@@ -26,7 +25,7 @@ export function history(figure) {
       { kind: "step", key: "best", label: "best so far", tone: 1, width: 2, points: best, mute: true }],
     y: { label: finished.metric } });
     chart.say(finished.count ? `${finished.thinned}; the best so far is `
-      + `${best.length ? number(best.at(-1)[1], 4) : "not there yet"}.`
+      + `${best.length ? finished.said(best.at(-1)[1]) : "not there yet"}.`
       + `${chart.beyond ? ` ${chart.beyond} points far off lie beyond the frame.` : ""}` : "");
   };
 }

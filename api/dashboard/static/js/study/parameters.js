@@ -2,7 +2,6 @@
 // rank), and, where there are several objectives, which trials are on the front.
 
 import { Chart } from "../chart.js";
-import { number } from "../numbers.js";
 import { json } from "../pieces.js";
 import { cloud } from "./history.js";
 
@@ -69,12 +68,12 @@ export function pair(card, study) {
       label: contour ? "complete" : "coloured by rank", size: contour ? 1.5 : 4, tone: 7,
       shades: contour ? undefined : rows.map((row) => ranks.get(row.id)) });
     const details = points.details;
-    points.tell = (index) => [`${known.metric} ${number(rows[index].values[0])}`];
+    points.tell = (index) => [`${known.metric} ${known.said(rows[index].values[0])}`];
     points.details = details;
     const series = [points];
     if (best) {
       series.push({ ...cloud([best], (row) => [row.params[across], row.params[up]], { key: "best",
-        label: "the best", tone: 1, size: 5 }), tell: () => [`${known.metric} ${number(best.values[0])}`] });
+        label: "the best", tone: 1, size: 5 }), tell: () => [`${known.metric} ${known.said(best.values[0])}`] });
     }
     if (contour) {
       try {
@@ -83,7 +82,7 @@ export function pair(card, study) {
         series.unshift({ kind: "cells", key: "field", columns: found.columns, rows: found.rows,
           shades: found.shades });
         chart.say(found.trials ? `Colours: the mean of ${known.metric} around each place, from `
-          + `${number(found.worst)} or worse to ${number(found.best)}, over ${found.trials} complete `
+          + `${known.said(found.worst)} or worse to ${known.said(found.best)}, over ${found.trials} complete `
           + "trials; blank where none is near. Dots: trials; the large one is the best."
           : "No trial is complete yet.");
       } catch (error) {
