@@ -123,9 +123,9 @@ class StudySummary:
             running=counts.running,
             workers=study.workers or 0,
             progress=study.progress if bounded or study.progress else None,
-            progress_text=f"{counts.finished} of {budget} trials"
+            progress_text=f"{counts.finished} of {trials(budget)}"
             if budget
-            else f"{counts.finished} trials",
+            else trials(counts.finished),
             eta_seconds=None if study.over else study.eta_seconds,
             throughput=study.throughput,
             device_seconds=study.device_seconds,
@@ -136,6 +136,11 @@ class StudySummary:
             started_at=study.started_at,
             finished_at=study.finished_at,
         )
+
+
+def trials(count: int) -> str:
+    """So many trials, in words."""
+    return f"{count} {'trial' if count == 1 else 'trials'}"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ FIGURES = ("#curves", "#rates", "#history", "#parallel", "#slices figure", "#pai
 def opened(page: Page, server: Server, study_id: int) -> None:
     log_in(page, server)
     page.goto(f"{server.url}/studies/{study_id}")
-    expect(page.locator("#history figcaption")).to_contain_text("finished trials")
+    expect(page.locator("#history figcaption")).to_contain_text("finished trial")
 
 
 def scrolled(page: Page, figure: str) -> Any:
@@ -220,6 +220,63 @@ def test_sorting_brushing_and_comparing(
         with page.expect_download() as download:
             page.get_by_role("link", name="Export all trials as csv").click()
         assert len(Path(download.value.path()).read_text().splitlines()) == 7
+
+
+def test_many_hyperparameters_are_folded_and_scrolled_and_a_finger_keeps_a_range(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    names = [f"p{i}" for i in range(30)]
+    unit = {"type": "float", "low": 0.0, "high": 1.0}
+    space = {"lr": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}}
+    own = {**spec, "task": None, "space": {**space, **dict.fromkeys(names, unit)}}
+    study = submitted(server.context, own)
+    train(server.context, study.id, 5)
+    with window(browser, "mobile") as page:
+        opened(page, server, study.id)
+        expect(page.locator("[aria-label='Best trial'] summary")).to_have_text("7 more")
+        scrolled(page, "#slices figure")
+        expect(page.locator("#slices summary")).to_have_text("7 more")
+        figure = page.locator("#parallel .top-layer")
+        figure.scroll_into_view_if_needed()
+        expect(page.locator("#parallel figcaption")).to_contain_text("5 complete trials")
+        box = figure.bounding_box()
+        assert box is not None
+        assert box["width"] > 30 * 60
+        x, y = box["x"] + 46, box["y"] + box["height"] - 60  # on the first axis
+        for kind, place in [("pointerdown", y), ("pointermove", y - 90), ("pointercancel", y)]:
+            told = {"clientX": x, "clientY": place, "pointerId": 1, "bubbles": True}
+            page.evaluate(
+                """([kind, told]) => {
+                    const top = document.querySelector("#parallel .top-layer");
+                    top.setPointerCapture = () => {};
+                    top.dispatchEvent(new PointerEvent(kind, told));
+                }""",
+                [kind, told],
+            )
+        assert "filter=" not in page.url  # the browser took the finger to scroll
+        before = page.evaluate("scrollY")
+        device = page.context.new_cdp_session(page)
+        device.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        for kind, place in [("Start", y), ("Move", y - 30), ("Move", y - 120), ("End", None)]:
+            points = [] if place is None else [{"x": x, "y": place}]
+            device.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+        expect(page).to_have_url(re.compile("filter=lr"))
+        assert abs(page.evaluate("scrollY") - before) < 50  # the finger went 120
+
+
+def test_what_has_no_place_on_a_log_axis_is_told(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    (asked,) = service.ask(server.context, study.id, 1, actor="loop")
+    for step, loss in [(1, -2.0), (2, 0.0), (3, -1.0)]:
+        measured = Measured(step=step, metrics={"val_loss": loss}, samples=1, seconds=1.0)
+        service.report_trial(server.context, asked.trial_id, asked.token, measured)
+    with window(browser) as page:
+        opened(page, server, study.id)
+        expect(page.locator("#curves figcaption")).to_have_text("1 curve.")
+        page.locator("#log").check()
+        expect(page.locator("#curves figcaption")).to_contain_text("; 3 points at or below 0")
 
 
 def test_no_more_are_compared_than_fit_side_by_side(

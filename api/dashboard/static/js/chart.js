@@ -78,6 +78,7 @@ export class Chart extends Surface {
       return [found.low, found.high];
     };
     this.ends = { x: ends(this.axes.x, xs), y: ends(this.axes.y, ys) };
+    this.placeless = this.axes.y.kind === "log" ? ys.filter((y) => y <= 0).length : 0;
     if (!xs.length) this.ends = { x: null, y: null };
   }
 
@@ -86,7 +87,8 @@ export class Chart extends Surface {
       this.box = null;
       pen.fillStyle = this.color("muted");
       pen.textAlign = "center";
-      const text = this.figure.dataset.empty || "Nothing to show yet.";
+      const text = this.placeless ? "No value is above 0, where a logarithmic axis begins."
+        : this.figure.dataset.empty || "Nothing to show yet.";
       wrapped(pen, text, this.width - 24).forEach((part, index) =>
         pen.fillText(part, this.width / 2, this.height / 2 + 16 * index));
       return;

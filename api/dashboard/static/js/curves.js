@@ -1,7 +1,7 @@
 // Curves of many trials in one chart: fetched once, then only those that grew.
 
 import { Chart } from "./chart.js";
-import { number } from "./numbers.js";
+import { counted, number } from "./numbers.js";
 import { json, throttled } from "./pieces.js";
 
 const root = document.body.dataset.root;
@@ -110,11 +110,12 @@ export class Curves {
 
   words(shown) {
     if (!shown) return "";
-    const { beyond } = this.chart;
-    return [`${shown} curves`,
+    const { beyond, placeless } = this.chart;
+    return [counted(shown, "curve"),
       !this.options.numbers && this.trials > this.known.size
         ? ` of ${this.trials} trials: those that run, the best and the newest` : "",
       this.thinned ? "; of long curves the least and the greatest of each stretch" : "",
-      beyond ? `; ${beyond} points far off lie beyond the frame` : "", "."].join("");
+      beyond ? `; ${counted(beyond, "point")} far off beyond the frame` : "",
+      placeless ? `; ${counted(placeless, "point")} at or below 0, which a log axis does not have` : "", "."].join("");
   }
 }

@@ -21,6 +21,9 @@ export function number(value, digits = 3) {
   return text.replace(/-/g, "−");
 }
 
+// So many of what a word in the singular names.
+export const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;

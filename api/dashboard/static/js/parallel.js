@@ -7,6 +7,7 @@ import { scaled, spread } from "./scale.js";
 import { Surface, dot, fitted, line } from "./surface.js";
 
 const PAD = { left: 46, right: 46, top: 36, bottom: 16 };
+const NARROWEST = 60; // pixels from one axis to the next; more of them are scrolled
 const LABEL = 15; // pixels from one label of an axis to the next
 const NUDGE = 0.1; // of an axis, by a key
 
@@ -21,7 +22,11 @@ export class Parallel extends Surface {
     this.top.addEventListener("pointerdown", (event) => this.grab(event));
     this.top.addEventListener("pointermove", (event) => this.drag(event));
     this.top.addEventListener("pointerup", () => this.drop());
-    this.top.addEventListener("pointercancel", () => this.drop());
+    this.top.addEventListener("pointercancel", () => this.undo());
+    // A finger on an axis keeps a range; one between two of them scrolls the page.
+    this.top.addEventListener("touchstart", (event) => {
+      if (this.place(event.touches[0]).near) event.preventDefault();
+    }, { passive: false });
     this.top.addEventListener("keydown", (event) => this.key(event));
     this.top.addEventListener("blur", () => {
       this.chosen = -1;
@@ -39,6 +44,7 @@ export class Parallel extends Surface {
     });
     this.rows = rows;
     this.minimize = minimize;
+    this.plot.style.minWidth = `${PAD.left + (axes.length - 1) * NARROWEST + PAD.right}px`;
     this.redraw();
   }
 
@@ -145,14 +151,14 @@ export class Parallel extends Surface {
     const [x, y] = this.spot(event);
     const share = (this.up(0) - y) / (this.up(0) - this.up(1));
     const index = Math.min(this.axes.length - 1, Math.max(0, Math.round((x - PAD.left) / this.step)));
-    return { index, near: Math.abs(this.across(index) - x) < 24,
+    return { index, near: Math.abs(this.across(index) - x) < Math.min(24, this.step / 4),
       share: Math.min(1, Math.max(0, share)) };
   }
 
   grab(event) {
     const { index, near, share } = this.place(event);
     if (!near) return;
-    this.held = { index, start: share, moved: false };
+    this.held = { index, start: share, moved: false, before: this.brushes.get(index) };
     this.top.setPointerCapture(event.pointerId);
     event.preventDefault();
   }
@@ -176,6 +182,15 @@ export class Parallel extends Surface {
     this.tell();
   }
 
+  undo() {
+    if (!this.held) return;
+    const { index, before } = this.held;
+    if (before) this.brushes.set(index, before);
+    else this.brushes.delete(index);
+    this.held = null;
+    this.redraw();
+  }
+
   key(event) {
     const last = this.axes.length - 1;
     const brush = this.brushes.get(this.chosen) ?? [0, 1];
@@ -194,6 +209,8 @@ export class Parallel extends Surface {
       this.tell();
     } else return;
     event.preventDefault();
+    const window = this.plot.parentElement;
+    window.scrollLeft = this.across(this.chosen) - window.clientWidth / 2;
     const range = this.brushes.get(this.chosen);
     this.showTip([this.axes[this.chosen].label, range ? this.words(this.chosen, range)
       : "everything kept"], this.across(this.chosen), PAD.top + 20);

@@ -2,7 +2,7 @@
 
 import { Chart } from "../chart.js";
 import { told } from "../curves.js";
-import { duration, number } from "../numbers.js";
+import { counted, duration, number } from "../numbers.js";
 
 export function preview(place) {
   const cost = place.querySelector("#cost");
@@ -19,9 +19,9 @@ export function preview(place) {
   }
 
   function show(found) {
-    const size = found.grid_size === null ? "a continuum" : `${found.grid_size} points`;
-    const parts = [found.trials === null ? "Trials without a bound" : `${found.trials} trials`,
-      found.total_epochs === null ? null : `at most ${number(found.total_epochs)} epochs in all`,
+    const size = found.grid_size === null ? "a continuum" : counted(found.grid_size, "point");
+    const parts = [found.trials === null ? "Trials without a bound" : counted(found.trials, "trial"),
+      found.total_epochs === null ? null : `at most ${number(found.total_epochs)} ${found.total_epochs === 1 ? "epoch" : "epochs"} in all`,
       found.device_seconds === null ? null
         : `about ${duration(found.device_seconds)} of device time by earlier trials of this task`];
     cost.textContent = `${parts.filter(Boolean).join(", ")}; the space is ${size}. Ten samples:`;

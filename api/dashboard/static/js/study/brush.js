@@ -1,5 +1,6 @@
 // Parallel coordinates of the complete trials, whose kept ranges filter the table on the server.
 
+import { counted } from "../numbers.js";
 import { Parallel } from "../parallel.js";
 import { axis } from "./parameters.js";
 
@@ -37,6 +38,6 @@ export function brush(card, filtered) {
       row.values[0]]);
     parallel.figure.dataset.empty = "";
     parallel.set([...axes, { label: finished.metric }], rows, finished.minimize[0]);
-    parallel.say(rows.length ? `${rows.length} complete trials. ${HELP}` : "No trial is complete yet.");
+    parallel.say(rows.length ? `${counted(rows.length, "complete trial")}. ${HELP}` : "No trial is complete yet.");
   };
 }

@@ -1,6 +1,6 @@
 // A study's finished trials as this page knows them: what there is to show once, then what came since.
 
-import { number } from "../numbers.js";
+import { counted, number } from "../numbers.js";
 import { json } from "../pieces.js";
 import { apart, spread } from "../scale.js";
 
@@ -73,7 +73,7 @@ export class Finished {
     return this.rows.size < this.count
       ? `${this.rows.size} of ${this.count} finished trials: the best, and as many of the others as keep `
         + "the look of all"
-      : `${this.count} finished trials`;
+      : counted(this.count, "finished trial");
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { Chart } from "../chart.js";
 import { told } from "../curves.js";
+import { counted } from "../numbers.js";
 
 const root = document.body.dataset.root;
 
@@ -26,6 +27,6 @@ export function history(figure) {
     y: { label: finished.metric } });
     chart.say(finished.count ? `${finished.thinned}; the best so far is `
       + `${best.length ? finished.said(best.at(-1)[1]) : "not there yet"}.`
-      + `${chart.beyond ? ` ${chart.beyond} points far off lie beyond the frame.` : ""}` : "");
+      + `${chart.beyond ? ` ${counted(chart.beyond, "point")} far off beyond the frame.` : ""}` : "");
   };
 }

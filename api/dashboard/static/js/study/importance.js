@@ -3,6 +3,7 @@
 import { percent } from "../numbers.js";
 import { json, text } from "../pieces.js";
 
+const MOST = 12; // bars that are there at once
 const SVG = "http://www.w3.org/2000/svg";
 
 function bar(share) {
@@ -14,6 +15,15 @@ function bar(share) {
   }
   svg.append(rect);
   return svg;
+}
+
+function bars(entries) {
+  const list = document.createElement("div");
+  list.className = "bars";
+  for (const [name, share] of entries) {
+    list.append(text("span", name), bar(share), text("span", percent(share), "num"));
+  }
+  return list;
 }
 
 // `card` holds a select #evaluator and a place #importance.
@@ -30,14 +40,19 @@ export function importance(card, study) {
         place.replaceChildren(text("p", `Nothing to say yet: ${found.reason}.`, "muted"));
         return;
       }
-      const list = document.createElement("div");
-      list.className = "bars";
-      for (const [name, share] of entries) {
-        list.append(text("span", name), bar(share), text("span", percent(share), "num"));
-      }
       const of = found.trials < found.complete ? `a sample of ${found.trials} of ${found.complete}`
         : found.trials;
-      place.replaceChildren(list, text("p", found.meaning, "small"),
+      const rest = entries.slice(MOST);
+      const open = place.querySelector("details")?.open ?? false;
+      place.replaceChildren(bars(entries.slice(0, MOST)));
+      if (rest.length) {
+        const more = document.createElement("details");
+        more.open = open;
+        const sum = rest.reduce((total, [, share]) => total + share, 0);
+        more.append(text("summary", `${rest.length} more, ${percent(sum)} together`, "small"), bars(rest));
+        place.append(more);
+      }
+      place.append(text("p", found.meaning, "small"),
         text("p", `${found.title} over ${of} complete trials.`, "small muted"));
     } catch (error) {
       place.replaceChildren(text("p", `The importances cannot be computed: ${error.message}.`, "muted"));

@@ -2,6 +2,7 @@
 // rank), and, where there are several objectives, which trials are on the front.
 
 import { Chart } from "../chart.js";
+import { counted } from "../numbers.js";
 import { json } from "../pieces.js";
 import { cloud } from "./history.js";
 
@@ -82,8 +83,8 @@ export function pair(card, study) {
         series.unshift({ kind: "cells", key: "field", columns: found.columns, rows: found.rows,
           shades: found.shades });
         chart.say(found.trials ? `Colours: the mean of ${known.metric} around each place, from `
-          + `${known.said(found.worst)} or worse to ${known.said(found.best)}, over ${found.trials} complete `
-          + "trials; blank where none is near. Dots: trials; the large one is the best."
+          + `${known.said(found.worst)} or worse to ${known.said(found.best)}, over `
+          + `${counted(found.trials, "complete trial")}; blank where none is near. Dots: trials; the large one is the best.`
           : "No trial is complete yet.");
       } catch (error) {
         chart.say(`The contour cannot be read: ${error.message}.`);
@@ -122,7 +123,7 @@ export function front(card) {
       cloud(off, place, { key: "others", label: "beaten by another", dim: true }),
       ...(flat ? [{ kind: "step", key: "line", tone: 1, width: 1, points: on.map(place), mute: true }] : []),
       cloud(on, place, { key: "front", label: "on the front", tone: 1, size: 4 })] });
-    chart.say(known.complete.length ? `${known.front.size} of ${known.count} finished trials are on the `
+    chart.say(known.complete.length ? `${known.front.size} of ${counted(known.count, "finished trial")} on the `
       + "front: no other trial is at least as good in every objective and better in one." : "");
   }
 

@@ -1,7 +1,7 @@
 // Who trained what, and when: a lane for each trial that a worker has at the same time.
 
 import { Chart } from "../chart.js";
-import { clock, duration } from "../numbers.js";
+import { clock, counted, duration } from "../numbers.js";
 import { json } from "../pieces.js";
 
 const root = document.body.dataset.root;
@@ -50,7 +50,7 @@ export function timeline(figure, study) {
           `${clock(span.start)} to ${span.end ? clock(span.end) : "now"}, `
             + `${duration((span.end ?? now) - span.start)}`];
       } }] });
-    chart.say(placed.length ? `${placed.length} leases${found.cut ? ", the newest" : ""}, by the local `
+    chart.say(placed.length ? `${counted(placed.length, "lease")}${found.cut ? ", the newest" : ""}, by the local `
       + "clock. A gap between them is a worker that had nothing to do." : "");
   };
 }
