@@ -166,6 +166,23 @@ def test_a_running_trial_grows_and_is_stopped(browser: Browser, server: Server, 
     assert service.show_trial(server.context, asked.trial_id).state == "pruned"
 
 
+def test_a_traceback_keeps_its_lines_and_leaves_room(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    (asked,) = service.ask(server.context, study.id)
+    reason = "Traceback:\n" + "".join(f'  File "part_{i}.py"\n    call()\n' for i in range(60))
+    service.tell(server.context, asked.trial_id, asked.token, state="fail", reason=reason)
+    with window(browser, "mobile") as page:
+        log_in(page, server)
+        page.goto(f"{server.url}/trials/{asked.trial_id}")
+        why = page.get_by_role("region", name="Why it ended")
+        assert '\n  File "part_1.py"\n    call()' in why.inner_text()
+        box = why.bounding_box()
+        assert box is not None
+        assert box["height"] < 500
+
+
 def test_a_failed_trial_is_retried_and_varied(browser: Browser, server: Server, spec: Spec) -> None:
     study = submitted(server.context, spec)
     (asked,) = service.ask(server.context, study.id)
