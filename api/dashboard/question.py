@@ -33,6 +33,8 @@ MORE = (
 """Hyperparameters that the form has a field for; a study's others come along unseen."""
 WHOLE = ("batch_size", "to", "warmup_steps", "steps")
 MOST_STUDIES = 30
+PAGES_READ = 10
+"""Of a hundred studies each, among which those that could be evidence are looked for."""
 
 
 @dataclass
@@ -150,10 +152,18 @@ def _text(value: object) -> str:
 def known_studies(context: Context) -> list[tuple[int, str]]:
     """The newest studies whose trials could be evidence: id and name."""
     found: list[tuple[int, str]] = []
-    for study in service.list_studies(context, limit=MOST_STUDIES).items:
-        if {"lr", "batch_size"} <= _best(study).keys():
-            found.append((study.id, study.name))
-    return found
+    cursor: str | None = None
+    for _ in range(PAGES_READ):  # studies of other things may be many, and newer
+        page = service.list_studies(context, cursor=cursor, limit=100)
+        found += [
+            (study.id, study.name)
+            for study in page.items
+            if {"lr", "batch_size"} <= _best(study).keys()
+        ]
+        cursor = page.next_cursor
+        if cursor is None or len(found) >= MOST_STUDIES:
+            break
+    return found[:MOST_STUDIES]
 
 
 def task_of(study: StudyView | None) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.api.conftest import Server
 from tests.api.dashboard.test_pages import read
-from tests.api.loops import submitted
+from tests.api.loops import submitted, train
 from tests.tuner.service import probing
 from tests.tuner.service.simulation import Trainer
 from tuner import service
@@ -269,6 +269,18 @@ class TestPlan:
             foreign = {"origin": "http://elsewhere.example"}
             answer = client.post("/advisor/plan", data={**form, "do": "submit"}, headers=foreign)
             assert answer.status_code == 403
+
+
+def test_studies_of_other_things_hide_none_that_could_be_evidence(
+    server: Server, client: httpx.Client, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id, 1)
+    other = {**spec, "task": None, "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}}}
+    for number in range(31):
+        submitted(server.context, {**other, "name": f"other {number}"})
+    offered = re.findall(r'type="checkbox" name="study" value="(\d+)"', shown(client))
+    assert offered == [str(study.id)]
 
 
 def test_names_of_studies_are_text(server: Server, client: httpx.Client, spec: Spec) -> None:
