@@ -2,7 +2,8 @@
 
 JSON has no NaN and no infinity. Where a column's meaning is ours (values, metrics) they are the
 strings ``nan``, ``inf`` and ``-inf``; where any JSON may stand (params and attributes), a string
-could be a string, so there they are ``{"$float": "nan"}``.
+could be a string, so there they are ``{"$float": "nan"}``, and who means that very thing by itself
+has it kept as ``{"$float": ["nan"]}``.
 """
 
 from __future__ import annotations
@@ -149,17 +150,18 @@ def encoded(value: object) -> Any:
         TypeError: It is not JSON.
     """
     try:
-        json.dumps(value, allow_nan=False)
+        plain = json.dumps(value, allow_nan=False)
     except ValueError:
         return _marked(value)
-    return value
+    return _marked(value) if FLOAT_KEY in plain else value
 
 
 def decoded(value: Any) -> Any:
     """The value that :func:`encoded` was given; containers are new."""
     if isinstance(value, dict):
         if len(value) == 1 and FLOAT_KEY in value:
-            return float(value[FLOAT_KEY])
+            marked = value[FLOAT_KEY]
+            return {FLOAT_KEY: decoded(marked[0])} if isinstance(marked, list) else float(marked)
         return {key: decoded(item) for key, item in value.items()}
     if isinstance(value, list):
         return [decoded(item) for item in value]
@@ -219,6 +221,8 @@ def _marked(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return {FLOAT_KEY: str(value)}
     if isinstance(value, dict):
+        if len(value) == 1 and FLOAT_KEY in value:  # somebody's own, which is no mark
+            return {FLOAT_KEY: [_marked(value[FLOAT_KEY])]}
         return {key: _marked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_marked(item) for item in value]
