@@ -90,11 +90,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """``12:30:01 info tuner.worker: message  study=3 trial=7``."""
+    """``2026-01-31 12:30:01 info tuner.worker: message  study=3 trial=7``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Renders a record."""
-        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         fields = "".join(f" {key}={_plain(value)}" for key, value in fields_of(record).items())
         text = f"{at} {record.levelname.lower():7} {record.name}: "
         text += record.getMessage().replace("\n", "\n    ")

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+from datetime import datetime
 
 import pytest
 
@@ -44,6 +45,15 @@ def test_a_name_cannot_forge_a_line(stream: io.StringIO) -> None:
     logging.getLogger("tuner.test").info("named %s", forged, extra={"study": forged})
     lines = stream.getvalue().splitlines()
     assert len([line for line in lines if not line.startswith(" ")]) == 1
+
+
+def test_a_line_tells_its_day(stream: io.StringIO) -> None:
+    """A plain file has those of weeks."""
+    logs.configure(stream=stream)
+    before = datetime.now().astimezone().replace(microsecond=0)
+    logging.getLogger("tuner.test").info("here")
+    told = datetime.strptime(stream.getvalue()[:19], "%Y-%m-%d %H:%M:%S").astimezone()
+    assert before <= told <= datetime.now().astimezone()
 
 
 def test_configuring_twice_logs_once(stream: io.StringIO) -> None:
