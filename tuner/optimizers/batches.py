@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -86,6 +86,12 @@ def join(rule: Rule, params: list[Tensor], entries: list[dict[str, Any]]) -> Bat
     grad = torch.empty_like(flat)
     views, grad_views = _shaped(flat, params), _shaped(grad, params)
     return Batch(params, entries, state, step, (-1,), flat, grad, views, grad_views)
+
+
+def counted(rule: Rule, entry: Mapping[str, Any]) -> tuple[float, ...]:
+    """The numbers that tell a parameter's past: its steps, and what a rule keeps one number of."""
+    numbers = (name for name in rule.state if name not in _wide(rule))
+    return (float(entry["step"]), *(float(entry[name]) for name in numbers))
 
 
 def in_place(p: Tensor) -> tuple[Tensor, Dims]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from tuner.errors import InvalidInput
 from tuner.optimizers.batches import (
     Batch,
+    counted,
     flattened,
     gather_below,
     in_place,
@@ -393,10 +394,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             alone = self.rule.granularity == "tensor" or (
                 self.rule.granularity == "element" and p.numel() >= gather_below(p.device)
             )
-            step = self._entry(p)["step"]
-            if self.rule.granularity == "model":
-                step = None  # whatever each has counted, they are one model
-            together.setdefault(id(p) if alone else (p.dtype, p.device, step), []).append(p)
+            # Parameters step together that have one past, or whatever they have, are one model.
+            apart = alone or self.rule.granularity == "model"
+            past = () if apart else counted(self.rule, self._entry(p))
+            together.setdefault(id(p) if alone else (p.dtype, p.device, past), []).append(p)
         batches = [
             join(self.rule, members, [self._entry(p) for p in members])
             for members in together.values()

@@ -168,12 +168,18 @@ def test_a_parameter_without_gradient_keeps_its_own_step_count() -> None:
 
 
 def stepped(name: str, given: list[Tensor | None], *, partner: bool) -> Tensor:
-    """A parameter that gets these gradients (None: none), alone or beside one that gets all."""
+    """A parameter that gets these gradients (None: none), alone or beside one that gets others.
+
+    At rates that grow as it does, so that the neighbour has taken as many steps at other rates.
+    """
     params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.full((2,), 2.0))]
-    optimizer = optimizers.create(name, params if partner else params[:1])
+    optimizer = optimizers.create(name, params[::-1] if partner else params[:1])
+    rate, taken = optimizer.param_groups[0]["lr"], 0
     for t, g in enumerate(given):
+        taken += g is not None
+        optimizer.param_groups[0]["lr"] = rate * 1.5**taken
         params[0].grad = g
-        params[1].grad = torch.full((2,), 0.1 * (t + 1))
+        params[1].grad = None if t in (3, 4, 7) else torch.full((2,), 0.1 * (t + 1))
         optimizer.step()
     return params[0].detach()
 
