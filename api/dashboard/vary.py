@@ -15,7 +15,7 @@ from api.dashboard.actions import Clicker
 from api.dashboard.render import Viewer, render, root_of
 from api.dashboard.views import Shown, StudySummary, Who
 from api.routers.parameters import TrialId
-from api.security import Ctx, TokenFirst
+from api.security import Ctx, TokenFirst, require
 from tuner import service
 from tuner.errors import Conflict, InvalidInput
 from tuner.protocol import Scalar
@@ -41,7 +41,7 @@ async def filled(request: Request) -> dict[str, str]:
     return {name: value for name, value in form.items() if isinstance(value, str)}
 
 
-@router.get("/trials/{trial_id}/vary")
+@router.get("/trials/{trial_id}/vary", dependencies=[Depends(require("submit"))])
 def show_variation(request: Request, context: Ctx, who: Viewer, trial_id: TrialId) -> Response:
     """The form, filled with the trial's own values."""
     trial = service.show_trial(context, trial_id)

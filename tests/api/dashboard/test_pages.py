@@ -444,6 +444,7 @@ def test_who_may_only_look_sees_no_buttons(server: Server, evil_study: StudyView
     with server.client(server.token("read")) as reader:
         assert '<form method="post"' not in reader.get("/studies/1").text
         assert reader.get("/new").status_code == 403
+        assert reader.get("/trials/1/vary").status_code == 403
 
 
 @pytest.mark.parametrize(

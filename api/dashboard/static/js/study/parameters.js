@@ -124,7 +124,8 @@ export function front(card) {
       ...(flat ? [{ kind: "step", key: "line", tone: 1, width: 1, points: on.map(place), mute: true }] : []),
       cloud(on, place, { key: "front", label: "on the front", tone: 1, size: 4 })] });
     chart.say(known.complete.length ? `${known.front.size} of ${counted(known.count, "finished trial")} on the `
-      + "front: no other trial is at least as good in every objective and better in one." : "");
+      + "front: no other trial is at least as good in every objective and better in one. Good is "
+      + `${known.metrics.map((name, at) => `${known.minimize[at] ? "little" : "much"} ${name}`).join(", ")}.` : "");
   }
 
   for (const select of [x, y]) select.addEventListener("change", draw);
