@@ -351,7 +351,9 @@ def test_several_objectives_have_a_front(
         opened(page, server, study.id)
         scrolled(page, "#front")
         expect(page.locator("#front figcaption")).to_contain_text("on the front")
-        expect(page.locator("#front figcaption")).to_contain_text("little val_loss, much train_loss.")
+        expect(page.locator("#front figcaption")).to_contain_text(
+            "little val_loss, much train_loss."
+        )
         page.locator("#front-x").select_option("1")
         expect(page.locator("#trials thead")).to_contain_text("train_loss")
         expect(page.locator("[aria-label='Best trial']")).to_contain_text("Pareto front")
