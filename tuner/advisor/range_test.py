@@ -176,7 +176,13 @@ def analyse(lr: npt.ArrayLike, losses: npt.ArrayLike, optimizer: str = "adam") -
     drop, divergence = curve.drop(), curve.divergence()
     default = FALLBACK[traits(optimizer).family]
     reasons: list[str] = []
-    if divergence is not None:
+    if divergence is not None and curve.sound().size <= curve.start:
+        high = default[1]
+        reasons.append(
+            f"a seed diverged at {divergence:.3g}, among the first rates already: look for numbers "
+            "that are not finite in the data, the model or the loss, or start at lower rates"
+        )
+    elif divergence is not None:
         high = divergence / MARGIN
         reasons.append(f"a seed diverged at {divergence:.3g}; the range ends at a third of it")
     elif drop is not None:
