@@ -64,6 +64,8 @@ class LRScheduler(torch_schedules.LRScheduler):
         last_epoch: int = -1,
         **settings: Any,
     ) -> None:
+        if total_steps < 1:
+            raise InvalidInput("total_steps", f"{total_steps} is below 1")
         if not 0 <= warmup_steps < total_steps:
             raise InvalidInput(
                 "warmup_steps", f"{warmup_steps} steps leave none of {total_steps} to the schedule"

@@ -269,6 +269,8 @@ def test_refusals() -> None:
         LRScheduler(opt, "multistep", total_steps=20, milestones=[10, 30], unit="step")
     with pytest.raises(InvalidInput, match="warmup_steps"):
         LRScheduler(opt, "cosine", total_steps=10, warmup_steps=10)
+    with pytest.raises(InvalidInput, match="total_steps: 0 is below 1"):
+        LRScheduler(opt, "cosine", total_steps=0)
     with pytest.raises(InvalidInput, match="warmup_shape"):
         LRScheduler(opt, "cosine", total_steps=10, warmup_shape="x")
     with pytest.raises(InvalidInput, match="follows no metric"):
