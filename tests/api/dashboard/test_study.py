@@ -385,6 +385,24 @@ def test_a_page_that_lost_its_server_catches_up(
         assert page.evaluate("window.mark") == 1
 
 
+def test_curves_that_could_not_be_read_come_with_the_next_news(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id, 2)
+    with window(browser, forgive="status of 502") as page:
+        opened(page, server, study.id)
+        caption = page.locator("#curves figcaption")
+        expect(caption).to_have_text("2 curves.")
+        expect(page.locator("#live")).to_have_text("live")
+        page.route("**/curves?**", lambda route: route.fulfill(status=502, body="<html>"))
+        train(server.context, study.id, 1)
+        expect(caption).to_contain_text("cannot be read: the answer was 502.")
+        page.unroute("**/curves?**")
+        train(server.context, study.id, 1)
+        expect(caption).to_have_text("4 curves.")
+
+
 def test_a_page_whose_token_is_revoked_asks_for_another(
     browser: Browser, server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

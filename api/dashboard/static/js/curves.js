@@ -86,6 +86,7 @@ export class Curves {
       this.thinned = found.shown < found.measured || (!all && this.thinned);
       this.draw();
     } catch (error) {
+      this.whole = true; // so that the next news brings what this one lost
       this.chart.say(`The curves cannot be read: ${error.message}. Reload the page to try again.`);
     }
   }

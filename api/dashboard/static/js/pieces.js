@@ -100,8 +100,8 @@ function update(node, wanted) {
 export async function json(path) {
   // Without headers of its own, so that what the page preloads is what this asks for.
   const response = await fetch(root + path);
-  const body = await response.json();
-  if (!response.ok) throw new Error(body.detail ?? response.statusText);
+  const body = await response.json().catch(() => ({})); // a proxy's page is no JSON
+  if (!response.ok) throw new Error(body.detail ?? `the answer was ${response.status}`);
   return body;
 }
 
