@@ -111,7 +111,7 @@ def _computed(ctx: Context, study: StudyRow, evaluator: Evaluator) -> Importance
     varied = sorted(n for n in shared if len({repr(t.params[n]) for t in usable}) > 1)
     reason = None
     if len(usable) < FEWEST:
-        reason = f"{len(usable)} complete trials are too few; {FEWEST} are needed"
+        reason = f"it takes {FEWEST} complete trials, not {len(usable)}"
     elif not varied:
         reason = "no parameter differs between the complete trials"
     elif len({trial.values[0] for trial in usable}) < 2:
