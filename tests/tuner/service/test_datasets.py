@@ -113,8 +113,12 @@ def until_one_waits(ctx: Context) -> None:
         .where(text("wait_event_type = 'Lock'"))
         .select_from(text("pg_stat_activity"))
     )
-    with ctx.db.session() as session:
-        until(lambda: session.scalar(waiting), "the deletion to wait")
+
+    def one() -> bool:
+        with ctx.db.session() as session:  # one transaction sees the same all the time
+            return bool(session.scalar(waiting))
+
+    until(one, "the deletion to wait")
 
 
 @pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
