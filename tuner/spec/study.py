@@ -64,7 +64,9 @@ class BudgetSpec(Part):
     trials: int | None = Field(None, ge=1, le=10**9, description="Trials, whatever their end.")
     epochs: int = Field(20, ge=1, le=10**6, description="Epochs of one full training.")
     total_epochs: int | None = Field(None, ge=1, le=10**12, description="Epochs of all trials.")
-    seconds: float | None = Field(None, gt=0, le=10**9, description="Wall time while running.")
+    seconds: float | None = Field(
+        None, gt=0, le=10**9, description="Wall time in which somebody had trials of it."
+    )
     target: float | None = Field(
         None, description="End once a trial is this good, by the first objective."
     )
