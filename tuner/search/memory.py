@@ -35,7 +35,7 @@ class Memory:
         loose: Waiting or orphaned trials: to be handed out before anything else.
         offered: Draw to the steps promised, of new trials handed out that no record shows yet.
         draws: New trials sampled so far.
-        spent: Steps run, of all trials.
+        spent: Steps run, of all trials; those too at which one diverged.
         met: Trials that have reached the target and keep the constraint.
     """
 
@@ -63,6 +63,7 @@ class Memory:
         self.met: set[int] = set()
         self._target = -math.inf if target is None else self.sign * target
         self._records: dict[int, Record] = {}
+        self._steps: dict[int, int] = {}
         for record in warm_start:
             self._learn(self.warm, record, own=False)
             self.history.curves[self.warm] = self._lowered(record.curve)
@@ -99,9 +100,6 @@ class Memory:
             self.draws = max(self.draws, draw + 1)  # a copy's is below 0
             self.offered.pop(draw, None)
             self.history.offered.pop(draw, None)
-        old = self.board.tracks.get(number)
-        if old is not None:
-            self.spent -= old.step - started(old.note)
         ended = record.state in ENDED
         curve = self._lowered(record.curve)
         lane = self.pruner.lane(record.note)
@@ -121,7 +119,7 @@ class Memory:
                 note=record.note,
             )
         )
-        self.spent += step - started(record.note)
+        self._ran(number, max(step, record.step) - started(record.note))
         self.params[number] = record.params
         self.busy.discard(number)
         self.loose.discard(number)
@@ -132,6 +130,11 @@ class Memory:
         self._learn(self.warm + number, record, own=True)
         self.history.curves[self.warm + number] = curve
         self._aim(number, record.state, record.values, record.constraint)
+
+    def _ran(self, number: int, steps: int) -> None:
+        """A trial has run so many steps in all."""
+        self.spent += steps - self._steps.get(number, 0)
+        self._steps[number] = steps
 
     def _lowered(self, curve: Mapping[int, float]) -> dict[int, float]:
         """The finite points, lower better."""
@@ -210,11 +213,11 @@ class Memory:
     def report(self, number: int, step: int, value: float, violation: float | None) -> None:
         """A point of a running trial's curve, in the user's own sense; not finite: it diverged."""
         track = self.track(number)
+        self._ran(number, max(step - started(track.note), self._steps[number]))
         if not math.isfinite(value):
             self.board.lose(number)
             self.met.discard(number)
             return
-        self.spent += max(step - track.step, 0)
         self.board.report(number, step, self.sign * value)
         self._aim(number, "running", None, violation)
         self._progress(track, violation)

@@ -55,6 +55,7 @@ class Record:
         reason: Why it ended so; ``diverged`` has a meaning here.
         constraint: By how much the study's constraint is broken; 0 or below: it holds.
         until: The step of its next decision as last told to its worker; None: as the pruner says.
+        step: How far it has come; beyond its curve, where a point was not finite.
     """
 
     number: int
@@ -68,6 +69,7 @@ class Record:
     reason: str | None = None
     constraint: float | None = None
     until: int | None = None
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,7 @@ def record(row: TrialRow, curve: dict[int, float]) -> Record:
         reason=row.reason,
         constraint=row.constraint,
         until=row.until or None,
+        step=row.step,
     )
 
 

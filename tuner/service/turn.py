@@ -313,6 +313,9 @@ class Turn:
             new = []
             for i, s in enumerate(fresh):
                 source = None if s.copy_of is None else sources.get(s.copy_of)
+                saved = None if source is None else source.checkpoint
+                # What could not be saved is not copied.
+                start = 0 if saved is None else min(s.start, int(saved["step"]))
                 new.append(
                     NewTrial(
                         number=self.study.next_number + i,
@@ -321,9 +324,9 @@ class Turn:
                         seed=self.checked.spec.seed,
                         origin=origin,
                         until=s.until,
-                        step=s.start,
-                        note=s.note,
-                        checkpoint=None if source is None else source.checkpoint,
+                        step=start,
+                        note={**s.note, "start": start} if start != s.start else s.note,
+                        checkpoint=saved,
                     )
                 )
             out += self.add(new, lease)

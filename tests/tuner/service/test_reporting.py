@@ -397,6 +397,28 @@ def test_a_diverged_trial_fails_and_keeps_its_curve(ctx: Context, bad: float | N
     assert (done.state, done.counts.fail, done.counts.complete) == ("completed", 1, 2)
 
 
+def test_a_step_that_diverged_is_of_the_budget_too(ctx: Context) -> None:
+    study = submit(ctx, budget={"total_epochs": 11, "epochs": 4})
+    Trainer(ctx, slots=1, loss=lambda _, step: math.nan if step == 3 else 1 / step).work()
+    assert service.show_study(ctx, study.id).reason == "total_epochs"
+    assert [t.step for t in service.list_trials(ctx, study.id, sort="number").items] == [3, 3, 3, 2]
+
+
+def test_a_copy_of_what_could_not_be_saved_begins_at_the_start(ctx: Context) -> None:
+    pruner = {"name": "pbt", "population": 4, "interval_steps": 2}
+    study = submit(ctx, sampler="random", pruner=pruner, budget={"trials": 8, "epochs": 8})
+    trainer = Trainer(ctx, slots=4)
+    trainer.lease()
+    while trainer.held:
+        trainer.deliver(unsaved(trainer.next_report()))
+    assert service.show_study(ctx, study.id).state == "completed"
+    copies = [t for t in service.list_trials(ctx, study.id).items if t.number >= 4]
+    assert copies
+    for copy in copies:
+        assert min(step for number, step in trainer.trained if number == copy.number) == 1
+        assert service.measurements(ctx, copy.id)[0].step == 1
+
+
 def test_out_of_memory_is_tried_once_more(ctx: Context) -> None:
     submit(ctx, budget={"trials": 2, "epochs": 2})
     trainer = Trainer(ctx, slots=1)
