@@ -32,6 +32,7 @@ from tuner.training.program import first_line
 from tuner.training.slot import DEFAULT_BATCH_SIZE, rounded_up
 from tuner.worker import device as devices
 from tuner.worker.held import Held, failed
+from tuner.worker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class Crew:
         self.populations: dict[PopulationKey, Population] = {}
         self._tasks: dict[str, tuple[Task, TrainingData]] = {}
         self._piece = 4096
+        self._threads = Threads(torch.get_num_threads() if device.type == "cpu" else 1)
         self.samples_per_second = 0.0
         self.lost = ""
         """Why the device does nothing any more in this process; empty while it works."""
@@ -315,7 +317,9 @@ class Crew:
         while any(n > 0 for n in left.values()):
             if interrupted():
                 return False
-            whole = max(1, self._piece // unit) * unit
+            self._threads.reconsider()
+            longest = self._piece if self._threads.judged else self._piece // 8
+            whole = max(1, longest // unit) * unit
             piece = {}
             for slot, n in left.items():
                 trial = population.slot(slot)
@@ -324,11 +328,12 @@ class Crew:
                 if n > 0:
                     piece[slot] = min(n, rest)
             start = time.perf_counter()
-            population.train(piece)
+            with self._threads.watched():
+                population.train(piece)
             spent = time.perf_counter() - start
             for slot, n in piece.items():
                 left[slot] -= n
-            if max(piece.values()) == whole:
+            if max(piece.values()) == whole and longest == self._piece:
                 if spent < PIECE_SECONDS / 2:
                     self._piece *= 2
                 elif spent > 2 * PIECE_SECONDS and self._piece > 1024:

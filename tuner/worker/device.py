@@ -14,6 +14,7 @@ import torch
 from tuner import __version__
 from tuner.errors import InvalidInput
 from tuner.training.allocator import keep_memory
+from tuner.worker.places import cores
 
 FIRST_SLOTS = {"cpu": 8, "cuda": 64}
 """Trials to begin with; the engine's measurements then say whether fewer or more pay."""
@@ -69,6 +70,7 @@ def prepare(device: torch.device, sharing: int = 1) -> None:
         # TF32 for float32 products: ten bits of mantissa are enough for training.
         torch.set_float32_matmul_precision("high")
     else:
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
         keep_memory()
 
 

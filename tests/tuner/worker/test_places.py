@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from tuner.cli.machine import default_workers, gpus
 from tuner.errors import InvalidInput
+from tuner.worker import places as module
 from tuner.worker.device import MEMORY_SHARE, memory_to_plan_on, prepare
 from tuner.worker.local import spread
-from tuner.worker.places import Place, places
+from tuner.worker.places import Place, cores, places
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,16 @@ def test_a_process_that_shares_a_gpu_takes_its_part(
     assert told == [(0.5, device.index)]
     assert current == ([] if device.index is None else [device])
     assert memory_to_plan_on(device, 2) == int(MEMORY_SHARE * 500)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("-1 100000", None)],
+)
+def test_a_container_may_have_a_share_of_the_cores(
+    told: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_of_them = len(os.sched_getaffinity(0))
+    (tmp_path / "cpu.max").write_text(told + "\n")
+    monkeypatch.setattr(module, "CONTAINERS", ((str(tmp_path / "cpu.max"),),))
+    assert cores() == (expected or all_of_them)

@@ -36,7 +36,9 @@ class _Compiled:
     def __init__(self, tape: Tape, spans: Spans) -> None:
         self._tape = tape
         self._spans = spans
-        self._run: Any = torch.compile(graph_module(tape), dynamic=False)
+        # Compiled anew at another number of threads, it would take seconds just when cores are few.
+        options: Any = {"guard_filter_fn": _without_state}
+        self._run: Any = torch.compile(graph_module(tape), dynamic=False, options=options)
         self._plain: Program | None = None
         self._tried = False
 
@@ -84,3 +86,7 @@ def graph_module(tape: Tape) -> torch.fx.GraphModule:
 
 def _item(values: Sequence[Any], index: int) -> Any:
     return values[index]
+
+
+def _without_state(guards: Sequence[Any]) -> list[bool]:
+    return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
