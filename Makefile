@@ -2,7 +2,8 @@
 # The stamps inside .venv make a second run start at once; they age when the pins change.
 
 PYTHON ?= python3
-JOBS   ?= auto
+# Tests wait for other processes a third of their time.
+JOBS   ?= $(shell $(PYTHON) -c "import os; print(max(1, 3 * os.cpu_count() // 2))")
 ARGS   ?=
 
 VENV := .venv
