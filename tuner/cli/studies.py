@@ -1,4 +1,4 @@
-"""Commands about studies on a server: submit, watch, list, show, steer, export."""
+"""Commands about studies on a server: submit, watch, list, show, steer, change, export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tuner.cli.options import Json, Token, Url
+from tuner.cli.options import Json, Token, Url, settings_of
 from tuner.cli.output import complain, duration, out, print_json, print_table, say, shown
 from tuner.cli.progress import validation
 from tuner.errors import InvalidInput, NotFound, TunerError
@@ -164,6 +164,31 @@ def cancel(study: Study, url: Url = None, token: Token = None, json: Json = Fals
     _steer("cancel", study, url, token, json)
 
 
+def update(
+    study: Study,
+    changes: Annotated[
+        list[str],
+        typer.Option(
+            "--set", help="NAME=VALUE, such as budget.trials=200 or priority=5; may be repeated."
+        ),
+    ],
+    url: Url = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Changes a study that runs, or lets one that ended go on with more budget."""
+    given = settings_of(changes)
+    with connected(url, token) as client:
+        found = client.study(study)
+        whole = {name: value for name, value in given.items() if "." not in name}
+        for name in given.keys() - whole.keys():
+            outer, _, inner = name.partition(".")
+            if outer != "budget":
+                raise InvalidInput("set", f"{name!r}: of a budget alone can a part be changed")
+            whole[outer] = {**whole.get(outer, found.budget), inner: given[name]}
+        _told(client.update(found.id, **whole), json)
+
+
 def export(
     study: Study,
     kind: Annotated[
@@ -260,8 +285,11 @@ def _steer(
     as_json: bool,
 ) -> None:
     with connected(url, token) as client:
-        found = getattr(client, action)(client.study(study).id)
+        _told(getattr(client, action)(client.study(study).id), as_json)
+
+
+def _told(study: StudyView, as_json: bool) -> None:
     if as_json:
-        print_json(found)
+        print_json(study)
     else:
-        out.print(f"study {found.id} is {found.state}", markup=False)
+        out.print(f"study {study.id} is {study.state}", markup=False)

@@ -72,6 +72,14 @@ class Client(OwnLoop, Datasets, Operating):
         """All studies, the newest first."""
         return self._pages(StudyView, "studies", {"state": state, "tag": tag, "text": text})
 
+    def update(self, study: int, **changes: object) -> StudyView:
+        """Changes a study that runs, or lets one that ended go on: ``budget={"trials": 200, ...}``.
+
+        Takes ``name``, ``priority``, ``max_concurrent``, ``tags``, ``description``, ``budget`` and
+        ``space``, each whole and as a study file has it.
+        """
+        return self._read(StudyView, "PATCH", f"studies/{study}", json=changes, repeatable=True)
+
     def pause(self, study: int) -> StudyView:
         """Holds a study; its trials keep their checkpoints."""
         return self._read(StudyView, "POST", f"studies/{study}/pause", repeatable=True)
@@ -140,6 +148,14 @@ class Client(OwnLoop, Datasets, Operating):
         """Asks for trials of given configurations."""
         body = {"configs": [dict(config) for config in configs]}
         return self._read(list[TrialView], "POST", f"studies/{study}/trials", json=body, named=True)
+
+    def stop_trial(self, trial: int) -> TrialView:
+        """Ends a trial; what was measured stays."""
+        return self._read(TrialView, "POST", f"trials/{trial}/stop", repeatable=True)
+
+    def retry_trial(self, trial: int) -> TrialView:
+        """Asks for a failed trial's configuration once more, as a new trial."""
+        return self._read(TrialView, "POST", f"trials/{trial}/retry", named=True)
 
     def trials_frame(self, study: int) -> pd.DataFrame:
         """One row a trial: number, state, value, a column a hyperparameter (``params.lr``)."""

@@ -197,13 +197,12 @@ later or is `pruned` when the study ends.
 | `tuner stop STUDY` | Starts nothing more and lets what trains end; then it is `completed`. |
 | `tuner cancel STUDY` | Ends it now; what trains is dropped. |
 
-`PATCH /api/v1/studies/{id}` takes `name`, `priority`, `max_concurrent`, `tags`, `description`,
-`budget` and `space`. A new `budget` takes the place of all of the old one, and its `epochs` must
-stay as they are; a study that has completed or failed goes on if it allows more. A new `space` must
-hold every earlier trial.
+`PATCH /api/v1/studies/{id}` and `Client.update` take `name`, `priority`, `max_concurrent`, `tags`,
+`description`, `budget` and `space`, each whole; `tuner update` changes a part of a budget too. The
+`epochs` of a budget must stay as they are; a study that has completed or failed goes on if the new
+one allows more. A new `space` must hold every earlier trial.
 
-    curl -X PATCH "$$TUNER_URL/api/v1/studies/7" -H "Authorization: Bearer $$TUNER_TOKEN" \\
-      -H "Content-Type: application/json" -d '{"budget": {"trials": 200, "epochs": 20}}'
+    tuner update digits-adamw --set budget.trials=200 --set priority=5
 
 `POST .../trials` with `{"configs": [{"lr": 0.003}]}` runs these configurations before any that is
 suggested. `POST /api/v1/trials/{id}/stop` ends one trial, `.../retry` runs a failed one again.

@@ -79,6 +79,26 @@ def test_a_study_is_paused_resumed_stopped_and_cancelled(
     assert "nobody" in capsys.readouterr().err
 
 
+def test_a_study_is_changed_and_goes_on_with_more(
+    served: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = submitted(served, SPEC, name="changed", budget={"trials": 1, "epochs": 3})
+    (trial,) = service.ask(served, study.id)
+    service.tell(served, trial.trial_id, trial.token, values=[0.5])
+    assert service.show_study(served, study.id).state == "completed"
+    more = ["--set", "budget.trials=4", "--set", "priority=5", "--set", "tags=[a, b]"]
+    told = printed(capsys, "update", "changed", *more)
+    assert told == f"study {study.id} is queued\n"
+    shown = service.show_study(served, study.id)
+    assert (shown.priority, shown.tags) == (5, ["a", "b"])
+    assert shown.budget == {**study.budget, "trials": 4}
+    for wrong, named in (("space.lr=1", "set: 'space.lr'"), ("budget.trials=0", "budget.trials")):
+        assert main(["update", "changed", "--set", wrong]) == 2
+        assert named in capsys.readouterr().err
+    told = json.loads(printed(capsys, "update", "changed", "--set", "name=other", "--json"))
+    assert told["name"] == "other"
+
+
 def test_trials_are_exported_in_each_form(
     served: Context, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

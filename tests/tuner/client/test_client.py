@@ -197,6 +197,12 @@ def test_a_study_is_steered(client: Client, spec: dict[str, Any]) -> None:
     assert queued[0].params == {"lr": 0.1, "depth": 2}
     (first,) = client.ask(study.id)
     assert first.config["depth"] == 2
+    assert client.stop_trial(first.trial_id).reason == "cancelled"
+    assert client.update(study.id, priority=3, tags=["slow"]).tags == ["slow"]
+    (second,) = client.ask(study.id)
+    assert client.tell(second, state="fail").state == "fail"
+    again = client.retry_trial(second.trial_id)
+    assert (again.params, again.origin) == (client.trial(second.trial_id).params, "retried")
     assert client.cancel(study.id).state == "cancelled"
     with pytest.raises(Conflict):
         client.resume(study.id)
