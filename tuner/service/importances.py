@@ -28,7 +28,8 @@ from tuner.storage.studies import StudyRow
 Evaluator = Literal["ped_anova", "fanova"]
 FEWEST = 4
 GOOD_SECONDS = 15.0
-"""While a study runs its importances are computed at most this often."""
+"""While a study of many trials runs its importances are computed at most this often."""
+MANY = 20
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,12 @@ def importances(ctx: Context, study_id: int, *, evaluator: Evaluator = "ped_anov
         raise InvalidInput("evaluator", f"{evaluator!r} is none of {', '.join(METHODS)}")
     with ctx.db.session() as session:
         study = studies.get(session, study_id)
+    dear = study.next_number >= MANY and study.state not in FINISHED_STUDY_STATES
     return ctx.memo.get(
         ("importances", study_id, evaluator),
         study.revision,
         lambda: _computed(ctx, study, evaluator),
-        good_seconds=0.0 if study.state in FINISHED_STUDY_STATES else GOOD_SECONDS,
+        good_seconds=GOOD_SECONDS if dear else 0.0,
     )
 
 

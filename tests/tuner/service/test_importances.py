@@ -63,6 +63,16 @@ def test_a_study_that_runs_is_asked_at_most_now_and_then(ctx: Context, clock: Cl
     assert service.importances(ctx, study.id).trials == 30
 
 
+def test_of_few_trials_all_are_told_at_once(ctx: Context) -> None:
+    study = submit(ctx, "few", budget={"trials": room.MANY - 1, "epochs": 1})
+    trainer = Trainer(ctx, slots=3)
+    trainer.lease()
+    trainer.round()
+    assert service.importances(ctx, study.id).reason == "it takes 4 complete trials, not 3"
+    trainer.round()
+    assert service.importances(ctx, study.id).trials == 6
+
+
 def test_unknown_evaluators_are_refused(ctx: Context) -> None:
     study = submit(ctx)
     with pytest.raises(InvalidInput, match="none of ped_anova, fanova"):

@@ -83,7 +83,7 @@ function slower(card, make, pause) {
 slower(at("importance-card"), async () => {
   const { importance } = await import("./study/importance.js");
   return importance(at("importance-card"), id);
-}, 15_000);
+}, 5000);
 slower(at("timeline"), async () => {
   const { timeline } = await import("./study/timeline.js");
   return timeline(at("timeline"), id);
