@@ -14,6 +14,7 @@ import torch
 from tuner import __version__
 from tuner.errors import InvalidInput
 from tuner.training.allocator import keep_memory
+from tuner.worker import containers
 from tuner.worker.places import cores
 
 FIRST_SLOTS = {"cpu": 8, "cuda": 64}
@@ -25,15 +26,6 @@ GARBAGE = (700, 10, 10)
 """Python's own rhythm of looking for cycles, which commands slow down: some may hold tensors."""
 MEMORY_SHARE = 0.8
 """Of the free memory, what a population may plan on; the rest is for what nobody counts."""
-
-CONTAINERS = (
-    ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.max"),
-    (
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ),
-)
-"""Where Linux keeps what a container uses and may use, by version of its control groups."""
 
 
 def choose(name: str) -> torch.device:
@@ -115,12 +107,7 @@ def free_memory(device: torch.device) -> int:
         free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration):
         pass
-    for used, most in CONTAINERS:
-        try:
-            free = min(free, int(Path(most).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue  # no container of this kind, or one without a limit
-    return max(0, free)
+    return max(0, int(min(free, containers.memory())))
 
 
 def memory_to_plan_on(device: torch.device, sharing: int) -> int:

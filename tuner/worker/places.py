@@ -5,20 +5,14 @@ A process trains one population after another. Small ones do not fill a GPU, sev
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+
+from tuner.worker import containers
 
 MOST_ON_CPU = 8
 """Processes on one machine's CPU; more of them starve the sampler of finished trials."""
-
-CONTAINERS = (
-    ("/sys/fs/cgroup/cpu.max",),
-    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-)
-"""Where Linux keeps how long a container may run in each period, by version of control groups."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +32,7 @@ def cores() -> int:
     """The cores that this process may use; of a container that has a share of them, so many."""
     named = hasattr(os, "sched_getaffinity")
     count = len(os.sched_getaffinity(0)) if named else os.cpu_count() or 1
-    return max(1, int(min(count, _quota())))
-
-
-def _quota() -> float:
-    """What Linux's control groups leave this container, in cores."""
-    for path in CONTAINERS:
-        try:
-            told = [word for name in path for word in Path(name).read_text().split()]
-            quota, period = (float(word) for word in told)  # which "max" is not
-        except (OSError, ValueError):
-            continue
-        if quota > 0:
-            return quota / period
-    return math.inf
+    return max(1, int(min(count, containers.cores())))
 
 
 def on_cpu() -> int:

@@ -11,7 +11,7 @@ import torch
 
 from tuner.cli.machine import default_workers, gpus
 from tuner.errors import InvalidInput
-from tuner.worker import places as module
+from tuner.worker import containers
 from tuner.worker.device import MEMORY_SHARE, memory_to_plan_on, prepare
 from tuner.worker.local import spread
 from tuner.worker.places import Place, cores, places
@@ -89,5 +89,5 @@ def test_a_container_may_have_a_share_of_the_cores(
 ) -> None:
     all_of_them = len(os.sched_getaffinity(0))
     (tmp_path / "cpu.max").write_text(told + "\n")
-    monkeypatch.setattr(module, "CONTAINERS", ((str(tmp_path / "cpu.max"),),))
+    monkeypatch.setattr(containers, "CPU", ((str(tmp_path / "cpu.max"),),))
     assert cores() == (expected or all_of_them)
