@@ -161,7 +161,9 @@ def workers_at(
     settings: Settings,
     *,
     name: str,
-    options: Sequence[str],
+    tasks: Sequence[str] = (),
+    config: Path | None = None,
+    slots: int | None = None,
     log: Path | None = None,
 ) -> Children:
     """A worker at each place, run by this same Python.
@@ -170,7 +172,9 @@ def workers_at(
         places: Where they train.
         settings: The server, the token, and where they keep what they write.
         name: What they are called, followed by a number.
-        options: Further words of their command.
+        tasks: Other tasks that they load: ``MODULE:CLASS``.
+        config: The file of the scripts that they may run; by default that of the home.
+        slots: Trials that each trains at once; measured by default.
         log: A file for what they log, else standard error.
     """
     environment = {
@@ -186,6 +190,9 @@ def workers_at(
     if settings.checkpoints is not None:
         environment["TUNER_CHECKPOINTS"] = settings.checkpoints
     command = [sys.executable, "-m", "tuner", "worker", "--exit-with-parent"]
+    options = [word for path in tasks for word in ("--task", path)]
+    options += [] if slots is None else ["--slots", str(slots)]
+    options += [] if config is None else ["--config", str(config.absolute())]
     commands = [
         [
             *(*command, "--name", f"{name}-{index}"),

@@ -124,10 +124,8 @@ def serving(
                 url,
                 auth=auth,
                 log=worker_log,
-                options=[
-                    *(part for path in tasks for part in ("--task", path)),
-                    *([] if config is None else ["--config", str(config.absolute())]),
-                ],
+                tasks=tasks,
+                config=config,
                 grace_seconds=grace_seconds(scripts),
             )
             stack.enter_context(workers)
@@ -250,7 +248,8 @@ def local_workers(
     *,
     auth: bool,
     log: Path | None,
-    options: Sequence[str],
+    tasks: Sequence[str],
+    config: Path | None,
     grace_seconds: float,
 ) -> Iterator[Children]:
     """The local workers, with a token of their own that lives as long as they do.
@@ -261,7 +260,8 @@ def local_workers(
         url: The server.
         auth: Whether they need a token.
         log: A file for what they log, else standard error.
-        options: Further words of their command.
+        tasks: Other tasks that they load.
+        config: The file of the scripts that they may run, if not that of the home.
         grace_seconds: How long they may take to end.
     """
     from tuner.service import tokens
@@ -278,7 +278,8 @@ def local_workers(
         places(count, found) if found else [Place("auto", count)] * count,
         settings.model_copy(update=told),
         name=socket.gethostname(),
-        options=options,
+        tasks=tasks,
+        config=config,
         log=log,
     )
     try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+import threading
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner import logs
-from tuner.cli.children import grace_seconds, when_parent_ends, workers_at
+from tuner.cli.children import Children, grace_seconds, when_parent_ends, workers_at
 from tuner.cli.machine import places_of_worker
 from tuner.cli.options import Checkpoints, Config, Home, Token, Url
 from tuner.cli.signals import stopping
@@ -20,7 +20,7 @@ from tuner.errors import InvalidInput, TunerError
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
-    from tuner.worker.places import Place
+    pass
 
 
 class Engine(StrEnum):
@@ -98,17 +98,17 @@ def worker(
     name = name or f"{socket.gethostname()}-{os.getpid()}"
     # Whoever starts a child has placed it.
     places = [] if exit_with_parent else places_of_worker(device, sharing)
+    stop = stopping()
     if len(places) > 1:
-        words = [part for path in task or [] for part in ("--task", path)]
-        words += [] if slots is None else ["--slots", str(slots)]
-        words += [] if config is None else ["--config", str(config.absolute())]
-        on_each(places, settings, name=name, options=words, grace=grace_seconds(scripts))
+        children = workers_at(
+            places, settings, name=name, tasks=task or [], config=config, slots=slots
+        )
+        wait_for(children, stop, grace_seconds(scripts))
         return
     from tuner.transport import Transport
     from tuner.worker.http import HttpGateway
     from tuner.worker.loop import run_worker
 
-    stop = stopping()
     if exit_with_parent:
         when_parent_ends(stop)
     gateway = HttpGateway(Transport(settings.url, settings.secret))
@@ -131,21 +131,12 @@ def worker(
         gateway.close()
 
 
-def on_each(
-    places: Sequence[Place],
-    settings: Settings,
-    *,
-    name: str,
-    options: Sequence[str],
-    grace: float,
-) -> None:
-    """Keeps a worker at each place until this process is told to end, or all have ended.
+def wait_for(children: Children, stop: threading.Event, grace: float) -> None:
+    """Keeps the workers until this process is told to end, or all of them have ended.
 
     Raises:
         TunerError: All have ended, and not all as they were told to.
     """
-    stop = stopping()
-    children = workers_at(places, settings, name=name, options=options)
     try:
         while not children.ended and not stop.wait(0.2):
             pass
