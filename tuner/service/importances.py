@@ -30,6 +30,7 @@ FEWEST = 4
 GOOD_SECONDS = 15.0
 """While a study of many trials runs its importances are computed at most this often."""
 MANY = 20
+"""Trials; those of fewer are quick to compute, and each one changes much."""
 
 
 @dataclass(frozen=True)
