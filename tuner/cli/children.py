@@ -3,7 +3,7 @@
 A child holds a pipe to its parent and stops when it closes, so that no worker outlives a parent
 that was killed. One that dies is started again a few times, later each time, and then no more; it
 has all its starts again after it has worked for a while. One that ends in order was drained, and
-stays away.
+stays away, as does one whose token the server refuses.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ RESTARTS = 5
 
 SETTLED_SECONDS = 600.0
 """One that has run for so long died of something else than the times before."""
+
+REFUSED = 77
+"""The exit code (``EX_NOPERM``) of a worker whose token the server refuses; its parent says so."""
 
 GRACE_SECONDS = 20.0
 """How long a worker may take to save its slots and return its leases."""
@@ -71,6 +74,8 @@ class Children:
         self._pause_seconds = pause_seconds
         self._log = log
         self._stopping = threading.Event()
+        self.refused = False
+        """Whether the server has refused the token of one, which all of them have."""
         self._children = [
             _Child(f"worker {index}", command, self._start(command), time.monotonic())
             for index, command in enumerate(commands)
@@ -133,6 +138,15 @@ class Children:
         if child.given_up or child.process.poll() is None:
             return
         code = child.process.returncode
+        if code == REFUSED:
+            child.given_up = True
+            if not self.refused:
+                self.refused = True
+                logger.error(
+                    "the server refuses the token of these workers: it is wrong, expired or "
+                    "revoked, or lacks the scope work"
+                )
+            return
         if code == 0:
             child.given_up = True
             logger.info("%s has ended as it was told to", child.name)

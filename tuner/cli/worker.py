@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuner import logs
-from tuner.cli.children import Children, grace_seconds, when_parent_ends, workers_at
+from tuner.cli.children import REFUSED, Children, grace_seconds, when_parent_ends, workers_at
 from tuner.cli.machine import places_of_worker
 from tuner.cli.options import Checkpoints, Config, Home, Token, Url
 from tuner.cli.signals import stopping
 from tuner.cli.task import load
-from tuner.errors import InvalidInput, TunerError
+from tuner.errors import Forbidden, InvalidInput, TunerError, Unauthorized
 from tuner.settings import Settings
 
 if TYPE_CHECKING:
@@ -127,6 +127,10 @@ def worker(
             save_seconds=settings.checkpoint_seconds,
             wait_seconds=settings.wait_seconds,
         )
+    except (Unauthorized, Forbidden):
+        if exit_with_parent:
+            raise typer.Exit(REFUSED) from None
+        raise
     finally:
         gateway.close()
 
@@ -136,12 +140,15 @@ def wait_for(children: Children, stop: threading.Event, grace: float) -> None:
 
     Raises:
         TunerError: All have ended, and not all as they were told to.
+        typer.Exit: The server refuses their token, as the log says already.
     """
     try:
-        while not children.ended and not stop.wait(0.2):
+        while not (children.ended or children.refused or stop.wait(0.2)):
             pass
     finally:
         children.stop(grace)
+    if children.refused:
+        raise typer.Exit(1)
     if children.failed and not stop.is_set():
         raise TunerError("all workers have ended; the log says why")
 

@@ -58,6 +58,20 @@ def test_a_child_that_ends_in_order_stays_away(tmp_path: Path) -> None:
     running.stop()
 
 
+def test_a_child_whose_token_is_refused_is_not_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "starts"
+    program = f"open({str(log)!r}, 'a').write('x'); raise SystemExit({children.REFUSED})"
+    running = Children([[sys.executable, "-c", program]] * 2, pause_seconds=0.01)
+    until(lambda: running.ended, "both refusals to be noticed")
+    assert running.refused
+    assert running.failed
+    assert log.read_text() == "xx"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    running.stop()
+
+
 def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     program = STUBBORN.replace("print(1, flush=True)", f"open({str(ready)!r}, 'w').close()")

@@ -330,4 +330,10 @@ def test_a_worker_with_a_wrong_token_does_not_wait(
         worker = ["worker", "--device", "cpu", "--url", url, "--token", "wrong"]
         with started(worker, environment, tmp_path / "worker.log") as wrong:
             assert wrong.wait(120) == 1
+        both = tmp_path / "both.log"
+        worker = ["worker", "--url", url, "--token", "wrong"]
+        with started(worker, environment, both, program=["-c", OF_TWO_DEVICES]) as wrong:
+            assert wrong.wait(120) == 1
     assert "token" in (tmp_path / "worker.log").read_text()
+    (line,) = both.read_text().splitlines()
+    assert "refuses the token" in line
