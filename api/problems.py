@@ -289,7 +289,7 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     if entry["type"] == "missing":
         return "is missing"
     if entry["type"] == "extra_forbidden":
-        return "there is no such field"
+        return errors.UNKNOWN_FIELD
     text = str(entry["msg"]).removeprefix("Value error, ")
     return text[:1].lower() + text[1:]
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import ClassVar, cast
 
+UNKNOWN_FIELD = "there is no such field"
+"""What is said of a field that nobody reads; a newer program may send one to an older server."""
+
 LONGEST_REASON = 2000
 """Characters that are kept of why something ended, in somebody else's words."""
 

@@ -111,7 +111,7 @@ class Transport:
 
         Args:
             method: An HTTP method.
-            path: Below ``/api/v1/``, without a leading slash.
+            path: Below ``/api/v1/``, without a leading slash, or a whole address.
             json: A body to encode.
             content: A body that is JSON already.
             params: The query; values that are None are left out.

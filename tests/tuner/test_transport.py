@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tuner import errors
+from tuner import __version__, errors
 from tuner.errors import Conflict, InvalidInput, LeaseLost, TunerError, Unavailable
 from tuner.protocol import (
     Heartbeat,
@@ -201,4 +201,21 @@ def test_what_a_newer_server_says_besides_is_passed_over(server: Script) -> None
     )
     server.answers = [(200, {"leased": [{**leased.model_dump(), "newer": {"x": 1}}], "new": 1})]
     assert gateway.lease(4, LeaseRequest(k=1)).leased == [leased]
+    gateway.close()
+
+
+def test_a_worker_tells_an_older_server_by_a_field_that_it_does_not_know(server: Script) -> None:
+    gateway = HttpGateway(Transport(f"{server.url}/prefix", attempts=1))
+    problem = {"code": "invalid_input", "detail": "forms: there is no such field", "field": "forms"}
+    server.answers = [(422, problem), (200, {"status": "ok", "version": "0.0.9"})]
+    with pytest.raises(InvalidInput, match=r"^forms: the server .* tuner 0\.0\.9 ") as caught:
+        gateway.register(WorkerHello(name="w", tasks=["digits"]))
+    assert f"a worker of tuner {__version__}" in str(caught.value)
+    assert server.seen[-1][:2] == ("GET", "/prefix/healthz")
+    server.answers = [(422, problem), (404, {})]
+    with pytest.raises(InvalidInput, match="is of another version"):
+        gateway.register(WorkerHello(name="w", tasks=["digits"]))
+    server.answers = [(422, problem | {"detail": "name: is missing", "field": "name"})]
+    with pytest.raises(InvalidInput, match=r"^name: is missing"):
+        gateway.register(WorkerHello(name="w", tasks=["digits"]))
     gateway.close()

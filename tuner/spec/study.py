@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tuner.errors import InvalidInput
+from tuner.errors import UNKNOWN_FIELD, InvalidInput
 from tuner.spec.files import read_yaml
 
 LARGEST_SEED = 2**31 - 1
@@ -178,7 +178,7 @@ def refused(error: ValidationError) -> InvalidInput:
     if first["type"] == "missing":
         return InvalidInput(field, "is missing")
     if first["type"] == "extra_forbidden":
-        return InvalidInput(field, "there is no such field")
+        return InvalidInput(field, UNKNOWN_FIELD)
     message = first["msg"].removeprefix("Value error, ")
     given = repr(first["input"])
     if first["type"] != "value_error" and len(given) <= 60:

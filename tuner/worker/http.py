@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+from tuner import __version__
+from tuner.errors import UNKNOWN_FIELD, InvalidInput, TunerError
 from tuner.protocol import (
     Heartbeat,
     HeartbeatAnswer,
@@ -60,9 +62,32 @@ class HttpGateway:
         self._transport.close()
 
     def _post(self, path: str, message: Message, answer: type[AnswerT]) -> AnswerT:
-        response = self._transport.call(
-            "POST", path, content=message.model_dump_json(), repeatable=True
-        )
+        try:
+            response = self._transport.call(
+                "POST", path, content=message.model_dump_json(), repeatable=True
+            )
+        except InvalidInput as error:
+            if not error.message.endswith(UNKNOWN_FIELD):
+                raise
+            raise InvalidInput(
+                error.field,
+                f"the server at {self._transport.url} is of {self._their_version()} and does not "
+                f"know this field, which a worker of tuner {__version__} sends: replace the server "
+                "first, then its workers",
+            ) from error
         with understood(self._transport.url):
             # A newer server may say more than this worker knows.
             return answer.model_validate_json(response.content, extra="ignore")
+
+    def _their_version(self) -> str:
+        url = self._transport.url
+        try:
+            with understood(url):
+                content = self._transport.call("GET", f"{url}/healthz").content
+                return f"tuner {_Health.model_validate_json(content, extra='ignore').version}"
+        except TunerError:  # a proxy may let workers reach /api/v1 alone
+            return "another version"
+
+
+class _Health(Message):
+    version: str
