@@ -10,16 +10,46 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import IO, Any, cast
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+
+class _Stderr:
+    """Standard error as it is at the moment, except that what it cannot take is lost.
+
+    A server whose log has filled the disk, or whose log's reader has gone, must go on.
+    """
+
+    def write(self, text: str) -> int:
+        """Writes, if it can."""
+        with suppress(OSError):
+            self._now.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, if it can."""
+        with suppress(OSError):
+            self._now.flush()
+
+    @property
+    def _now(self) -> IO[str]:
+        # While rich draws, sys.stderr is a proxy that prints on the console that writes here.
+        now: IO[str] = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        return now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._now, name)
+
+
+_stderr = cast("IO[str]", _Stderr())
 out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+err = Console(file=_stderr, stderr=True, highlight=False)
 
 
 def print_json(value: object) -> None:
@@ -90,4 +120,4 @@ def duration(seconds: float | None) -> str:
 
 def complain(message: str) -> None:
     """One line on standard error, whatever the message holds."""
-    sys.stderr.write("tuner: " + shown(" ".join(message.split())) + "\n")
+    _stderr.write("tuner: " + shown(" ".join(message.split())) + "\n")

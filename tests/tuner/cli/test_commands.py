@@ -17,7 +17,7 @@ import typer
 from tuner import __version__
 from tuner.cli import demo, main
 from tuner.cli.main import app
-from tuner.cli.output import complain, duration, plain, say, shown
+from tuner.cli.output import complain, duration, err, plain, say, shown
 from tuner.storage import migrate
 from tuner.storage.models import STUDY_STATES
 
@@ -309,6 +309,29 @@ def test_what_is_said_or_complained_of_does_nothing_to_the_terminal(
     told = capsys.readouterr()
     assert told.out == "two\nlines: \\x1b]0;title\\x07\\r\n"
     assert told.err == "tuner: no \\x1b[2Jscreen\n"
+
+
+def test_what_standard_error_cannot_take_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's log has filled the disk, or whoever read it has gone."""
+
+    class Broken(io.StringIO):
+        def __init__(self, error: OSError) -> None:
+            super().__init__()
+            self.error: OSError | None = error
+
+        def write(self, text: str) -> int:
+            if self.error is not None:
+                raise self.error
+            return super().write(text)
+
+    for error in (OSError(28, "No space left on device"), BrokenPipeError()):
+        log = Broken(error)
+        monkeypatch.setattr("sys.stderr", log)
+        err.print("lost")
+        complain("lost")
+        log.error = None
+        err.print("there is space again")
+        assert log.getvalue() == "there is space again\n"
 
 
 def test_values_are_shown_without_control_characters() -> None:
