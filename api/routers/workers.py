@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Request, Response, status
 from pydantic import BaseModel
 
 from api.problems import documented
-from api.routers.parameters import WorkerId
+from api.routers.parameters import Cursor, Limit, WorkerId
 from api.security import Ctx, Reader, Submitter, TokenFirst, Trainer
 from tuner import service
 from tuner.errors import NotFound
@@ -29,7 +29,7 @@ from tuner.protocol import (
     ReportAnswer,
     WorkerHello,
 )
-from tuner.service import WorkerView
+from tuner.service import Page, WorkerView
 
 router = APIRouter(route_class=TokenFirst, prefix="/workers", tags=["workers"])
 
@@ -44,9 +44,14 @@ Lane = Annotated[CapacityLimiter, Depends(lane)]
 
 
 @router.get("", summary="Workers", responses=documented())
-def list_workers(context: Ctx, _principal: Reader) -> list[WorkerView]:
-    """The workers that are there, or were in the last week: device, slots, last sign of life."""
-    return service.list_workers(context)
+def list_workers(
+    context: Ctx, _principal: Reader, cursor: Cursor = None, limit: Limit = 50
+) -> Page[WorkerView]:
+    """The workers that are there, or were in the last week: device, slots, last sign of life.
+
+    Those that registered last come first.
+    """
+    return service.page_of_workers(context, cursor=cursor, limit=limit)
 
 
 @router.post(

@@ -81,7 +81,7 @@ def worker(server: Server, tmp_path: Path) -> Iterator[Path]:
     thread.start()
     try:
         with server.client() as admin:
-            while not admin.get("/api/v1/workers").json() and thread.is_alive():
+            while not admin.get("/api/v1/workers").json()["items"] and thread.is_alive():
                 time.sleep(0.05)
         yield folder
     finally:

@@ -16,6 +16,7 @@ from tests.api.loops import submitted, train
 from tests.installation import until
 from tests.tuner.service import probing
 from tuner import optimizers, pruners, samplers, schedules, service, tasks
+from tuner.client import Client
 
 Spec = dict[str, Any]
 
@@ -112,6 +113,22 @@ def test_pages_and_orders(server: Server, client: httpx.Client, spec: Spec) -> N
             break
     assert len(seen) == 6
     assert seen == sorted(seen, reverse=True)
+
+
+def test_workers_come_in_pages_that_heartbeats_do_not_shuffle(
+    server: Server, client: httpx.Client
+) -> None:
+    hello = {"tasks": ["digits"]}
+    ids = [post(client, "workers", {**hello, "name": f"w{i}"}, 201)["worker_id"] for i in range(5)]
+    first = get(client, "workers", limit=2)
+    post(client, f"workers/{ids[0]}/heartbeat", {})
+    second = get(client, "workers", limit=2, cursor=first["next_cursor"])
+    last = get(client, "workers", limit=2, cursor=second["next_cursor"])
+    listed = [worker["id"] for page in (first, second, last) for worker in page["items"]]
+    assert listed == ids[::-1]
+    assert last["next_cursor"] is None
+    with Client(server.url, server.admin) as mine:
+        assert mine.workers()[0].id == ids[0], "those heard of last come first"
 
 
 def test_trials_that_are_set_aside_are_listed_apart(
@@ -546,4 +563,7 @@ def test_housekeeping_misses_a_silent_worker(start: Callable[..., Server]) -> No
     server = start(lease_seconds=0.2)
     with server.client() as client:
         post(client, "workers", {"name": "silent", "tasks": ["digits"]}, 201)
-        until(lambda: get(client, "workers")[0]["state"] == "gone", "a tick to miss the worker")
+        until(
+            lambda: get(client, "workers")["items"][0]["state"] == "gone",
+            "a tick to miss the worker",
+        )

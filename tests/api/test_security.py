@@ -396,10 +396,11 @@ def test_without_a_proxy_nobody_speaks_for_others(server: Server) -> None:
 def test_a_bug_tells_nothing_and_keeps_the_headers(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("tuner.service.list_workers", broken)
+    for name in ("list_workers", "page_of_workers"):
+        monkeypatch.setattr(f"tuner.service.{name}", broken)
     with server.client() as client:
         answer = client.get("/api/v1/workers")
         assert (answer.status_code, answer.json()["code"]) == (500, "error")

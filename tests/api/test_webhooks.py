@@ -121,7 +121,7 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_upkeep(
         hello = {"name": "silent", "tasks": ["digits"]}
         client.post("/api/v1/workers", json=hello).raise_for_status()
         until(
-            lambda: client.get("/api/v1/workers").json()[0]["state"] == "gone",
+            lambda: client.get("/api/v1/workers").json()["items"][0]["state"] == "gone",
             "housekeeping, which waits for a receiver",
         )
         assert log(client, hook["id"])[0]["error"] is None, "the attempt is still under way"

@@ -22,7 +22,8 @@ class Operating(Connection):
 
     def workers(self) -> list[WorkerView]:
         """All workers, those heard of last first."""
-        return self._read(list[WorkerView], "GET", "workers")
+        found = self._pages(WorkerView, "workers", {})
+        return sorted(found, key=lambda worker: worker.heartbeat_at, reverse=True)
 
     def drain_worker(self, worker: int) -> WorkerView:
         """Lets a worker finish what it holds and gives it no more."""

@@ -25,6 +25,7 @@ from tuner.protocol import (
 )
 from tuner.queue import leases
 from tuner.queue import probes as queue_probes
+from tuner.service import cursor as cursors
 from tuner.service import probes
 from tuner.service.context import Context
 from tuner.service.logs import take_logs
@@ -35,7 +36,7 @@ from tuner.service.reporting import take_in
 from tuner.service.supply import Handed, hand_out
 from tuner.service.turn import Turn
 from tuner.service.turns import studies_of, take, turn
-from tuner.service.views import WorkerView, checkpoint_of, worker_view
+from tuner.service.views import Page, WorkerView, checkpoint_of, worker_view
 from tuner.spec import Checked
 from tuner.storage import events, workers
 from tuner.storage.events import NewEvent
@@ -211,10 +212,29 @@ def leave(ctx: Context, worker_id: int, *, actor: str | None = None) -> None:
 def list_workers(ctx: Context) -> list[WorkerView]:
     """All workers that are there or were in the last week, those heard of last first."""
     with ctx.db.session() as session:
-        everyone = workers.everyone(session, ctx.now() - LISTED)
-        # Those that are gone, of which a week may have seen very many, hold nothing.
-        held = workers.held(session, [one.id for one in everyone if one.state != "gone"])
-    return [worker_view(worker, held.get(worker.id, 0)) for worker in everyone]
+        return _views(session, workers.everyone(session, ctx.now() - LISTED))
+
+
+def page_of_workers(
+    ctx: Context, *, cursor: str | None = None, limit: int = 50
+) -> Page[WorkerView]:
+    """The same workers a page at a time, those that registered last first: that order stays.
+
+    Raises:
+        InvalidInput: The cursor is none of this list.
+    """
+    first = cursors.read(cursor, [(int,)])
+    with ctx.db.session() as session:
+        found = workers.before(session, ctx.now() - LISTED, first[0] if first else None, limit + 1)
+        items = _views(session, found[:limit])
+    more = len(found) > limit
+    return Page(items=items, next_cursor=cursors.write([items[-1].id]) if more else None)
+
+
+def _views(session: Session, found: Sequence[Worker]) -> list[WorkerView]:
+    # Those that are gone, of which a week may have seen very many, hold nothing.
+    held = workers.held(session, [one.id for one in found if one.state != "gone"])
+    return [worker_view(worker, held.get(worker.id, 0)) for worker in found]
 
 
 def worker_names(ctx: Context, worker_ids: Collection[int]) -> dict[int, str]:

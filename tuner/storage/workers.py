@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, case, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from tuner.errors import NotFound
@@ -95,9 +95,20 @@ def silent(session: Session, before: datetime) -> list[Worker]:
 
 def everyone(session: Session, since: datetime) -> list[Worker]:
     """The workers that are there or were after ``since``, those heard of last first."""
-    known = (Worker.state != "gone") | (Worker.heartbeat_at > since)
     order = (Worker.heartbeat_at.desc(), Worker.id)
-    return list(session.scalars(select(Worker).where(known).order_by(*order)))
+    return list(session.scalars(select(Worker).where(_known(since)).order_by(*order)))
+
+
+def before(session: Session, since: datetime, worker_id: int | None, limit: int) -> list[Worker]:
+    """Those of :func:`everyone` that registered before a worker, the newest first."""
+    query = select(Worker).where(_known(since)).order_by(Worker.id.desc()).limit(limit)
+    if worker_id is not None:
+        query = query.where(Worker.id < worker_id)
+    return list(session.scalars(query))
+
+
+def _known(since: datetime) -> ColumnElement[bool]:
+    return (Worker.state != "gone") | (Worker.heartbeat_at > since)
 
 
 def names(session: Session, worker_ids: Collection[int]) -> dict[int, str]:

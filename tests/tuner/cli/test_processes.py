@@ -144,7 +144,7 @@ def test_no_worker_outlives_a_server_that_was_killed(
         pids: list[int] = []
 
         def registered() -> bool:
-            workers = gateway.call("GET", "workers").json()
+            workers = gateway.call("GET", "workers").json()["items"]
             pids[:] = [worker["device"]["pid"] for worker in workers]
             return bool(pids)
 
@@ -273,7 +273,9 @@ def test_a_worker_waits_for_its_server(environment: dict[str, str], tmp_path: Pa
         assert eventually(lambda: "waiting for 300 s at most" in log.read_text()), log.read_text()
         with started(serve, environment, tmp_path / "log") as server:
             http = Transport(address(tmp_path / "log", server))
-            assert eventually(lambda: bool(http.call("GET", "workers").json())), log.read_text()
+            assert eventually(lambda: bool(http.call("GET", "workers").json()["items"])), (
+                log.read_text()
+            )
             http.close()
             early.send_signal(signal.SIGTERM)
             assert early.wait(60) == 0
@@ -301,7 +303,7 @@ def test_a_worker_of_two_devices_is_two_processes_that_end_with_it(
         http = Transport(url, token)
 
         def pids() -> dict[str, int]:
-            found = http.call("GET", "workers").json()
+            found = http.call("GET", "workers").json()["items"]
             assert all(worker["slots"] == 3 for worker in found)
             return {it["name"]: it["device"]["pid"] for it in found if alive(it["device"]["pid"])}
 

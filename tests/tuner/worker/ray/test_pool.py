@@ -61,7 +61,7 @@ def driver(here: Installation, cluster: Cluster, *more: str) -> subprocess.Popen
 
 def workers(here: Installation) -> list[dict[str, Any]]:
     """Those that are present."""
-    found = here.http.get("workers").raise_for_status().json()
+    found = here.http.get("workers").raise_for_status().json()["items"]
     return [worker for worker in found if worker["state"] != "gone"]
 
 
