@@ -34,8 +34,10 @@ class Setting(BaseModel):
     default: Any = Field(description="Null: chosen from the study, as the description says.")
     required: bool = False
     description: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float | None = Field(default=None, description="The least legal value; null: none.")
+    maximum: float | None = Field(default=None, description="The greatest; null: there is none.")
+    open_minimum: bool = Field(default=False, description="The minimum itself is not legal.")
+    open_maximum: bool = Field(default=False, description="The maximum itself is not legal.")
     choices: list[Any] = Field(default_factory=list)
     search: dict[str, Any] | None = Field(
         default=None,
@@ -202,8 +204,7 @@ def _hyper(name: str, hyper: optimizers.Hyper) -> Setting:
         type="float",
         default=finite(hyper.default),
         description=hyper.doc,
-        minimum=_end(hyper.low),
-        maximum=_end(hyper.high),
+        **_bounds(hyper),
         search=search,
     )
 
@@ -215,12 +216,21 @@ def _options(options: Mapping[str, spaces.Option]) -> list[Setting]:
             type=option.kind,
             default=finite(option.default),
             description=option.doc,
-            minimum=_end(option.low),
-            maximum=_end(option.high),
+            **_bounds(option),
             choices=list(option.choices),
         )
         for name, option in options.items()
     ]
+
+
+def _bounds(of: optimizers.Hyper | spaces.Option) -> dict[str, Any]:
+    low, high = _end(of.low), _end(of.high)
+    return {
+        "minimum": low,
+        "maximum": high,
+        "open_minimum": of.open_low and low is not None,
+        "open_maximum": of.open_high and high is not None,
+    }
 
 
 def _end(value: float | None) -> float | None:

@@ -332,6 +332,28 @@ def test_the_catalogue_is_the_registry(client: httpx.Client, kind: str, registry
     assert all(entry["summary"] for entry in found)
 
 
+def test_the_catalogue_says_which_ends_of_a_range_are_open(client: httpx.Client) -> None:
+    found = {
+        f"{entry['name']}.{setting['name']}": setting
+        for kind in ("optimizers", "schedules", "pruners")
+        for entry in get(client, kind)
+        for setting in entry["settings"]
+    }
+
+    def range_of(name: str) -> tuple[object, ...]:
+        ends = ("minimum", "open_minimum", "maximum", "open_maximum")
+        return tuple(found[name][end] for end in ends)
+
+    assert range_of("adamw.eps") == (0.0, True, None, False)
+    assert range_of("adamw.beta1") == (0.0, False, 1.0, True)
+    assert range_of("adamw.lr") == (0.0, False, None, False)
+    assert range_of("step.gamma") == (0.0, True, 1.0, False)
+    page = " ".join(client.get("/catalogue").text.split())
+    assert "<td>&gt; 0</td>" in page
+    assert "<td>0 to below 1</td>" in page
+    assert "<td>above 0 to 1</td>" in page
+
+
 def test_the_advisor_answers_the_known_question(client: httpx.Client) -> None:
     question = {
         "config": {"lr": 5e-4, "batch_size": 128},
