@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import typer
 
 from tuner.cli.options import Json, number, settings_of
 from tuner.cli.output import print_json, say
-from tuner.errors import InvalidInput
+from tuner.errors import InvalidInput, TunerError
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,8 @@ def range_(
     if optimizer is not None:
         chosen["optimizer"] = optimizer
     built, where = _opened(task, param, device, chosen)
-    found = find_range(built, chosen, seeds=seeds, device=where)
+    with _training(task):
+        found = find_range(built, chosen, seeds=seeds, device=where)
     if json:
         print_json({**found.to_dict(), "space": {"lr": found.to_space()}})
     else:
@@ -72,7 +74,8 @@ def measure(
 
     chosen = _config(config)
     built, where = _opened(task, param, device, chosen)
-    found = measure_noise(built, chosen, steps=steps, device=where)
+    with _training(task):
+        found = measure_noise(built, chosen, steps=steps, device=where)
     if json:
         print_json(found.to_dict())
     else:
@@ -121,7 +124,8 @@ def memory(
     peaks = _peaks(peak or [])
     if task is not None:
         built, where = _opened(task, param, device, {**chosen, "optimizer": rule})
-        counted, measured, free = _slot(built, {**chosen, "optimizer": rule}, where)
+        with _training(task):
+            counted, measured, free = _slot(built, {**chosen, "optimizer": rule}, where)
         parameters, capacity = parameters or counted, capacity or free
         peaks = peaks or measured
     if parameters is None:
@@ -170,6 +174,25 @@ def _slot(
     free = devices.free_memory(device)
     slot = memory.measure(task, config, device=device)
     return sum(p.numel() for p in model.parameters()), slot.peaks, float(free)
+
+
+@contextmanager
+def _training(task: str) -> Iterator[None]:
+    """Says in one line what a task's own code raises.
+
+    Raises:
+        TunerError: It raised something.
+    """
+    from tuner.training.program import first_line
+
+    try:
+        yield
+    except TunerError:
+        raise
+    except Exception as error:
+        raise TunerError(
+            f"{task} cannot be trained: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _config(file: Path | None) -> dict[str, Any]:

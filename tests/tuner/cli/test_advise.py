@@ -75,6 +75,38 @@ def test_wrong_input_is_one_line_that_names_it(
     assert names in printed.err
 
 
+BREAKING = """
+from tuner import tasks
+
+class {name}(tasks.get("digits")):
+    name = "{name}"
+
+    def {method}:
+        raise RuntimeError("shapes do not fit\\nand more")
+"""
+
+
+@pytest.mark.parametrize("arguments", [["range"], ["measure"], ["memory"]], ids=lambda a: a[0])
+@pytest.mark.parametrize(
+    "method", ["model(self, config)", "loss(self, output, target, config)"], ids=lambda m: m[:4]
+)
+def test_a_task_that_raises_is_one_line_that_says_what(
+    arguments: list[str],
+    method: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = f"breaking_{arguments[0]}_{method[:4]}"
+    (tmp_path / f"{name}.py").write_text(BREAKING.format(name=name, method=method))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["advise", *arguments, "--task", f"{name}:{name}"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    told = "cannot be trained: RuntimeError: shapes do not fit"
+    assert printed.err == f"tuner: {name}:{name} {told}\n"
+
+
 def test_no_file_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", "measure", "--task", "digits", "--config", "none.yaml"]) == 2
     assert "none.yaml cannot be read" in capsys.readouterr().err
