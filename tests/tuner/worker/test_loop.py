@@ -370,11 +370,17 @@ def test_checkpoints_at_an_address_are_gone_on_with_from_another_home(
 
 
 def test_a_late_answer_about_an_old_lease_drops_no_new_one(
-    context: Context, tmp_path: Path
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trials are handed back and taken again, all while a heartbeat about them is on its way."""
+    """Trials are handed back and taken again, all while a heartbeat about them is on its way.
+
+    They are saved and reported each round, so that whatever has been reported is not trained again.
+    """
+    monkeypatch.setattr("tuner.worker.loop.REPORT_SECONDS", 0.0)
     study = service.submit(context, spec(pruner={"name": "none"}))
     asked, again, answered = threading.Event(), threading.Event(), threading.Event()
+    given: set[int] = set()
+    given_again: set[int] = set()
 
     class Slow(DirectGateway):
         def register(self, hello: WorkerHello) -> Registration:
@@ -402,12 +408,16 @@ def test_a_late_answer_about_an_old_lease_drops_no_new_one(
 
         def lease(self, worker_id: int, request: LeaseRequest) -> LeaseAnswer:
             answer = super().lease(worker_id, request)
+            ids = {leased.trial_id for leased in answer.leased}
+            given_again.update(given & ids)
+            given.update(ids)
             if answer.leased and asked.is_set():
                 again.set()
             return answer
 
-    work_until(context, study.id, gateway=Slow(context), home=tmp_path)
+    work_until(context, study.id, gateway=Slow(context), home=tmp_path, save_seconds=0.0)
     assert answered.is_set()
+    assert given_again
     assert service.show_study(context, study.id).state == "completed"
     assert {trial.attempt for trial in trials(context, study.id)} == {1}
 
