@@ -190,9 +190,10 @@ class Turn:
         self.changed[row.id] = row
 
     def measured(self, row: TrialRow, point: Point) -> None:
-        """A new point of a trial is to be stored."""
+        """A point of a trial is to be stored, unless it is already."""
         self.points.append(point)
-        row.heard = point
+        if point.step > row.step:
+            row.heard = point
 
     def moved(self, row: TrialRow, **data: Any) -> None:
         """The trial is to be written back, and its new state told."""

@@ -46,6 +46,17 @@ def test_a_loop_of_asks_and_tells(ctx: Context) -> None:
     assert study.best.value == max(told)
 
 
+def test_a_report_that_comes_again_does_not_take_the_last_metrics_back(ctx: Context) -> None:
+    study_id = own(ctx)
+    (trial,) = service.ask(ctx, study_id, 1)
+    for step, score in ((1, 0.1), (2, 0.2), (1, 0.1)):
+        measured = Measured(step=step, metrics={"score": score})
+        service.report_trial(ctx, trial.trial_id, trial.token, measured)
+    told = service.tell(ctx, trial.trial_id, trial.token)
+    assert told.last_metrics == {"score": 0.2}
+    assert service.show_trial(ctx, trial.trial_id).last_metrics == told.last_metrics
+
+
 def test_reports_and_verdicts(ctx: Context) -> None:
     study_id = own(ctx)
     (trial,) = service.ask(ctx, study_id, 1)
