@@ -21,6 +21,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from api.security import COOKIE
 from tests.api.conftest import Server
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -106,6 +107,12 @@ def look(page: Page, size: str, scheme: str) -> None:
     width, height = SIZES[size]
     page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+
+
+def enter(page: Page, server: Server, path: str = "/") -> None:
+    """Opens a page as the admin, who has logged in before."""
+    page.context.add_cookies([{"name": COOKIE, "value": str(server.admin), "url": server.url}])
+    page.goto(server.url + path)
 
 
 def log_in(page: Page, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""A browser for each file, and a study that a worker trained, with all that it reports."""
+"""A browser for all files, and a study that a worker trained, with all that it reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tuner import service
 from tuner.service import StudyView
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with chromium() as launched:
         yield launched

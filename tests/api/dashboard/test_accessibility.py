@@ -9,7 +9,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import log_in, look, window
+from tests.api.dashboard.browsers import enter, log_in, look, window
 from tests.api.loops import submitted
 from tuner import service
 from tuner.protocol import PoolBeat, WorkerHello
@@ -98,8 +98,7 @@ def test_axe_finds_nothing_in_webhooks(browser: Browser, start: Callable[..., Se
         webhooks.create_webhook(server.context, name, "http://127.0.0.1:9/", tag="nightly")
     webhooks.try_webhook(server.context, "told")
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/webhooks")
+        enter(page, server, "/webhooks")
         expect(page.locator("tbody tr")).to_have_count(1)
         assert findings(page) == []
 
@@ -109,8 +108,7 @@ def test_the_keyboard_reaches_everything(
 ) -> None:
     study = trained()
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{study.id}")
+        enter(page, server, f"/studies/{study.id}")
         expect(page.locator("#history figcaption")).to_contain_text("finished trials")
         page.locator("#slices").scroll_into_view_if_needed()
         expect(page.locator("#slices figure")).to_have_count(4)
@@ -145,8 +143,7 @@ def test_the_keyboard_reaches_everything(
 def test_a_dialog_keeps_and_returns_the_focus(browser: Browser, server: Server, spec: Spec) -> None:
     study = submitted(server.context, spec)
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{study.id}")
+        enter(page, server, f"/studies/{study.id}")
         page.get_by_role("button", name="Stop").focus()
         page.keyboard.press("Enter")
         expect(page.get_by_role("button", name="Keep as it is")).to_be_focused()

@@ -8,7 +8,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import log_in, window
+from tests.api.dashboard.browsers import enter, window
 from tests.api.dashboard.test_advisor import scaling
 from tests.api.loops import submitted
 from tests.tuner.service import probing
@@ -27,7 +27,7 @@ def place(page: Page, selector: str) -> tuple[float, float]:
 
 def test_the_answer_and_the_point_follow_the_form(browser: Browser, server: Server) -> None:
     with window(browser) as page:
-        log_in(page, server)
+        enter(page, server)
         page.get_by_role("link", name="Advisor").click()
         expect(page.locator("#new-lr")).to_contain_text("0.00141421")
         expect(page.locator("#answer")).to_contain_text("rises from 0.0005 to 0.00141421")
@@ -61,8 +61,7 @@ def test_the_answer_and_the_point_follow_the_form(browser: Browser, server: Serv
 
 def test_the_dashed_line_is_moved_by_keys_and_by_hand(browser: Browser, server: Server) -> None:
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/advisor")
+        enter(page, server, "/advisor")
         line = page.get_by_role("slider")
         line.focus()
         page.keyboard.press("ArrowRight")
@@ -90,8 +89,7 @@ def test_a_studys_trials_are_drawn_fitted_and_planned_on(
     study = scaling(server.context, spec)
     assert study.counts.fail > 3
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{study.id}")
+        enter(page, server, f"/studies/{study.id}")
         panel = page.locator("#change-answer")
         expect(panel).to_contain_text("by your trials")
         to = page.get_by_label("of the best trial to")
@@ -133,8 +131,7 @@ def test_a_range_that_is_being_measured_appears_when_it_is(
     worker = Trainer(server.context)
     probe = probing.given(server.context, worker)
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{auto.id}")
+        enter(page, server, f"/studies/{auto.id}")
         card = page.get_by_role("region", name="Range of learning rates")
         expect(card).to_contain_text("a worker measures which learning rates")
         probing.measure(server.context, worker, probe)
@@ -145,8 +142,7 @@ def test_a_range_that_is_being_measured_appears_when_it_is(
 def test_without_scripts_the_form_still_answers(browser: Browser, server: Server) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    log_in(page, server)
-    page.goto(f"{server.url}/advisor")
+    enter(page, server, "/advisor")
     page.get_by_label("New batch size").first.fill("512")
     page.get_by_role("button", name="Advise").click()
     expect(page.locator("#new-lr")).to_contain_text("0.001")

@@ -7,7 +7,7 @@ from typing import Any
 from playwright.sync_api import Browser, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import log_in, window
+from tests.api.dashboard.browsers import enter, window
 from tests.api.loops import submitted
 from tuner import service
 from tuner.protocol import LeaseRequest, Measured, Report, WorkerHello
@@ -58,7 +58,7 @@ def test_nothing_that_users_write_runs(browser: Browser, server: Server, spec: S
         f"/advisor?study={study.id}&to={EVIL}",
     ]
     with window(browser) as page:
-        log_in(page, server)
+        enter(page, server)
         for path in paths:
             page.goto(server.url + path)
             page.wait_for_load_state("load")

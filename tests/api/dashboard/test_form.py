@@ -14,7 +14,7 @@ import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import BOTH, inked, log_in, until, window
+from tests.api.dashboard.browsers import BOTH, enter, inked, log_in, until, window
 from tests.api.loops import submitted, train
 from tests.programs import needed
 from tuner import service
@@ -28,8 +28,7 @@ Spec = dict[str, Any]
 
 def opened(page: Page, server: Server, query: str = "") -> None:
     """The form, once the server has said what it makes of it."""
-    log_in(page, server)
-    page.goto(f"{server.url}/new{query}")
+    enter(page, server, f"/new{query}")
     expect(page.locator("#cost")).to_contain_text("trials")
 
 

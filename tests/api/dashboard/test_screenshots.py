@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import SCHEMES, SIZES, inked, log_in, look, until, window
+from tests.api.dashboard.browsers import SCHEMES, SIZES, enter, inked, look, until, window
 from tests.api.dashboard.test_advisor import scaling
 from tests.api.loops import submitted
 from tests.tuner.service import probing
@@ -83,7 +83,7 @@ def test_pages_fit_and_screenshots(
         for size, scheme in LOOKS:
             look(page, size, scheme)
             kept(page, f"login-{size}-{scheme}")
-        log_in(page, server)
+        enter(page, server)
         for name, path in pages.items():
             for number, (size, scheme) in enumerate(LOOKS):
                 look(page, size, scheme)
@@ -151,7 +151,7 @@ def test_pages_fit_a_telephone_whatever_things_are_called(browser: Browser, serv
     ]
     wide = {}
     with window(browser, "mobile", forgive="status of 404") as page:
-        log_in(page, server)
+        enter(page, server)
         for path in paths:
             page.goto(server.url + path)
             expect(page.locator("main h1, main h2").first).to_be_visible()
@@ -169,8 +169,7 @@ def test_webhooks_fit_a_telephone_and_quote_their_names(
         )
     webhooks.try_webhook(server.context, "told_" * 12)
     with window(browser, "mobile") as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/webhooks")
+        enter(page, server, "/webhooks")
         expect(page.get_by_text("tuner webhook test 'two words'")).to_be_visible()
         expect(page.get_by_text("The last 10 messages")).to_be_visible()
         expect(page.get_by_text(f"tuner webhook log {'told_' * 12}")).to_be_visible()
@@ -182,7 +181,7 @@ def test_webhooks_fit_a_telephone_and_quote_their_names(
 def test_the_navigation_fits_every_window(browser: Browser, server: Server) -> None:
     """It would scroll sideways rather than widen the page, with nothing to show that it does."""
     with window(browser) as page:
-        log_in(page, server)
+        enter(page, server)
         nav = page.get_by_role("navigation", name="Main")
         expect(nav.get_by_role("link")).to_have_count(6)
         for width in (320, 390, 768, 901):
@@ -202,8 +201,7 @@ def test_a_printed_study_is_light_and_bare(
 ) -> None:
     study = trained()
     with window(browser, scheme="dark") as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{study.id}")
+        enter(page, server, f"/studies/{study.id}")
         settled(page)
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.emulate_media(media="print")

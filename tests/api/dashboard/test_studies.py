@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from api.dashboard.studies import spark
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import log_in, window
+from tests.api.dashboard.browsers import enter, window
 from tests.api.loops import submitted
 from tuner import service
 from tuner.protocol import PoolBeat
@@ -31,7 +31,7 @@ def test_studies_are_found_and_acted_on(
     trained(name="alpha", tags=["baseline"])
     beta = submitted(server.context, spec, name="beta")
     with window(browser) as page:
-        log_in(page, server)
+        enter(page, server)
         rows = page.locator("tbody tr")
         names = page.locator("td.name > a:first-child")
         expect(names).to_have_text(["beta", "alpha"])
@@ -72,7 +72,7 @@ def test_studies_are_found_and_acted_on(
 
 def test_the_list_refreshes_itself(browser: Browser, server: Server, spec: Spec) -> None:
     with window(browser) as page:
-        log_in(page, server)
+        enter(page, server)
         expect(page.get_by_role("heading", name="No studies yet")).to_be_visible()
         page.evaluate("window.mark = 1")
         submitted(server.context, spec, name="came later")
@@ -91,7 +91,7 @@ def test_a_pool_of_workers_is_scaled(browser: Browser, server: Server) -> None:
     beat = PoolBeat(name="<b>ray</b>", driver="a", first=True, running=2, fits=8)
     pools.show_life(server.context, beat)
     with window(browser, forgive="status of 422") as page:
-        log_in(page, server)
+        enter(page, server)
         page.get_by_role("link", name="Workers").click()
         row = page.locator("tbody tr").filter(has_text="<b>ray</b>")
         expect(row.locator(".chip.active")).to_be_visible()

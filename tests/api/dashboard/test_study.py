@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import BOTH, inked, log_in, until, window
+from tests.api.dashboard.browsers import BOTH, enter, inked, log_in, until, window
 from tests.api.dashboard.cables import cable
 from tests.api.loops import submitted, train
 from tests.api.workers import work
@@ -30,8 +30,7 @@ FIGURES = ("#curves", "#rates", "#history", "#parallel", "#slices figure", "#pai
 
 
 def opened(page: Page, server: Server, study_id: int) -> None:
-    log_in(page, server)
-    page.goto(f"{server.url}/studies/{study_id}")
+    enter(page, server, f"/studies/{study_id}")
     expect(page.locator("#history figcaption")).to_contain_text("finished trial")
 
 
@@ -286,8 +285,7 @@ def test_no_more_are_compared_than_fit_side_by_side(
     configs = [{"lr": 0.01, "batch_size": 16}] * 13
     service.enqueue(server.context, study.id, configs)
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{study.id}")
+        enter(page, server, f"/studies/{study.id}")
         for box in page.locator("input.pick").all():
             box.check()
         compare = page.locator("#compare")
@@ -476,8 +474,7 @@ def test_a_study_that_optuna_runs_is_followed_too(browser: Browser, server: Serv
         return x * x
 
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{study._study_id}")
+        enter(page, server, f"/studies/{study._study_id}")
         expect(page.locator("#live")).to_have_count(0)
         expect(page.locator(".crumbs")).to_have_text("Studies / Optuna")
         expect(page.get_by_role("link", name="Clone")).to_have_count(0)
@@ -503,8 +500,7 @@ def test_a_study_that_optuna_runs_is_followed_too(browser: Browser, server: Serv
 def test_actions_ask_before_they_act(browser: Browser, server: Server, spec: Spec) -> None:
     study = submitted(server.context, spec)
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{study.id}")
+        enter(page, server, f"/studies/{study.id}")
         expect(page.locator(".page-head .chip.queued")).to_be_visible()
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("dialog")).to_contain_text("End “digits-adamw” now?")
@@ -571,8 +567,7 @@ def test_a_running_study_is_stopped_and_drains(
     (asked,) = service.ask(server.context, study.id)
     # What the page asked for as the study ended may arrive after the log-out, and is refused.
     with window(browser, size, scheme, forgive="status of 401") as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/studies/{study.id}")
+        enter(page, server, f"/studies/{study.id}")
         page.get_by_role("button", name="Stop").click()
         page.get_by_role("button", name="Do it").click()
         expect(page.locator(".page-head .chip.stopping")).to_be_visible()

@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import Server
-from tests.api.dashboard.browsers import inked, log_in, until, window
+from tests.api.dashboard.browsers import enter, inked, until, window
 from tests.api.dashboard.test_escaping import EVIL
 from tests.api.loops import measure, submitted, train
 from tuner import service
@@ -38,8 +38,7 @@ def test_all_that_a_trial_measured(browser: Browser, server: Server, trained: Tr
     study = trained(1)
     (trial,) = service.list_trials(server.context, study.id).items
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/trials/{trial.id}")
+        enter(page, server, f"/trials/{trial.id}")
         wanted = ["loss", "accuracy", "learning rate", "gradient norm", "gradient noise scale"]
         expect(titles(page)).to_have_text(wanted)
         expect(page.locator("#charts .legend").first).to_contain_text("val_loss")
@@ -77,8 +76,7 @@ def test_a_metric_with_an_interval_is_a_line_in_a_band(
         measured = Measured(step=step, metrics={"val_loss": 1.0, **scale})
         service.report_trial(server.context, asked.trial_id, asked.token, measured)
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/trials/{asked.trial_id}")
+        enter(page, server, f"/trials/{asked.trial_id}")
         expect(titles(page)).to_have_text(["loss", "gradient noise scale"])
         card = page.locator("#charts section").last
         expect(card.locator(".legend")).to_contain_text("shaded from noise_scale_low")
@@ -118,8 +116,7 @@ def test_what_a_script_prints_is_text_that_grows(
     (first,) = leased()
     say(first, "begun\n")
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/trials/{first.trial_id}")
+        enter(page, server, f"/trials/{first.trial_id}")
         log = page.get_by_role("log")
         expect(log).to_have_text("begun\n")
         page.evaluate("window.mark = 1")
@@ -150,8 +147,7 @@ def test_a_running_trial_grows_and_is_stopped(browser: Browser, server: Server, 
     study = submitted(server.context, spec)
     (asked,) = service.ask(server.context, study.id)
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/trials/{asked.trial_id}")
+        enter(page, server, f"/trials/{asked.trial_id}")
         expect(page.locator("#no-curves")).to_contain_text("Nothing measured yet")
         expect(page.locator("#live")).to_have_text("live")
         page.evaluate("window.mark = 1")
@@ -174,8 +170,7 @@ def test_a_traceback_keeps_its_lines_and_leaves_room(
     reason = "Traceback:\n" + "".join(f'  File "part_{i}.py"\n    call()\n' for i in range(60))
     service.tell(server.context, asked.trial_id, asked.token, state="fail", reason=reason)
     with window(browser, "mobile") as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/trials/{asked.trial_id}")
+        enter(page, server, f"/trials/{asked.trial_id}")
         why = page.get_by_role("region", name="Why it ended")
         assert '\n  File "part_1.py"\n    call()' in why.inner_text()
         box = why.bounding_box()
@@ -188,8 +183,7 @@ def test_a_failed_trial_is_retried_and_varied(browser: Browser, server: Server, 
     (asked,) = service.ask(server.context, study.id)
     service.tell(server.context, asked.trial_id, asked.token, state="fail", reason="oom")
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/trials/{asked.trial_id}")
+        enter(page, server, f"/trials/{asked.trial_id}")
         expect(page.locator(".notice")).to_contain_text("Out of memory")
         page.get_by_role("button", name="Retry").click()
         expect(page.locator(".page-head .chip.waiting")).to_be_visible()
@@ -211,8 +205,7 @@ def test_a_trial_that_waits_shows_its_first_report(
     study = submitted(server.context, spec)
     (waiting,) = service.enqueue(server.context, study.id, [{"lr": 0.01, "batch_size": 16}])
     with window(browser) as page:
-        log_in(page, server)
-        page.goto(f"{server.url}/trials/{waiting.id}")
+        enter(page, server, f"/trials/{waiting.id}")
         expect(page.locator("#live")).to_have_text("live")
         loop = threading.Thread(target=train, args=(server.context, study.id, 1))
         loop.start()
