@@ -25,31 +25,30 @@ from api.dashboard.render import problem_page
 from tuner.service import utc_now
 from tuner.service.memo import Memo
 
+PAGES = (
+    login,
+    studies,
+    study,
+    compare,
+    trial,
+    workers,
+    webhooks,
+    form,
+    vary,
+    advisor,
+    actions,
+    confirm,
+    catalogue,
+    reference,
+)
+"""The modules whose routers answer with them."""
+
 
 def install(app: FastAPI) -> None:
-    """Adds the pages, their assets, and the form that errors take for people."""
-    own = (
-        login,
-        studies,
-        study,
-        compare,
-        trial,
-        workers,
-        webhooks,
-        form,
-        vary,
-        advisor,
-        actions,
-        confirm,
-        catalogue,
-        reference,
-    )
-    for module in own:
-        app.include_router(module.router, include_in_schema=False)
+    """Adds what pages need: their assets, and the form that errors take for people."""
     app.add_route(assets.PATH, assets.serve, name="assets", include_in_schema=False)
-
     app.state.pieces = Memo(utc_now, size=100)
     app.state.error_page = problem_page
 
 
-__all__ = ["install"]
+__all__ = ["PAGES", "install"]
