@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote, urlsplit
@@ -16,8 +18,8 @@ from api.dashboard import assets
 from api.dashboard.formats import FILTERS
 from api.dashboard.views import ProblemPage, Shown, Who
 from api.problems import Problem
-from api.security import COOKIE, Principal, principal, require
-from tuner.errors import InvalidInput
+from api.security import ANYBODY, COOKIE, Principal, authenticate, principal, require
+from tuner.errors import InvalidInput, TunerError
 
 environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -87,8 +89,24 @@ def problem_page(request: Request, document: Problem) -> Response:
         asked = here if request.method == "GET" else _came_from(request)
         asked = asked.removeprefix(root_of(request)) or "/"
         return RedirectResponse(f"{root_of(request)}/login?next={quote(asked, safe='')}", 303)
-    page = ProblemPage(document.title, "", None, document, logged_in(request))
+    who = _visitor(request, document.status)
+    page = ProblemPage(document.title, "", who, document, logged_in(request))
     return render(request, "problem.html", page, document.status)
+
+
+def _visitor(request: Request, status: int) -> Who | None:
+    """Who met an error, also where no route asked who it is.
+
+    The database is not asked after a fault of the server's, which may be its own.
+    """
+    found: Principal | None = getattr(request.state, "principal", None)
+    if found is None and not request.app.state.auth:
+        found = ANYBODY
+    token = request.cookies.get(COOKIE)
+    if found is None and token and status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        with suppress(TunerError):
+            found = authenticate(request, token)
+    return None if found is None else Who(found.name, found.scopes, logged_in(request))
 
 
 def back(request: Request, fallback: str) -> RedirectResponse:

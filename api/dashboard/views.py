@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from api.problems import Problem
 from api.security import Principal
@@ -37,7 +37,9 @@ class Shown:
     section: str
     """The path of the menu's entry that is lit."""
     who: Who | None
-    """Nobody on the login page."""
+    """Nobody on the login page, and where an error came before it was known."""
+    menu: ClassVar = True
+    """Whether there is one."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def trials(count: int) -> str:
 class LoginPage(Shown):
     """The login form."""
 
+    menu: ClassVar = False
     error: str
     next: str
     """Where to go once logged in; a path of this server."""

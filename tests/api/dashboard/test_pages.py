@@ -10,6 +10,7 @@ import pytest
 
 from api.dashboard import assets
 from api.dashboard.formats import ago, duration, num, percent, rate, size
+from api.security import COOKIE
 from tests.api.conftest import Server
 from tests.api.loops import submitted, train
 from tuner import service
@@ -519,3 +520,28 @@ def test_a_noise_scale_without_a_value_says_why(
     assert "Last measured" in page
     assert why in page
     assert ("The noise scale" in page) is bool(why)
+
+
+def test_an_error_has_the_menu_and_says_who_meets_it(
+    server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(server.context, spec)
+
+    def broken(*_args: Any, **_kwargs: Any) -> Any:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(service, "sketches", broken)
+    token = server.token("read")
+    headers = {"accept": "text/html", "cookie": f"{COOKIE}={token}"}
+    with server.client("") as visitor:
+        for path, status in (("/studies/7", 404), ("/no/such", 404), ("/new", 403), ("/", 500)):
+            answer = visitor.get(path, headers=headers)
+            assert answer.status_code == status
+            assert '<a href="/advisor"' in answer.text, path
+            assert '<span class="muted small who">read</span>' in answer.text, path
+            assert answer.text.count("Log out") == 1
+            assert 'href="/webhooks"' not in answer.text  # for an admin only
+        stranger = visitor.get("/no/such", headers={"accept": "text/html"})
+        assert '<a href="/advisor"' in stranger.text
+        assert "Log out" not in stranger.text
+        assert '<a href="/advisor"' not in visitor.get("/login").text
