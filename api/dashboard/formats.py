@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Iterable
 from datetime import UTC, datetime
+
+from tuner.service.thinning import LEAST_DIGITS, digits_of
 
 DASH = "–"
 ENDLESS = 1e300
@@ -25,7 +28,7 @@ def num(value: object, digits: int = 3) -> str:
     size = abs(value)
     if 0.99 < size < 1:  # a decay rate, of which the distance to 1 is what counts
         text = f"{value:.{digits - 2 - math.floor(math.log10(1 - size))}f}".rstrip("0").rstrip(".")
-    elif value == 0 or 1e-3 <= size < 1e5:
+    elif value == 0 or 1e-3 <= size < max(1e5, 10**digits):
         text = f"{value:.{digits}g}"
         if "e" in text:  # more digits before the point, after rounding too
             text = f"{value:.0f}"
@@ -35,6 +38,19 @@ def num(value: object, digits: int = 3) -> str:
             mantissa = mantissa.rstrip("0").rstrip(".")
         text = f"{mantissa}e{int(exponent)}"
     return text.replace("-", "−")
+
+
+def telling(values: Iterable[object], least: int = 3) -> int:
+    """How many significant digits tell a row or a column of values apart, by the rule of pictures.
+
+    Args:
+        values: Those that stand beside each other; only fractions count, others are shown whole.
+        least: Digits where that many do.
+    """
+    known = [value for value in values if isinstance(value, float) and math.isfinite(value)]
+    if len(set(known)) < 2:
+        return least
+    return least + digits_of(known) - LEAST_DIGITS
 
 
 def duration(seconds: float | None) -> str:
@@ -112,6 +128,7 @@ def size(value: float | None) -> str:
 
 FILTERS = {
     "num": num,
+    "telling": telling,
     "duration": duration,
     "ago": ago,
     "percent": percent,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, get_args
 from urllib.parse import urlencode
 
-from api.dashboard.formats import DASH, duration, num
+from api.dashboard.formats import DASH, duration, num, telling
 from api.routers.parameters import TrialState, filter_name
 from tuner.service import StudyView, TrialView
 
@@ -54,7 +55,7 @@ def columns_of(
             Column(
                 f"value.{i}",
                 name,
-                lambda t, i=i: num(t.values[i] if t.values and i < len(t.values) else None, 4),  # type: ignore[misc]  # i is bound
+                _numbers(trials, partial(_objective, i), 4),
                 "value" if i == 0 else f"value.{i}",
                 number=True,
                 standard=True,
@@ -66,7 +67,7 @@ def columns_of(
             Column(
                 f"params.{name}",
                 name,
-                lambda t, n=name: num(t.params.get(n)),  # type: ignore[misc]  # n is bound
+                _numbers(trials, lambda t, n=name: t.params.get(n)),  # type: ignore[misc]  # n is bound
                 f"params.{name}",
                 number=_numeric(study.spec, name),
                 standard=True,
@@ -77,7 +78,7 @@ def columns_of(
             Column(
                 f"metrics.{name}",
                 f"last {name}",
-                lambda t, n=name: num(t.last_metrics.get(n)),  # type: ignore[misc]  # n is bound
+                _numbers(trials, lambda t, n=name: t.last_metrics.get(n)),  # type: ignore[misc]  # n is bound
                 number=True,
             )
             for name in measured
@@ -101,6 +102,19 @@ def columns_of(
         _time("finished", "Finished", lambda t: t.finished_at),
         Column("reason", "Why it ended", lambda t: t.reason or "", standard=True),
     ]
+
+
+def _objective(which: int, trial: TrialView) -> float | None:
+    values = trial.values or ()
+    return values[which] if which < len(values) else None
+
+
+def _numbers(
+    trials: Iterable[TrialView], value: Callable[[TrialView], Any], least: int = 3
+) -> Text:
+    """What a column shows of a value: with as many digits as tell those of the page apart."""
+    digits = telling(map(value, trials), least)
+    return lambda trial: num(value(trial), digits)
 
 
 def _time(

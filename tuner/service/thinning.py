@@ -95,10 +95,13 @@ def digits_of(values: Iterable[float | None]) -> int:
     if not known:
         return LEAST_DIGITS
     tenth = len(known) // 10
-    body = (known[-1 - tenth] - known[tenth]) or (known[-1] - known[0])
+    low, high = known[tenth], known[-1 - tenth]
+    if low == high:
+        low, high = known[0], known[-1]
+    body = high - low
     if not body:
         return MOST_DIGITS
-    size = max(abs(known[0]), abs(known[-1]))
+    size = max(abs(low), abs(high))
     ahead = 0 if body >= size else math.ceil(math.log10(size) - math.log10(body))
     return min(MOST_DIGITS, max(LEAST_DIGITS, 4 + ahead))
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from api.dashboard import assets
-from api.dashboard.formats import ago, duration, num, percent, rate, size
+from api.dashboard.formats import ago, duration, num, percent, rate, size, telling
 from api.security import COOKIE
 from tests.api.conftest import Server
 from tests.api.loops import submitted, train
@@ -472,6 +472,36 @@ def test_who_may_only_look_sees_no_buttons(server: Server, evil_study: StudyView
 )
 def test_numbers_as_a_person_writes_them(value: object, text: str) -> None:
     assert num(value) == text
+
+
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        ([0.100012, 0.100045, None], ["0.100012", "0.100045", "–"]),
+        ([0.1 + 1 / 3, 0.25], ["0.4333", "0.25"]),
+        ([1234567.25, 1234569.5, 1234568.0], ["1234567.25", "1234569.5", "1234568"]),
+        ([0.100012, 0.100012], ["0.1", "0.1"]),
+        ([0.123456, *[0.2 + i / 100 for i in range(9)], -1e12], ["0.1235", "0.2"]),
+        ([True, "adamw", 3], ["true", "adamw", "3"]),
+    ],
+)
+def test_as_many_digits_as_tell_values_apart(column: list[object], texts: list[str]) -> None:
+    digits = telling(column, 4)
+    assert [num(value, digits) for value in column[: len(texts)]] == texts
+
+
+def test_close_values_look_different_in_tables(server: Server, client: httpx.Client) -> None:
+    study = submitted(server.context, OWN, pruner="none")
+    for value in (0.100012, 0.100045):
+        (asked,) = service.ask(server.context, study.id)
+        measured = Measured(step=1, metrics={"loss": value, "other": 7.0 + value})
+        service.report_trial(server.context, asked.trial_id, asked.token, measured)
+        service.tell(server.context, asked.trial_id, asked.token)
+    table = client.get(f"/studies/{study.id}?columns=value.0,metrics.other").text
+    compared = client.get(f"/studies/{study.id}/compare?trials=1,2").text
+    for html in (table, compared):
+        for text in ("0.100012", "0.100045", "7.100012", "7.100045"):
+            assert f'<td class="number">{text}</td>' in html
 
 
 def test_times_shares_and_sizes() -> None:

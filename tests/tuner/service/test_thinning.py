@@ -72,7 +72,7 @@ def test_a_cloud_keeps_its_loners_and_its_density() -> None:
         ([0.1871, 2.3026, 0.4], 5),
         ([1234567.25, 1234569.5, 1234568.0], 10),
         ([-0.9999991, -0.9999997], 11),
-        ([*(1e6 + i for i in range(20)), 1e30], 10 + 20 + 4),  # one far off hides nothing
+        ([*(1e6 + i for i in range(20)), 1e30], 9),  # one far off changes nothing
         ([0.25, 0.25], 17),
         ([-1.7e308, 1.7e308, None, math.nan, math.inf], 5),
         ([1e300, 5e-324], 5),
