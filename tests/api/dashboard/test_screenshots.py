@@ -28,6 +28,19 @@ LOOKS = [
     if FOLDER or (size, scheme) in (("mobile", "dark"), ("desktop", "light"))
 ]
 
+CUT = """
+    window.cut = [];
+    const write = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+        const width = this.measureText(text).width;
+        const left = { right: x - width, center: x - width / 2 }[this.textAlign] ?? x;
+        const whole = this.canvas.width / this.getTransform().a;
+        if (left < -1 || left + width > whole + 1) window.cut.push(text);
+        write.call(this, text, x, y);
+    };
+"""
+"""Keeps what charts write beyond their edges."""
+
 
 def settled(page: Page) -> None:
     """All charts have come near once and are drawn, so far as they have anything to show."""
@@ -103,6 +116,7 @@ def test_pages_fit_a_telephone_whatever_things_are_called(browser: Browser, serv
         return (text * most)[:most]
 
     metric, parameter = long("metric_", 60), long("parameter_", 60)
+    depth = long("depth_", 60)
     study = submitted(
         server.context,
         {
@@ -112,18 +126,20 @@ def test_pages_fit_a_telephone_whatever_things_are_called(browser: Browser, serv
             "objective": {"metric": metric, "direction": "minimize"},
             "space": {
                 parameter: {"type": "categorical", "choices": [long("choice_", 60), "b"]},
-                "depth": {"type": "int", "low": 1, "high": 4},
+                depth: {"type": "int", "low": 1, "high": 4},
             },
             "sampler": "random",
             "pruner": "none",
-            "budget": {"trials": 4, "epochs": 2},
+            "budget": {"trials": 9, "epochs": 2},
         },
     )
-    first, second = service.ask(server.context, study.id, 2)
-    for asked in (first, second):
+    first, second, *others = service.ask(server.context, study.id, 8)
+    for asked in (first, second, *others):
         measured = Measured(step=1, metrics={metric: 0.5, long("other_", 60): 1.0})
         service.report_trial(server.context, asked.trial_id, asked.token, measured)
-    service.tell(server.context, first.trial_id, first.token, values=[0.5])
+    for asked in (first, *others):
+        value = float(asked.config[depth]) + asked.number / 10
+        service.tell(server.context, asked.trial_id, asked.token, values=[value])
     service.tell(
         server.context, second.trial_id, second.token, state="fail", reason=long("reason_")
     )
@@ -151,10 +167,17 @@ def test_pages_fit_a_telephone_whatever_things_are_called(browser: Browser, serv
     ]
     wide = {}
     with window(browser, "mobile", forgive="status of 404") as page:
+        page.add_init_script(CUT)
         enter(page, server)
         for path in paths:
             page.goto(server.url + path)
             expect(page.locator("main h1, main h2").first).to_be_visible()
+            if path == f"/studies/{study.id}":
+                settled(page)
+                expect(page.locator("#importance .bars")).to_be_visible()
+                page.locator("#slices figure").first.scroll_into_view_if_needed()
+                until(page, lambda: inked(page, "#slices figure") > 50, "slices are drawn")
+                assert page.evaluate("window.cut") == []
             wide[path] = page.evaluate("document.documentElement.scrollWidth")
     assert {path: width for path, width in wide.items() if width > SIZES["mobile"][0]} == {}
 

@@ -141,9 +141,9 @@ export class Chart extends Surface {
       pen.fillText(label, at, this.box.bottom + 6);
     }
     pen.textAlign = "right";
-    pen.fillText(named(x), this.box.right, this.box.bottom + 21);
+    pen.fillText(fitted(pen, named(x), this.box.right), this.box.right, this.box.bottom + 21);
     pen.textAlign = "left";
-    pen.fillText(named(y), 0, 0);
+    pen.fillText(fitted(pen, named(y), this.width), 0, 0);
   }
 
   over(pen) {
