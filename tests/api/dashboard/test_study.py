@@ -116,6 +116,39 @@ def _told(page: Page, top: Any, tip: Any) -> str:
     return str(tip.text_content())
 
 
+def test_a_state_has_one_colour_on_the_whole_page(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id, 3)
+    service.ask(server.context, study.id)
+    legends = """(word) => [...document.querySelectorAll(".legend li")]
+        .filter((one) => one.textContent.trim().replace(/^\\d+ /, "") === word)
+        .map((one) => getComputedStyle(one.firstElementChild).getPropertyValue("--tone"))"""
+    drawn = """(figure) => {
+        const pen = document.createElement("canvas").getContext("2d");
+        const style = getComputedStyle(document.body);
+        const picture = document.querySelector(`${figure} canvas`);
+        const { data } = picture.getContext("2d").getImageData(0, 0, picture.width, picture.height);
+        const seen = new Set();
+        for (let i = 0; i < data.length; i += 4) seen.add(data.slice(i, i + 4).join());
+        return [0, 1, 2].filter((tone) => {
+            pen.fillStyle = style.getPropertyValue(`--chart-${tone}`);
+            pen.fillRect(0, 0, 1, 1);
+            return seen.has(pen.getImageData(0, 0, 1, 1).data.join());
+        });
+    }"""
+    with window(browser) as page:
+        opened(page, server, study.id)
+        for word in ("running", "complete"):
+            colours = page.evaluate(legends, word)
+            assert len(colours) >= 3
+            assert len(set(colours)) == 1, word
+        for figure in ("#curves", "#history"):
+            scrolled(page, figure)
+            assert page.evaluate(drawn, figure) == [1, 2], figure  # the best, and complete ones
+
+
 def test_values_that_differ_late_are_told_apart(
     browser: Browser, server: Server, spec: Spec
 ) -> None:

@@ -22,7 +22,7 @@ function look(curve) {
   const best = curve.trial_id === bestId();
   const runs = curve.state === "running" && !curve.paused;
   const dim = !best && !runs && curve.state !== "complete";
-  return { tone: best ? 1 : runs ? 2 : 0, width: best ? 2.5 : 1.5, dim,
+  return { tone: best ? 1 : runs ? 0 : 2, width: best ? 2.5 : 1.5, dim,
     level: dim ? -1 : best ? 2 : Number(runs) };
 }
 

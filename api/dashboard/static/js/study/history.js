@@ -22,7 +22,7 @@ export function history(figure) {
     const best = [...finished.best];
     const last = rows.at(-1)?.number;
     if (best.length && last > best.at(-1)[0]) best.push([last, best.at(-1)[1]]);
-    chart.set({ series: [drawn("pruned", { dim: true, level: -1 }), drawn("complete", { tone: 0 }),
+    chart.set({ series: [drawn("pruned", { dim: true, level: -1 }), drawn("complete", { tone: 2 }),
       { kind: "step", key: "best", label: "best so far", tone: 1, width: 2, points: best, mute: true }],
     y: { label: finished.metric } });
     chart.say(finished.count ? `${finished.thinned}; the best so far is `
