@@ -78,7 +78,7 @@ def columns_of(
             Column(
                 f"metrics.{name}",
                 f"last {name}",
-                _numbers(trials, lambda t, n=name: t.last_metrics.get(n)),  # type: ignore[misc]  # n is bound
+                _numbers(trials, lambda t, n=name: t.last_metrics.get(n), 4),  # type: ignore[misc]  # n is bound
                 number=True,
             )
             for name in measured

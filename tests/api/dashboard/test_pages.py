@@ -504,6 +504,22 @@ def test_close_values_look_different_in_tables(server: Server, client: httpx.Cli
             assert f'<td class="number">{text}</td>' in html
 
 
+def test_a_metric_has_as_many_digits_wherever_it_stands(
+    server: Server, client: httpx.Client
+) -> None:
+    study = submitted(server.context, OWN, pruner="none")
+    (asked,) = service.ask(server.context, study.id)
+    measured = Measured(step=1, metrics={"loss": 0.123456})
+    service.report_trial(server.context, asked.trial_id, asked.token, measured)
+    service.tell(server.context, asked.trial_id, asked.token)
+    for path in (
+        f"/studies/{study.id}?columns=value.0,metrics.loss",
+        f"/studies/{study.id}/compare?trials={asked.trial_id}",
+        f"/trials/{asked.trial_id}",
+    ):
+        assert set(re.findall(r">(0\.12\d*)<", client.get(path).text)) == {"0.1235"}, path
+
+
 def test_times_shares_and_sizes() -> None:
     assert [duration(s) for s in (1.25, 59.0, 61.0, 7260.0, 200_000.0, None)] == [
         "1.2 s",
