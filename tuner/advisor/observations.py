@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tuner.advisor.digits import derived
 from tuner.advisor.move import batch_number, number
 from tuner.advisor.rules import Fixed
 from tuner.errors import InvalidInput, Refusal
@@ -155,7 +156,8 @@ def refuse_mixture(found: Mapping[str, list[Any]], why: str) -> None:
     if not found:
         return
     name, values = next(iter(found.items()))
-    shown = ", ".join(str(value) for value in values[:4]) + (", ..." if len(values) > 4 else "")
+    told = (derived(v) if isinstance(v, float) else str(v) for v in values[:4])
+    shown = ", ".join(told) + (", ..." if len(values) > 4 else "")
     others = [other for other in found if other != name]
     also = f" (so do {', '.join(others)})" if others else ""
     raise Refusal(

@@ -348,6 +348,10 @@ class TestMixtures:
     def test_one_and_one_point_zero_are_the_same(self) -> None:
         assert fit(self.mixed("epochs", [10, 10.0])).identified
 
+    def test_what_differs_is_told_in_digits_that_a_person_reads(self) -> None:
+        with pytest.raises(Refusal, match=r"these trials: 0\.821911, 0\.861911;"):
+            fit(self.mixed("beta1", [0.8219105537661509, 0.8619105537661509]))
+
     def test_what_follows_the_batch_size_by_a_rule_is_no_mixture(self) -> None:
         trials = database(rng(), power(0.5))
         for facts in (
