@@ -70,6 +70,23 @@ def test_studies_are_found_and_acted_on(
     assert service.show_study(server.context, beta.id).state == "cancelled"
 
 
+def test_a_number_and_its_unit_stay_on_one_line(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    several = [
+        {"metric": "val_loss", "direction": "minimize"},
+        {"metric": "train_loss", "direction": "minimize"},
+    ]
+    submitted(server.context, spec, name="a name that takes all the room it gets " * 5)
+    submitted(server.context, spec, name="several", objective=several)
+    with window(browser) as page:
+        log_in(page, server)
+        page.set_viewport_size({"width": 950, "height": 800})
+        told = page.get_by_text("2 objectives")
+        expect(told).to_be_visible()
+        assert told.evaluate("(one) => one.getClientRects().length === 1 && one.offsetHeight < 30")
+
+
 def test_the_list_refreshes_itself(browser: Browser, server: Server, spec: Spec) -> None:
     with window(browser) as page:
         enter(page, server)
