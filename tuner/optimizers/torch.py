@@ -218,10 +218,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 else:
                     estimate = given[p].to(work)
                 entry = self._entry(p)
-                flat = {name: flattened(self.rule, name, entry[name]) for name in self.rule.state}
+                wide = self._wide(p, entry)
                 c = self._coefficients(index, group, entry["step"], p)
-                for name, new in self.rule.refresh(flat, estimate.reshape(-1), c).items():
-                    flat[name].copy_(new)
+                for name, new in self.rule.refresh(wide, estimate.reshape(-1), c).items():
+                    flattened(self.rule, name, entry[name]).copy_(new)
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -238,9 +238,9 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if not entry:
                     continue
                 entry["train_params"] = p.detach().clone()
-                flat = {name: flattened(self.rule, name, entry[name]) for name in self.rule.state}
+                wide = self._wide(p, entry)
                 c = self._coefficients(index, group, entry["step"], p)
-                shown = self.rule.eval_params(p.reshape(-1).to(working_dtype(p.dtype)), flat, c)
+                shown = self.rule.eval_params(p.reshape(-1).to(working_dtype(p.dtype)), wide, c)
                 p.copy_(shown.view(p.shape))
 
     @torch.no_grad()
@@ -372,6 +372,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             return self.rule.init(*in_place(start))
         flat = self.rule.init(start.reshape(-1), (-1,))
         return {name: unflattened(self.rule, name, s, p.shape) for name, s in flat.items()}
+
+    def _wide(self, p: Tensor, entry: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The state of ``p``, flat, in the type it is computed in: a model may change its own."""
+        work = working_dtype(p.dtype)
+        return {n: flattened(self.rule, n, entry[n]).to(work) for n in self.rule.state}
 
     def _batches(self, index: int, group: Mapping[str, Any]) -> list[Batch]:
         """The group's parameters with gradients, batched; made anew when that set changes."""

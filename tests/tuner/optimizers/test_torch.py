@@ -284,6 +284,35 @@ def test_a_model_that_becomes_wider_steps_wide() -> None:
         assert bool((net.bias < 1).all()) == moves
 
 
+def test_a_model_of_another_type_shows_its_average() -> None:
+    net = model().float()
+    optimizer = optimizers.ScheduleFreeAdamW(net.parameters(), lr=0.01)
+    x, y = (part.float() for part in data())
+    for _ in range(3):
+        optimizer.zero_grad()
+        (net(x) - y).square().mean().backward()
+        optimizer.step()
+    optimizer.eval()
+    shown = [p.detach().clone() for p in net.parameters()]
+    optimizer.train()
+    net.double()
+    optimizer.eval()
+    for p, before in zip(net.parameters(), shown, strict=True):
+        torch.testing.assert_close(p.detach(), before.double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sophia_g", "sophia_h"])
+def test_a_model_of_another_type_takes_in_curvature(name: str) -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer = optimizers.create(name, [p])
+    optimizer.update_hessian([torch.full((4,), 0.5)])
+    held = optimizer.state[p]["hessian"].clone()
+    p.data = p.data.double()
+    optimizer.update_hessian([torch.full((4,), 0.5, dtype=torch.float64)])
+    beta2 = optimizer.param_groups[0]["beta2"]
+    torch.testing.assert_close(optimizer.state[p]["hessian"], held * beta2 + 0.5 * (1 - beta2))
+
+
 def test_state_of_half_parameters_is_float32_and_survives_a_state_dict() -> None:
     params = [nn.Parameter(torch.ones(4, dtype=torch.bfloat16))]
     optimizer = optimizers.AdamW(params)
