@@ -34,9 +34,11 @@ class NAdam(Rule):
     State: ``exp_avg``, ``exp_avg_sq``, shaped as the parameter.
 
     Differs: M is computed from t alone (:func:`momentum_product`), where torch keeps a product in
-    float32: 4e-11 apart after 24 steps. As in torch, the mean ``m`` decays by beta1 rather than by
-    mu_t, and momentum_decay is 0.004 (the paper's and Keras's schedule is 1). optax and timm's
-    NAdamW have two simpler forms.
+    float32: 4e-11 apart after 24 steps. Of a beta1 that a schedule moves it takes the present value
+    for all steps, as Adam's bias correction does in torch too; M is soon nothing, so that one cycle
+    of 20 steps ends within 0.2 % of what it moved of torch's, one of 200 within 2e-6. As in torch,
+    the mean ``m`` decays by beta1 rather than by mu_t, and momentum_decay is 0.004 (the paper's and
+    Keras's schedule is 1). optax and timm's NAdamW have two simpler forms.
 
     Args:
         decoupled: Whether decay shrinks the weights or is added to the gradient.

@@ -281,3 +281,40 @@ def test_nadams_product_of_momenta_is_that_of_a_loop(beta1: float, decay: float)
             torch.tensor(t),
         )
         assert float(got) == pytest.approx(product, rel=1e-12, abs=1e-300)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("adam", 1e-12), ("adamw", 1e-12), ("nadam", 2e-3)])
+def test_a_momentum_that_moves_is_torchs(name: str, limit: float) -> None:
+    """In the shortest cycles NAdam's product of momenta is that of the present one, torch's is not.
+
+    A cycle of ten times as many steps is a thousand times closer.
+    """
+    theirs = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam}
+
+    def moved_and_gap(steps: int) -> tuple[float, float]:
+        ends = []
+        for make in (optimizers.create, lambda _, p: theirs[name](p)):
+            generator = torch.Generator().manual_seed(3)
+            p = torch.nn.Parameter(torch.zeros(50, dtype=torch.float64))
+            optimizer: Any = make(name, [p])
+            reference = theirs[name]([torch.nn.Parameter(torch.zeros(1))])
+            cycle = torch.optim.lr_scheduler.OneCycleLR(reference, 0.01, total_steps=steps + 1)
+            for _ in range(steps):
+                planned, group = reference.param_groups[0], optimizer.param_groups[0]
+                group["lr"] = planned["lr"]
+                group |= (
+                    {"beta1": planned["betas"][0]}
+                    if "beta1" in group
+                    else {"betas": planned["betas"]}
+                )
+                p.grad = p.detach() - 1 + torch.randn(50, generator=generator, dtype=torch.float64)
+                optimizer.step()
+                reference.step()
+                cycle.step()
+            ends.append(p.detach())
+        return float(ends[1].norm()), float((ends[0] - ends[1]).norm())
+
+    moved, gap = moved_and_gap(20)
+    assert gap <= limit * moved
+    moved, gap = moved_and_gap(200)
+    assert gap <= max(1e-12, limit / 1000) * moved

@@ -184,6 +184,19 @@ def test_every_optimizer_takes_a_parameter_without_axes(engine: Any) -> None:
         assert_same(params(pop, slot), plain_loop(task, config, slot), limit)
 
 
+@pytest.mark.parametrize("name", ["adamw", "nadam"])
+def test_a_momentum_that_moves_does_so_beside_other_lengths(name: str) -> None:
+    task = zoo.MlpTask()
+    config = {"optimizer": name, "lr": 3e-3, "schedule": "one_cycle"}
+    configs = [{**config, "batch_size": size} for size in (10, 20)]
+    pop = population(task, 2)
+    for slot, each in enumerate(configs):
+        pop.load(slot, each, seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot, each in enumerate(configs):
+        assert_same(params(pop, slot), plain_loop(task, each, slot), 1e-12)
+
+
 def test_hundreds_of_steps_stay_within_rounding() -> None:
     task = zoo.MlpTask()
     config = {**CONFIGS[0], "batch_size": 1}
