@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from tuner.advisor import RULES, advise
+from tuner.advisor import RULES, advise, move, rules
 from tuner.advisor.families import TRAITS
 
 PAGE = Path(__file__).parents[3] / "docs" / "advisor.md"
@@ -45,3 +46,16 @@ def test_the_defaults_named_are_the_defaults(page: str) -> None:
         assert f"`{rule}`" in line
     for name in ("lion", "sophia_g", "muon", "lars"):
         assert TRAITS[name].family == "sign"
+
+
+def test_the_formulas_by_themselves_are_shown_with_true_numbers(page: str) -> None:
+    shown = re.findall(r"`rules\.(\w+)\(([^`]*)\)`(?: → ([\d.e+-]+))?", page)
+    used = Path(move.__file__).read_text(encoding="utf-8")
+    functions = inspect.getmembers(rules, inspect.isfunction)
+    own = {name for name, made in functions if made.__module__ == rules.__name__}
+    alone = {name for name in own if f"rules.{name}(" not in used}
+    assert {name for name, _, _ in shown} == alone
+    numbers = [(name, given, value) for name, given, value in shown if value]
+    assert len(numbers) >= 7
+    for name, given, value in numbers:
+        assert f"{eval(f'rules.{name}({given})'):.3g}" == value
