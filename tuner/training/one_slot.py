@@ -67,7 +67,7 @@ class OneSlot:
         # Modules such as BatchNorm write into their buffers; these copies take the writes.
         constant = self.architecture.constant
         new = {name: value.clone() for name, value in buffers.items() if name not in constant}
-        with slot_functions(seed, offset):
+        with slot_functions(seed, offset, len(x)):
             output = self._forward(params, {**buffers, **new}, x)
             losses = self.task.loss(output, y, {**self.names, **numbers})
         self._check("loss()", losses, y)
@@ -121,7 +121,7 @@ class OneSlot:
 
         def loss(params: Tensors) -> Tensor:
             copies = {name: value.clone() for name, value in buffers.items()}
-            with slot_functions(seed, offset):
+            with slot_functions(seed, offset, len(x)):
                 output = self._forward(params, copies, x)
                 drawn = drawn_targets(output, y, uniform(seed, offset, DRAWS, y.shape))
                 return _total(self.task.loss(output, drawn, {**self.names, **numbers})) * scale
@@ -153,7 +153,7 @@ class OneSlot:
 
         def loss(params: Tensors) -> Tensor:
             copies = {name: value.clone() for name, value in buffers.items()}
-            with slot_functions(seed, offset):
+            with slot_functions(seed, offset, len(x)):
                 output = self._forward(params, copies, x)
                 return _total(self.task.loss(output, y, {**self.names, **numbers})) * scale
 

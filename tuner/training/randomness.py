@@ -77,15 +77,19 @@ def own_generators(seed: Tensor, offset: Tensor) -> Iterator[None]:
 class _Draws:
     """The random calls of one forward pass, in order."""
 
-    def __init__(self, seed: Tensor, offset: Tensor) -> None:
+    def __init__(self, seed: Tensor, offset: Tensor, samples: int | None) -> None:
         self.seed = seed
         self.offset = offset
+        self.samples = samples
         self.call = 0
 
     def keep(self, shape: torch.Size, p: float | Tensor) -> Tensor:
         """A boolean mask that is true with probability ``1 - p``."""
         self.call += 1
-        return uniform(self.seed, self.offset, self.call, shape) >= p
+        rows = shape
+        if self.samples and shape[0] % self.samples == 0:
+            rows = torch.Size((self.samples, shape[0] // self.samples, *shape[1:]))
+        return (uniform(self.seed, self.offset, self.call, rows) >= p).reshape(shape)
 
 
 def _scaled(x: Tensor, keep: Tensor, p: float | Tensor) -> Tensor:
@@ -140,14 +144,17 @@ def _attention(
 
 
 @contextmanager
-def slot_functions(seed: Tensor, offset: Tensor) -> Iterator[None]:
+def slot_functions(seed: Tensor, offset: Tensor, samples: int | None = None) -> Iterator[None]:
     """Within it, the functional dropouts, attention and embedding are ours.
 
     Args:
         seed: int32 ``[]``, the trial's (a batched tensor under ``vmap``).
         offset: int32 ``[]``, samples seen before this micro-batch.
+        samples: In the micro-batch. What has several rows of each on axis 0, one after another, as
+            ``nn.MultiheadAttention`` has its heads where weights are asked for, draws by sample
+            too. Unless given, axis 0 is the samples.
     """
-    draws = _Draws(seed, offset)
+    draws = _Draws(seed, offset, samples)
     plain_embedding = F.embedding
 
     def embedding(

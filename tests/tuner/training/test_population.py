@@ -903,6 +903,43 @@ class _Across(nn.Module):
         return out
 
 
+class _Attending(nn.Module):
+    """Asks attention for its weights, for which it lays the heads beside the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2, dropout=0.3, batch_first=True)
+        self.head = nn.Linear(8, zoo.CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        words = x.unsqueeze(-1) * x.unsqueeze(-2)
+        out: torch.Tensor = self.head(
+            self.attend(words, words, words, need_weights=True)[0].mean(1)
+        )
+        return out
+
+
+class AttendingTask(zoo.MlpTask):
+    def model(self, config: Any) -> nn.Module:
+        return _Attending()
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_heads_beside_the_samples_drop_by_sample(engine: Any) -> None:
+    found = []
+    for others in ([], [10, 24]):
+        pop = population(AttendingTask(), 3, engine=engine)
+        assert not pop.engine.verdict.whole
+        # Not Adam: the key bias of attention has no gradient but rounding.
+        pop.load(0, {**CONFIGS[1], "batch_size": 16}, seed=3, epochs=EPOCHS, data_seed=5)
+        for slot, size in enumerate(others, 1):
+            pop.load(slot, {**CONFIGS[1], "batch_size": size}, slot, epochs=EPOCHS, data_seed=5)
+        pop.train(zoo.TRAIN)
+        found.append(pop.state_dict(0)["tensors"])
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-9, atol=1e-12)
+
+
 class PairsTask(zoo.MlpTask):
     """A loss in which samples meet each other."""
 

@@ -42,6 +42,18 @@ def test_a_mask_does_not_depend_on_the_micro_batch() -> None:
     assert torch.equal(whole, torch.cat(parts))
 
 
+def test_a_mask_of_several_rows_a_sample_does_not_depend_on_the_micro_batch_either() -> None:
+    x = torch.ones(3 * 8, 5)
+    with slot_functions(int32(5), int32(100), samples=8):
+        whole = F.dropout(x)
+    found = []
+    for at in range(0, 8, 2):
+        with slot_functions(int32(5), int32(100 + at), samples=2):
+            found.append(F.dropout(x[3 * at : 3 * at + 6]))
+    assert torch.equal(whole, torch.cat(found))
+    assert len(whole.unique(dim=0)) > 16  # rows of one sample differ
+
+
 def test_dropout_keeps_the_mean_and_drops_the_rate() -> None:
     x = torch.ones(400, 500)
     with slot_functions(int32(3), int32(0)):
