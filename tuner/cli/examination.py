@@ -109,6 +109,12 @@ def _examine(found: Examination, task: Task, config: dict[str, Any]) -> None:
         reason = verdict.reason
         if verdict.fused:
             reason = "fusing gives the same gradients" + (f"; but {reason}" if reason else "")
+        if verdict.whole and not mixing_modules(model):  # of those it has been said
+            found.cautions.append(
+                "only trials of one batch size train together: parts of a batch do not add up to "
+                "the batch where a model draws numbers by itself, counts batches, drops over an "
+                "axis 0 that is not the samples, or lets samples meet"
+            )
         found.engine = f"{'fused where that is faster' if verdict.fused else 'looped'}: {reason}"
         slot = memory.measure(task, config, device=CPU, data=data)
         found.slot_bytes = round(slot.resident)

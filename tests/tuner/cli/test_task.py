@@ -299,6 +299,20 @@ class Keeping(Good):
         return _Keeping(config)
 
 
+def test_a_batch_that_must_stay_whole_is_a_caution() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + 0.1 * torch.randn_like(x) if self.training else x)
+
+    class Drawing(Good):
+        def model(self, config: Config) -> nn.Module:
+            return Noisy(8, 2)
+
+    (caution,) = examine("drawing", Drawing(), "adamw").cautions
+    assert caution.startswith("only trials of one batch size train together: ")
+    assert not examine("good", Good(), "adamw").cautions
+
+
 def test_a_number_of_the_training_in_the_model_is_a_caution() -> None:
     found = examine("keeping", Keeping(), "sgd")
     assert found.problems == []
