@@ -67,12 +67,13 @@ class OneSlot:
         # Modules such as BatchNorm write into their buffers; these copies take the writes.
         constant = self.architecture.constant
         new = {name: value.clone() for name, value in buffers.items() if name not in constant}
+        held = {**params, **buffers, **new}
         with slot_functions(seed, offset, len(x)):
-            output = self._forward(params, {**buffers, **new}, x)
+            output = self._forward(held, x)
             losses = self.task.loss(output, y, {**self.names, **numbers})
         self._check("loss()", losses, y)
         total = _total(losses)
-        return total * scale, total.detach(), new
+        return total * scale, total.detach(), {name: held[name] for name in new}
 
     def metrics(
         self, params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, numbers: Tensors
@@ -83,7 +84,7 @@ class OneSlot:
             zero = torch.zeros((), dtype=torch.int32, device=x.device)
             clean = {**numbers, "label_smoothing": torch.zeros((), device=x.device)}
             with slot_functions(zero, zero):
-                output = self._forward(params, buffers, x)
+                output = self._forward({**params, **buffers}, x)
                 losses = self.task.loss(output, y, {**self.names, **clean})
             self._check("loss()", losses, y)
             sums = {"loss": _total(losses)}
@@ -122,7 +123,7 @@ class OneSlot:
         def loss(params: Tensors) -> Tensor:
             copies = {name: value.clone() for name, value in buffers.items()}
             with slot_functions(seed, offset, len(x)):
-                output = self._forward(params, copies, x)
+                output = self._forward({**params, **copies}, x)
                 drawn = drawn_targets(output, y, uniform(seed, offset, DRAWS, y.shape))
                 return _total(self.task.loss(output, drawn, {**self.names, **numbers})) * scale
 
@@ -154,7 +155,7 @@ class OneSlot:
         def loss(params: Tensors) -> Tensor:
             copies = {name: value.clone() for name, value in buffers.items()}
             with slot_functions(seed, offset, len(x)):
-                output = self._forward(params, copies, x)
+                output = self._forward({**params, **copies}, x)
                 return _total(self.task.loss(output, y, {**self.names, **numbers})) * scale
 
         def slope(params: Tensors) -> Tensor:
@@ -173,9 +174,10 @@ class OneSlot:
                 f"not {list(values.shape)}",
             )
 
-    def _forward(self, params: Tensors, buffers: Tensors, x: Tensor) -> Any:
+    def _forward(self, tensors: Tensors, x: Tensor) -> Any:
+        """The model's output; of what it puts in the place of a buffer, ``tensors`` then has it."""
         with self._precision(x), without_cudnn(self._recurrent and x.is_cuda):
-            output = functional_call(self.architecture.template, {**params, **buffers}, (x,))
+            output = functional_call(self.architecture.template, tensors, (x,))
         if self.autocast is None:
             return output
         # What a loss takes in reduced precision it adds up in it, to three digits; and whether it

@@ -886,6 +886,40 @@ class TrackingTask(zoo.CnnTask):
         )
 
 
+class _Centred(nn.Module):
+    """Takes off a running mean, in whose place it puts a new tensor at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, zoo.CLASSES)
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        out: torch.Tensor = self.body(x - self.mean)
+        return out
+
+
+class CentredTask(zoo.MlpTask):
+    def model(self, config: Any) -> nn.Module:
+        return _Centred()
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_a_buffer_that_is_replaced_is_kept(engine: Any) -> None:
+    pop = population(CentredTask(), 2, engine=engine)
+    for slot in range(2):
+        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot in range(2):
+        model = plain_loop(CentredTask(), CONFIGS[slot], slot)
+        assert_same(params(pop, slot), model, 1e-12)
+        kept = pop.state_dict(slot)["tensors"]["buffer.mean"]
+        torch.testing.assert_close(kept, model.mean, rtol=1e-12, atol=1e-14)
+        assert float(kept.norm()) > 0
+
+
 class AcrossTask(zoo.DropoutTask):
     """Drops units of all samples alike, so that axis 0 is not the batch; or none at all."""
 
