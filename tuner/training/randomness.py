@@ -13,12 +13,13 @@ arithmetic that every backend of PyTorch has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor
 
 from tuner.training.replacing import replaced
@@ -98,6 +99,27 @@ def _scaled(x: Tensor, keep: Tensor, p: float | Tensor) -> Tensor:
     return x * (keep.to(x.dtype) * scale)
 
 
+class _Plainly:
+    """In place of the function of autograd that computes again."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        """Computes once."""
+        return function(*args)
+
+
+def _around(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """In place of what surrounds a forward pass with hooks to compute it again."""
+    yield
+
+
+_NOT_AGAIN: Mapping[str, Callable[..., Any]] = {
+    "CheckpointFunction": _Plainly,
+    "_checkpoint_without_reentrant_generator": _around,
+}
+"""By names of ``torch.utils.checkpoint``."""
+
+
 def _shut(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """What to add to scores so that those under the mask count for nothing.
 
@@ -146,6 +168,10 @@ def _attention(
 @contextmanager
 def slot_functions(seed: Tensor, offset: Tensor, samples: int | None = None) -> Iterator[None]:
     """Within it, the functional dropouts, attention and embedding are ours.
+
+    Nothing is checkpointed: the second forward pass, in the midst of the backward pass, would find
+    neither the slot's weights in the model nor these functions. What ``checkpoint`` itself calls is
+    replaced, since models import it by name.
 
     Args:
         seed: int32 ``[]``, the trial's (a batched tensor under ``vmap``).
@@ -209,5 +235,5 @@ def slot_functions(seed: Tensor, offset: Tensor, samples: int | None = None) -> 
         "scaled_dot_product_attention": _attention,
         "embedding": embedding,
     }
-    with replaced(ours):
+    with replaced(ours), replaced(_NOT_AGAIN, torch.utils.checkpoint):
         yield

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from tests.tuner.tasks import zoo
 from tuner import optimizers
@@ -884,6 +885,54 @@ class TrackingTask(zoo.CnnTask):
         return nn.Sequential(
             nn.Conv2d(1, 4, 3), norm, nn.MaxPool2d(6), nn.Flatten(), nn.Linear(4, zoo.CLASSES)
         )
+
+
+class _Checkpointed(nn.Module):
+    """Computes its hidden layer again in the backward pass, in either of torch's ways, or not."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.hidden = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.3), nn.Tanh())
+        self.last = nn.Linear(8, zoo.CLASSES)
+        self.reentrant = reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if self.reentrant is None:
+            x = self.hidden(x)
+        else:
+            x = checkpoint(self.hidden, x, use_reentrant=self.reentrant)
+        out: torch.Tensor = self.last(x)
+        return out
+
+
+class CheckpointedTask(zoo.MlpTask):
+    reentrant: bool | None = None
+
+    def model(self, config: Any) -> nn.Module:
+        return _Checkpointed(self.reentrant)
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_model_that_computes_again_has_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch, reentrant: bool, engine: Any
+) -> None:
+    expected = [plain_loop(CheckpointedTask(), CONFIGS[slot], slot) for slot in range(2)]
+    monkeypatch.setattr(CheckpointedTask, "reentrant", reentrant)
+    pop = population(CheckpointedTask(), 2, engine=engine)
+    for slot in range(2):
+        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot in range(2):
+        assert_same(params(pop, slot), expected[slot], 1e-12)
+    assert pop.engine.verdict.fused == (engine == "fused")
+    body = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    seen = []
+    body[0].register_forward_hook(lambda *_: seen.append(1))
+    checkpoint(body, torch.ones(2), use_reentrant=False).sum().backward()
+    assert len(seen) == 2, "elsewhere it is torch's again"
 
 
 class _Centred(nn.Module):
