@@ -113,7 +113,7 @@ def describe(model: nn.Module, task: Task) -> Architecture:
     """The structure of a model that :func:`build` made.
 
     Raises:
-        InvalidInput: Nothing in it trains.
+        InvalidInput: Nothing in it trains, or a parameter has a hook.
     """
     spans: list[Span] = []
     start = 0
@@ -123,6 +123,12 @@ def describe(model: nn.Module, task: Task) -> Architecture:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise InvalidInput(
+                f"task {task.name}",
+                f"model() hangs a hook on the parameter {name}, which would not be called: what "
+                "trains are rows of a population; change the weight where forward() uses it",
+            )
         stop = start + parameter.numel()
         spans.append(Span(name, tuple(parameter.shape), start, stop, tuple(names[id(parameter)])))
         start = stop

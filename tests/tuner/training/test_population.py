@@ -672,6 +672,18 @@ def test_a_model_of_which_nothing_trains_is_refused() -> None:
         population(FrozenTask(""))
 
 
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_on_a_parameter_is_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def model(self: Task, config: Any) -> nn.Module:
+        made = nn.Linear(8, zoo.CLASSES)
+        getattr(made.weight, kind)(lambda g: None)
+        return made
+
+    monkeypatch.setattr(zoo.MlpTask, "model", model)
+    with pytest.raises(InvalidInput, match="a hook on the parameter weight, which would not be"):
+        population(zoo.MlpTask())
+
+
 def test_what_is_frozen_is_of_the_structure() -> None:
     keys = set()
     for frozen in ("embedding", "mix"):
