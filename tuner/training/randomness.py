@@ -12,6 +12,7 @@ arithmetic that every backend of PyTorch has.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,6 +100,9 @@ def _scaled(x: Tensor, keep: Tensor, p: float | Tensor) -> Tensor:
     return x * (keep.to(x.dtype) * scale)
 
 
+_BAG = inspect.signature(F.embedding_bag)
+
+
 class _Plainly:
     """In place of the function of autograd that computes again."""
 
@@ -167,7 +171,7 @@ def _attention(
 
 @contextmanager
 def slot_functions(seed: Tensor, offset: Tensor, samples: int | None = None) -> Iterator[None]:
-    """Within it, the functional dropouts, attention and embedding are ours.
+    """Within it, the functional dropouts, attention and embeddings are ours.
 
     Nothing is checkpointed: the second forward pass, in the midst of the backward pass, would find
     neither the slot's weights in the model nor these functions. What ``checkpoint`` itself calls is
@@ -181,23 +185,32 @@ def slot_functions(seed: Tensor, offset: Tensor, samples: int | None = None) -> 
             too. Unless given, axis 0 is the samples.
     """
     draws = _Draws(seed, offset, samples)
-    plain_embedding = F.embedding
+    plain_embedding, plain_bag = F.embedding, F.embedding_bag
 
     def embedding(
         input: Tensor,
         weight: Tensor,
         padding_idx: int | None = None,
         max_norm: float | None = None,
-        *args: Any,
-        **kwargs: Any,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
     ) -> Tensor:
+        # Gradients are rows of a population, which are dense.
+        rest = (norm_type, scale_grad_by_freq, False)
         # Under vmap, where each slot has words of its own, only the first slot's padding is known
         # to the kernel, and the others' is trained.
         if padding_idx is None or max_norm is not None:
-            return plain_embedding(input, weight, padding_idx, max_norm, *args, **kwargs)
-        found = plain_embedding(input, weight, None, None, *args, **kwargs)
+            return plain_embedding(input, weight, padding_idx, max_norm, *rest)
+        found = plain_embedding(input, weight, None, None, *rest)
         padding = (input == padding_idx % len(weight)).unsqueeze(-1)
         return torch.where(padding, found.detach(), found)
+
+    def embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
+        given = _BAG.bind(*args, **kwargs)
+        given.arguments["sparse"] = False
+        found: Tensor = plain_bag(*given.args, **given.kwargs)
+        return found
 
     def dropout(
         input: Tensor, p: float | Tensor = 0.5, training: bool = True, inplace: bool = False
@@ -234,6 +247,7 @@ def slot_functions(seed: Tensor, offset: Tensor, samples: int | None = None) -> 
         "alpha_dropout": alpha,
         "scaled_dot_product_attention": _attention,
         "embedding": embedding,
+        "embedding_bag": embedding_bag,
     }
     with replaced(ours), replaced(_NOT_AGAIN, torch.utils.checkpoint):
         yield

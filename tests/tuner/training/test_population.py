@@ -947,6 +947,42 @@ def test_a_model_that_computes_again_has_the_same_gradients(
     assert len(seen) == 2, "elsewhere it is torch's again"
 
 
+class _Looking(nn.Module):
+    """Looks words up, in embeddings whose gradients may be sparse."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.one = nn.Embedding(zoo.WORDS, 8, sparse=sparse)
+        self.bag = nn.EmbeddingBag(zoo.WORDS, 8, mode="sum", sparse=sparse)
+        self.head = nn.Linear(8, zoo.CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        words = (x.abs() * 4).long().clamp(max=zoo.WORDS - 1)
+        out: torch.Tensor = self.head(torch.tanh(self.one(words).mean(1) + self.bag(words)))
+        return out
+
+
+class LookupTask(zoo.MlpTask):
+    sparse = False
+
+    def model(self, config: Any) -> nn.Module:
+        return _Looking(self.sparse)
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_embeddings_of_sparse_gradients_train_as_dense_ones(
+    monkeypatch: pytest.MonkeyPatch, engine: Any
+) -> None:
+    expected = [plain_loop(LookupTask(), CONFIGS[slot], slot) for slot in range(2)]
+    monkeypatch.setattr(LookupTask, "sparse", True)
+    pop = population(LookupTask(), 2, engine=engine)
+    for slot in range(2):
+        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot in range(2):
+        assert_same(params(pop, slot), expected[slot], 1e-12)
+
+
 class _Centred(nn.Module):
     """Takes off a running mean, in whose place it puts a new tensor at each call."""
 
