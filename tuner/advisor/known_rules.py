@@ -40,7 +40,7 @@ RULES: dict[str, RuleFacts] = {
         RuleFacts(
             "half_life",
             "lr' = sqrt(kappa) lr, beta_i' = beta_i^kappa, eps' = eps / sqrt(kappa)",
-            "as sde, to first order equal to it, for any kappa",
+            "as sde, to first order equal to it; from kappa = 1 / (1 - beta_i) on beta_i' stays",
             "Marek et al. 2025 (arXiv 2507.07101), joined to the SDE's lr",
         ),
         RuleFacts(

@@ -163,9 +163,14 @@ class Move:
                 else rules.half_life_beta(beta, self.kappa)
             )
             self.config[name] = scaled
-            self.changes[name] = (
-                f"{name} from {beta:.6g} to {derived(scaled)}: the same horizon in samples"
-            )
+            if self.kappa > rules.longest_kappa(beta) and beta > 0:
+                why = (
+                    "a horizon of one step; as many samples as before would be less than that, and "
+                    "no average left"
+                )
+            else:
+                why = "the same horizon in samples"
+            self.changes[name] = f"{name} from {beta:.6g} to {derived(scaled)}: {why}"
         if "eps" in self.config:
             eps = number(self.config, "eps", strict=False)
             self.config["eps"] = eps / ratio

@@ -98,8 +98,17 @@ def test_the_sde_refuses_where_the_decay_rate_would_not_be_one(kappa: float, ref
     with pytest.raises(Refusal) as caught:
         rules.sde_beta(0.9, kappa)
     assert caught.value.field == "beta1"
-    assert caught.value.facts["instead"] == pytest.approx(0.9**kappa)
-    assert f"beta1^{kappa:g}" in str(caught.value)
+    assert caught.value.facts["instead"] == pytest.approx(0.9**10)
+    assert "beta1^10 = 0.3487" in str(caught.value)
+
+
+def test_no_average_gets_a_horizon_below_one_step() -> None:
+    for beta in (0.5, 0.9, 0.999):
+        floor = beta ** (1 / (1 - beta))
+        assert rules.half_life_beta(beta, 0.99 / (1 - beta)) > floor
+        for kappa in (1 / (1 - beta), 64, 1e6):
+            assert rules.half_life_beta(beta, max(kappa, 1 / (1 - beta))) == pytest.approx(floor)
+    assert rules.half_life_beta(0.0, 64) == 0.0, "no average stays none"
 
 
 def test_eps_inside_the_root_scales_with_its_square() -> None:

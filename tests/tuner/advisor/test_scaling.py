@@ -178,9 +178,17 @@ def test_beta1_would_turn_negative(batch: int) -> None:
     with pytest.raises(Refusal, match="half_life") as caught:
         scale(ADAM, batch, optimizer="adamw", rule="sde")
     assert caught.value.field == "beta1"
-    assert caught.value.facts["instead"] == pytest.approx(0.9 ** (batch / 128))
     config = scale(ADAM, batch, optimizer="adamw", rule="half_life").config
     assert config["beta1"] == pytest.approx(caught.value.facts["instead"])
+
+
+@pytest.mark.parametrize("rule", ["gain", "half_life"])
+def test_at_a_far_larger_batch_momentum_is_not_switched_off(rule: str) -> None:
+    scaled = scale(ADAM, 128 * 64, optimizer="adamw", rule=rule, noise_scale=1e5)
+    assert scaled.config["beta1"] == pytest.approx(0.9**10)
+    assert "one step" in scaled.changes["beta1"]
+    assert scaled.config["beta2"] == pytest.approx(0.999**64)
+    assert "one step" not in scaled.changes["beta2"]
 
 
 @pytest.mark.parametrize(
