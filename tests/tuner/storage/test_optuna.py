@@ -195,6 +195,24 @@ def test_incompatible_distributions_are_refused_across_processes(
         )
 
 
+def test_a_template_of_another_distribution_is_refused_across_processes(
+    storage: SqlStorage, database_url: str
+) -> None:
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE])
+    storage.set_trial_param(storage.create_new_trial(study_id), "lr", 0.01, LR)
+    other = SqlStorage(database_url)
+    for distribution in (FloatDistribution(1e-5, 1e-1), CategoricalDistribution((0.01, 0.1))):
+        template = create_trial(value=1.0, params={"lr": 0.01}, distributions={"lr": distribution})
+        with pytest.raises(ValueError, match=r"log configuration|distribution kind"):
+            other.create_new_trial(study_id, template)
+    assert len(storage.get_all_trials(study_id)) == 1
+    wider = FloatDistribution(1e-9, 1e1, log=True)
+    other.create_new_trial(
+        study_id, create_trial(value=1.0, params={"lr": 1e-8}, distributions={"lr": wider})
+    )
+    assert len(storage.get_all_trials(study_id)) == 2
+
+
 def test_a_waiting_trial_is_taken_once(storage: SqlStorage, database_url: str) -> None:
     study_id = storage.create_new_study([StudyDirection.MINIMIZE])
     waiting = [

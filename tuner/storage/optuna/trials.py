@@ -46,6 +46,8 @@ class TrialCalls(BaseStorage):
         curve: dict[int, float] = {}
         columns: Columns = {"state": "running", "started_at": now}
         if template_trial is not None:
+            for name, distribution in template_trial.distributions.items():
+                self._require_compatible(study_id, name, distribution)
             curve = template_trial.intermediate_values
             columns = {
                 "state": template_trial.state.name.lower(),
@@ -108,15 +110,19 @@ class TrialCalls(BaseStorage):
         written = frozen.distributions_to({param_name: distribution})
 
         def change(stored: Stored) -> Columns:
-            known = self._history.distribution(study_id, param_name)
-            if known is not None:
-                check_distribution_compatibility(known, distribution)
+            self._require_compatible(study_id, param_name, distribution)
             return {
                 "params": stored.params | {param_name: value},
                 "distributions": frozen.written(stored.distributions) | written,
             }
 
         self._change(trial_id, change)
+
+    def _require_compatible(self, study_id: int, name: str, distribution: BaseDistribution) -> None:
+        """Raises ValueError where a study knows the parameter as one of another kind."""
+        known = self._history.distribution(study_id, name)
+        if known is not None:
+            check_distribution_compatibility(known, distribution)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
