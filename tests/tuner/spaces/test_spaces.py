@@ -65,6 +65,12 @@ FULL = {
         ({"x": {"type": "float", "low": 0, "high": 1, "step": 0.3}}, "space.x.step", "divide"),
         ({"x": {"type": "float", "low": 0, "high": 1, "step": 0}}, "space.x.step", "above 0"),
         ({"x": {"type": "float", "low": 0, "high": 1, "step": 1e-300}}, "space.x.step", "fine"),
+        ({"x": {"type": "float", "low": 0, "high": 1, "step": 1e-9}}, "space.x.step", "fine"),
+        (
+            {"x": {"type": "float", "low": 1e6, "high": 1e6 + 1, "step": 1e-3}},
+            "space.x.step",
+            "leave it out",
+        ),
         (
             {"x": {"type": "float", "low": 1, "high": 2, "step": 1, "log": True}},
             "space.x.step",
@@ -606,3 +612,16 @@ def test_options_are_read_and_refused_by_name() -> None:
         with pytest.raises(InvalidInput) as caught:
             read_options(declared, {name: value}, "sampler", "tpe")
         assert caught.value.field == f"sampler.{name}"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step"), [(0, 1, 1e-7), (2e5, 2e5 + 1, 0.01), (-3, 3, 3e-7)]
+)
+def test_optuna_knows_every_value_of_the_finest_steps_again(
+    low: float, high: float, step: float
+) -> None:
+    space = Space.parse({"x": {"type": "float", "low": low, "high": high, "step": step}})
+    known = space.distributions()["x"]
+    for u in np.random.default_rng(0).random((500, 1)):
+        value = space.from_unit(u)["x"]
+        assert known._contains(known.to_internal_repr(value))
