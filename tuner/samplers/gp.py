@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import optuna
 from optuna.samplers import BaseSampler, GPSampler
 
+from tuner.errors import InvalidInput
 from tuner.samplers import register
 from tuner.samplers.bridge import OptunaSampler
-from tuner.spaces import Option
+from tuner.spaces import Option, Space
+
+MOST_VALUES = 1_000_000
+"""Of a parameter in steps: Optuna's search lists them all, many times for every suggestion."""
 
 
 @register("gp")
 class GaussianProcessSampler(OptunaSampler):
-    """Matern kernel, expected improvement, its own hyperparameter fit for every suggestion."""
+    """Matern kernel, expected improvement, its own hyperparameter fit for every suggestion.
+
+    Raises:
+        InvalidInput: A parameter has more values than can be listed; names it.
+    """
 
     summary = "Gaussian process with expected improvement; for few, dear trials."
     most_trials = 500
@@ -31,6 +39,19 @@ class GaussianProcessSampler(OptunaSampler):
             False, "bool", doc="Whether the same configuration always gives the same value."
         ),
     }
+
+    def __init__(
+        self, settings: Mapping[str, Any], space: Space, objectives: int, seed: int
+    ) -> None:
+        super().__init__(settings, space, objectives, seed)
+        for name in space.searched:
+            size = space.parameter(name).size
+            if size is not None and size > MOST_VALUES:
+                raise InvalidInput(
+                    f"space.{name}",
+                    f"has {size:,} values, and gp lists them all, at most {MOST_VALUES:,}: give it "
+                    "a longer step, make it a float, or take another sampler",
+                )
 
     def make(self, seed: int) -> BaseSampler:
         """Optuna's."""

@@ -167,3 +167,25 @@ def test_params_and_notes_are_plain_json(name: str, space: str) -> None:
             assert type(value) in (bool, int, float, str, type(None)), (name, value)
         note: Any = json.loads(json.dumps(p.note))
         assert note == p.note
+
+
+@pytest.mark.parametrize(
+    "wide",
+    [
+        {"type": "int", "low": 1, "high": 2**53, "log": True},
+        {"type": "int", "low": -(2**53), "high": 2**53},
+        {"type": "float", "low": 0.0, "high": 1.0, "step": 1e-7},
+    ],
+)
+@pytest.mark.parametrize("name", [n for n in samplers.names() if n not in ("grid", "manual")])
+def test_ranges_of_any_width_are_sampled_or_refused_by_name(name: str, wide: Any) -> None:
+    """Optuna's GP lists every value of a range in steps: it asked for 128 PiB."""
+    s = Space.parse({"x": {"type": "float", "low": 0, "high": 1}, "n": wide})
+    if name == "gp":
+        with pytest.raises(InvalidInput, match="values") as caught:
+            make(name, s)
+        assert caught.value.field == "space.n"
+        return
+    n, k = size(name)
+    for p in make(name, s).suggest(filled(s, n), k, n):
+        assert s.check(p.params) == p.params
