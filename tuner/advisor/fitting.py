@@ -21,6 +21,7 @@ from tuner.advisor.curves import BatchOptimum, Parabola, settle
 from tuner.advisor.families import TRAITS
 from tuner.advisor.fitted import Fit
 from tuner.advisor.observations import Observation, differences, require_one_group
+from tuner.advisor.skew import shifts
 from tuner.advisor.valleys import answer
 from tuner.advisor.windows import widened
 
@@ -71,9 +72,16 @@ def fit(
     scale, inflation = _noise([c for c in curves if isinstance(c, Parabola)])
     answers = [answer(trials, c, scale) for trials, c in zip(by_size, curves, strict=True)]
     inside = [curve for _, curve in answers if curve is not None]
-    optima = tuple(_in_units(optimum, center, unit) for optimum, _ in answers)
     rng = np.random.default_rng(seed)
     vertices = _bootstrap(inside, scale, inflation, draws, rng)
+    moves = dict(zip(map(id, inside), shifts(inside, scale), strict=True))
+    moved = [_moved(optimum, moves.get(id(curve), 0.0)) for optimum, curve in answers]
+    vertices += [
+        math.log2(now.lr / before.lr)
+        for (before, _), now in zip(answers, moved, strict=True)
+        if before.lr and now.lr
+    ]
+    optima = tuple(_in_units(optimum, center, unit) for optimum in moved)
     joined = across(optima, vertices, alpha, known, seed=seed, level=level)
     if joined.identified or not surface.scattered(known):
         return joined
@@ -93,6 +101,14 @@ def _unit(observations: Sequence[Observation]) -> tuple[float, float]:
     low, middle, high = (float(value) for value in np.quantile(loss, [0.25, 0.5, 0.75]))
     spread = high - low if high > low else max(loss) - min(loss)
     return middle, spread if spread > 1e-100 else 1.0
+
+
+def _moved(optimum: BatchOptimum, octaves: float) -> BatchOptimum:
+    """The optimum of a valley with unequal sides, within its bounds."""
+    if octaves == 0 or optimum.lr is None:
+        return optimum
+    lr = optimum.lr * 2.0**octaves
+    return replace(optimum, lr=min(max(lr, optimum.low or lr), optimum.high or lr))
 
 
 def _in_units(optimum: BatchOptimum, center: float, unit: float) -> BatchOptimum:
