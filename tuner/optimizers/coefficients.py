@@ -26,12 +26,14 @@ def coefficient_table(
         device: Where the coefficients are needed.
 
     Returns:
-        Contiguous tensors shaped as ``step``, all cut from one transfer to ``device``.
+        Contiguous tensors shaped as ``step``, all cut from one transfer to ``device``, which nobody
+        waits for; but for the rule's ``flags``, which stay on the host.
     """
     table = rule.coefficients(hyper, step)
     rows = [value.to(torch.float64).expand(step.shape) for value in table.values()]
-    stacked = torch.stack(rows).to(device=device, dtype=working_dtype(dtype))
-    return dict(zip(table, stacked.unbind(), strict=True))
+    stacked = torch.stack(rows).to(working_dtype(dtype))
+    here, there = stacked.unbind(), stacked.to(device, non_blocking=True).unbind()
+    return {name: here[i] if name in rule.flags else there[i] for i, name in enumerate(table)}
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

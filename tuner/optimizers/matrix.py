@@ -50,17 +50,22 @@ def per_slot(c: Tensor) -> Tensor:
     return c.reshape(-1, 1, 1) if c.ndim else c
 
 
-def flagged(flag: Tensor, count: int) -> Tensor:
-    """Which of ``count`` slots a coefficient, 0-d or ``[K, 1, ...]``, marks by a number above 0."""
-    return (flag > 0).reshape(-1).expand(count).nonzero().reshape(-1)
+def flagged(flag: Tensor, of: Tensor) -> Tensor:
+    """Which slots of a batch ``[B, ...]`` a flag marks by a number above 0, where the batch is.
+
+    Args:
+        flag: One of the rule's ``flags``, 0-d or ``[K, 1, ...]``, on the host.
+        of: The batch.
+    """
+    marked = (flag > 0).reshape(-1).expand(len(of)).nonzero().reshape(-1)
+    return marked.to(of.device, non_blocking=True)
 
 
 def replaced(due: Tensor, old: Tensor, source: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     """``old`` with ``make(source)`` for some slots, computed for those alone.
 
     Args:
-        due: The slots, as :func:`flagged` finds them; for both sides of a matrix at once, since a
-            GPU is waited for.
+        due: The slots, as :func:`flagged` finds them.
         old: ``[B, n, n]``.
         source: ``[B, n, n]``, what the new matrices are made from.
         make: Takes and gives some rows of a batch.

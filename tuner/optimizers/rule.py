@@ -101,6 +101,9 @@ class Rule(ABC):
     needs: ClassVar[Literal["", "gnb", "hutchinson"]] = ""
     """What :meth:`refresh` wants every ``hessian_every`` steps."""
     hessian_every: ClassVar[int] = 10
+    flags: ClassVar[tuple[str, ...]] = ()
+    """Coefficients that say what to compute for which slot. They stay on the host, where they can
+    be looked at: to read them from a GPU is to wait for it, for each parameter at each step."""
     eval_mode: ClassVar[bool] = False
     """Whether the weights to evaluate differ from those trained (see :meth:`eval_params`)."""
 
@@ -138,7 +141,8 @@ class Rule(ABC):
             p: Parameters ``[*lead, *shape]``.
             g: Their gradient, same shape (mean over the batch).
             state: As made by :meth:`init`.
-            c: Coefficients in ``p``'s dtype, 0-d or ``[K, 1, ...]`` with ``p``'s number of axes.
+            c: Coefficients in ``p``'s dtype, 0-d or ``[K, 1, ...]`` with ``p``'s number of axes,
+                where ``p`` is, but for :attr:`flags`.
             dims: The negative axes of ``shape``, for reductions.
         """
 

@@ -70,6 +70,7 @@ class Shampoo(Rule):
         "https://arxiv.org/abs/1802.09568",
     )
     granularity: ClassVar[Literal["element", "tensor", "model"]] = "tensor"
+    flags = ("refresh",)
     state = ("momentum_buffer", "left", "left_root", "right", "right_root", "sum")
     hyper: ClassVar[Mapping[str, Hyper]] = {
         "lr": log_lr(1e-2, 1e-4, 1.0),
@@ -138,7 +139,7 @@ class Shampoo(Rule):
         if not used:
             return u
         power = partial(inverse_root, root=2 * len(used))
-        due = flagged(c["refresh"], g.shape[0])
+        due = flagged(c["refresh"], g)
         for side in used:
             old = state[side]
             moment = old.reshape(g.shape[0], *old.shape[-2:])

@@ -57,6 +57,7 @@ class SOAP(Rule):
         "https://arxiv.org/abs/2409.11321",
     )
     granularity: ClassVar[Literal["element", "tensor", "model"]] = "tensor"
+    flags = ("first", "refresh")
     state = ("exp_avg", "exp_avg_sq", "left", "left_basis", "right", "right_basis")
     hyper: ClassVar[Mapping[str, Hyper]] = {
         "lr": log_lr(3e-3, 1e-5, 1e-1, source=_PAPER),
@@ -133,7 +134,7 @@ def _turned(
     used = [side for side in ("left", "right") if bases[side].numel()]
     if not used:
         return v
-    first, due = (flagged(c[name], g.shape[0]) for name in ("first", "refresh"))
+    first, due = (flagged(c[name], g) for name in ("first", "refresh"))
     for side in used:
         square = g @ g.mT if side == "left" else g.mT @ g
         moment = torch.lerp(_batched(state[side], g), square, per_slot(c["keep3"]))
