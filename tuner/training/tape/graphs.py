@@ -150,11 +150,13 @@ class _Graphed:
                 for _ in range(WARM_RUNS):
                     self._program(arguments, into)
             torch.cuda.current_stream().wait_stream(side)
-            if device not in _pools:
-                _pools[device] = _Pool()
-            self._pool = _pools[device]
+            self._pool = _pools.get(device) or _Pool()
+            _pools[device] = self._pool  # which holds it only while somebody else does
             graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
+            # What earlier runs have left in reserve, on either stream, no capture may take: in a
+            # device that is planned to the full it would run out of memory.
+            torch.cuda.empty_cache()
             # Not ``torch.cuda.graph``: its stream is of the device that is current at first, and
             # stays the current one where a capture fails.
             with torch.cuda.stream(side), _no_garbage():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.tuner.training.test_population import CONFIGS, EPOCHS, assert_same, p
 from tuner.tasks import Task
 from tuner.training import program
 from tuner.training.population import Population
-from tuner.training.tape import Program, record, tidy
+from tuner.training.tape import Program, graphs, record, tidy
 from tuner.training.tape.graphs import _Graphed
 from tuner.training.tape.plan import Spans
 
@@ -93,3 +94,41 @@ def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture)
     for _ in range(2):
         torch.testing.assert_close(run([weights])[0], 2 * weights)
     assert caplog.text.count("no CUDA graph: operation not permitted") == 1
+
+
+def test_graphs_of_a_device_share_a_pool_and_begin_with_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What CUDA is asked for, in order, where there is none: no capture takes cached memory."""
+    asked: list[Any] = []
+    handles = iter(range(1, 9))
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    graph = SimpleNamespace(
+        capture_begin=lambda pool: asked.append(("begin", pool)),
+        capture_end=lambda: asked.append("end"),
+    )
+    fakes = {
+        "graph_pool_handle": lambda: next(handles),
+        "Stream": lambda _: stream,
+        "current_stream": lambda: stream,
+        "stream": nullcontext,
+        "device": nullcontext,
+        "CUDAGraph": lambda: graph,
+        "synchronize": lambda: None,
+        "empty_cache": lambda: asked.append("empty"),
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": lambda _: None,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(graphs, "_side_stream", lambda _: stream)
+    weights = torch.ones(2, 3)
+    tape, _ = record(lambda p: [2 * p], [weights])
+    several = [_Graphed(Program(tape)) for _ in range(2)]
+    for each in several:
+        _, results = each._capture([weights], None)
+        torch.testing.assert_close(results[0].clone(), 2 * weights)
+    assert asked == ["empty", ("begin", 1), "end"] * 2
+    several.clear()
+    del each
+    assert not graphs._pools
