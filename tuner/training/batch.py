@@ -51,8 +51,9 @@ class Batch:
 
     def padded(self, rows: int) -> Batch:
         """The same with the last row repeated until there are ``rows``."""
-        last = torch.arange(rows).clamp(max=len(self.scale) - 1)
-        return self.rows(last.to(self.scale.device))
+        # Made where it is used: to send it over, a GPU would be waited for at each micro-batch.
+        last = torch.arange(rows, device=self.scale.device).clamp(max=len(self.scale) - 1)
+        return self.rows(last)
 
     def samples(self, at: slice) -> Batch:
         """The same for some of the samples."""
