@@ -208,15 +208,19 @@ class Run:
 
     def close(self) -> None:
         """Moves what was counted on the device to the slots."""
-        norms = None if self._norms is None else self._norms.tolist()
-        for parts, size, parts_sq, mean_sq in self._noise:
-            pairs = zip(parts_sq.tolist(), mean_sq.tolist(), strict=True)
+        kept = [square for *_, parts_sq, mean_sq in self._noise for square in (parts_sq, mean_sq)]
+        if self._norms is not None:
+            kept.append(self._norms)
+        numbers = iter(torch.stack(kept).tolist() if kept else ())  # a GPU is waited for once
+        for parts, size, *_ in self._noise:
+            pairs = zip(next(numbers), next(numbers), strict=True)
             for trial, (total, mean) in zip(self.trials, pairs, strict=True):
                 trial.noise.add(parts, size, total, mean, trial.train_size)
-        for k, trial in enumerate(self.trials):
+        for trial in self.trials:
             trial.step += self._index
-            if norms is not None:
-                trial.grad_norm = norms[k]
+        for norms in numbers:
+            for trial, norm in zip(self.trials, norms, strict=True):
+                trial.grad_norm = norm
 
 
 def runs_of(
