@@ -38,7 +38,7 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """Samples that lie in memory, on the device or (pinned) on the host.
+    """Samples that lie in memory, on the device or on the host.
 
     Args:
         arrays: The samples; floating inputs take ``dtype``.
@@ -52,11 +52,11 @@ class ArraySource:
     ) -> None:
         self.device = device
         x, y = _cast(arrays.x, dtype), _cast(arrays.y, dtype)
-        if resident or device.type == "cpu":
-            self.x, self.y = x.to(device).contiguous(), y.to(device).contiguous()
-        else:
-            self.x, self.y = x.contiguous().pin_memory(), y.contiguous().pin_memory()
         self.resident = resident or device.type == "cpu"
+        # Not pinned as a whole: the system could use that memory, rounded up to a power of two, for
+        # nothing else, and only what was gathered is sent.
+        place = device if self.resident else "cpu"
+        self.x, self.y = x.to(place).contiguous(), y.to(place).contiguous()
 
     def __len__(self) -> int:
         return len(self.x)
