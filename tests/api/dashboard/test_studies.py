@@ -80,7 +80,7 @@ def test_a_number_and_its_unit_stay_on_one_line(
     submitted(server.context, spec, name="a name that takes all the room it gets " * 5)
     submitted(server.context, spec, name="several", objective=several)
     with window(browser) as page:
-        log_in(page, server)
+        enter(page, server)
         page.set_viewport_size({"width": 950, "height": 800})
         told = page.get_by_text("2 objectives")
         expect(told).to_be_visible()
