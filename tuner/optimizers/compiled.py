@@ -168,7 +168,13 @@ def _guarded(formula: Any, name: str) -> _Kernel:
     code = formula.__code__.replace(co_name=f"{name}_kernel")
     own: Any = types.FunctionType(code, formula.__globals__, name, None, formula.__closure__)
     # Types, shapes and strides may change from call to call; the rule and this module do not.
-    options: Any = {"guard_filter_fn": _tensor_guards, "size_asserts": False}
+    options: Any = {
+        "guard_filter_fn": _tensor_guards,
+        "size_asserts": False,
+        # A GPU's blocks of threads over slots and coordinates: over both as one axis, each element
+        # would be divided by a row's length, in 64 bits, to know its slot.
+        "triton.prefer_nd_tiling": True,
+    }
     compiled: _Kernel = torch.compile(own, fullgraph=True, dynamic=True, options=options)
     return compiled
 
