@@ -29,6 +29,11 @@ GROUP = 20
 """Tensors of one model that a kernel takes at once; a smaller number is filled up. With 8 each step
 of 20 million parameters took 4 % longer, and compiling once 8 s instead of 11."""
 
+SHARED_FROM = 1 << 18
+"""Elements from which the threads of a CPU share a kernel's loops; to wake them for less takes
+longer than they save. Not by how many there are: a worker that takes fewer of them when others want
+the cores would compile another kernel just then."""
+
 LIKELY = 1 << 17
 """Elements of a tensor for which GPU kernels over a group are made; they take any number."""
 
@@ -60,8 +65,9 @@ def run_compiled(rule: Rule, items: Sequence[Item], c: Tensors, dims: Dims) -> b
     single = first.shape[:-1] == (1,)
     types = (first.device, first.dtype, *(s.dtype for s in items[0][2].values()))
     plain = group or _plain(*items[0])
-    shared = next(iter(c.values())).ndim == 0
-    key = (_key_of(rule), group, plain, single, first.ndim, shared, types)
+    alike = next(iter(c.values())).ndim == 0
+    shared = device == "cpu" and sum(p.numel() for p, _, _ in items) >= SHARED_FROM
+    key = (_key_of(rule), group, plain, single, first.ndim, alike, shared, types)
     if (device,) in _broken or key in _broken:
         return False
     if group and len(items) < GROUP:
@@ -80,7 +86,8 @@ def run_compiled(rule: Rule, items: Sequence[Item], c: Tensors, dims: Dims) -> b
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own modules warn of each other
                 if plain:
-                    kernel = _unguarded(formula, _examples(tensors, len(named), group=group))
+                    examples = _examples(tensors, len(named), group=group)
+                    kernel = _unguarded(formula, examples, shared=shared)
                     kernel(*tensors)
                 else:
                     kernel = _guarded(formula, rule.name)
@@ -179,13 +186,15 @@ def _guarded(formula: Any, name: str) -> _Kernel:
     return compiled
 
 
-def _unguarded(formula: _Kernel, inputs: list[Any]) -> _Kernel:
+def _unguarded(formula: _Kernel, inputs: list[Any], *, shared: bool) -> _Kernel:
     """A kernel over contiguous tensors of all sizes but 1, of which none is looked at.
 
     Args:
         formula: What it computes.
         inputs: Example tensors; sizes that differ among them may differ later, those alike must
             remain so.
+        shared: Whether as many threads as there are at each call share its loops; otherwise one
+            runs them, since examples are small.
     """
     from torch._dynamo import config  # noqa: PLC0415 - slow to import, seldom needed
     from torch._inductor import config as inductor  # noqa: PLC0415
@@ -201,7 +210,7 @@ def _unguarded(formula: _Kernel, inputs: list[Any]) -> _Kernel:
 
     graph = make_fx(traced, tracing_mode="symbolic")(*inputs)
     own: Any = inductor
-    with own.patch(size_asserts=False):
+    with own.patch({"size_asserts": False, "cpp.dynamic_threads": shared}):
         compiled: Any = standalone_compile(graph, inputs, dynamic_shapes="from_graph")
     kernel: _Kernel = compiled
     return kernel

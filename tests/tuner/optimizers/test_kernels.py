@@ -249,6 +249,35 @@ def test_large_tensors_of_one_model_share_a_compiled_kernel(
     assert not compiled._broken
 
 
+@pytest.mark.parametrize("shape", [(3, 100_000), (300_000,)], ids=str)
+def test_threads_share_the_loops_of_large_tensors_alone(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(compiled, "_kernels", {})
+    written: list[str] = []
+    monkeypatch.setattr("torch._inductor.graph.GraphLowering.save_output_code", written.append)
+    rule = optimizers.get("momentum")
+    threads, found = torch.get_num_threads(), []
+    caching: Any = torch.compiler.config
+    try:
+        with caching.patch(force_disable_caches=True):
+            p, g, state, c = population("momentum", (*shape[:-1], 2_999))
+            apply_(rule, p, g, state, c, (-1,), compiled=True)
+            p, g, state, c = population("momentum", shape)
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                q, held = p.clone(), {name: s.clone() for name, s in state.items()}
+                apply_(rule, q, g, held, c, (-1,), compiled=True)
+                found.append([q, *held.values()])
+    finally:
+        torch.set_num_threads(threads)
+    assert "omp parallel" not in written[0]
+    assert "#pragma omp parallel\n" in written[1]
+    assert len(written) == 2, "of fewer threads there is no other kernel"
+    assert all(map(torch.equal, found[0], found[1]))
+    assert all(map(torch.equal, found[0], found[2]))
+
+
 def test_state_of_another_type_has_a_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a loaded one may be; the kernel itself does not look at what it is given."""
     monkeypatch.setattr(compiled, "_kernels", {})
