@@ -106,7 +106,10 @@ def open_source(samples: Samples, device: torch.device, dtype: torch.dtype) -> S
     resident = True
     if device.type == "cuda":
         size = samples.x.nbytes + samples.y.nbytes
-        resident = size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+        free, whole = torch.cuda.mem_get_info(device)
+        # Of a GPU that several processes share, this one may take its part.
+        own = whole * torch.cuda.get_per_process_memory_fraction(device)
+        resident = size < DEVICE_SHARE * min(free, own)
     return ArraySource(samples, device, dtype, resident=resident)
 
 

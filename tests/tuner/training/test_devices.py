@@ -116,6 +116,20 @@ def test_data_that_does_not_fit_the_device_is_sent_to_it(
     trained_as_plain_loops(task, pop)
 
 
+@pytest.mark.parametrize(("share", "fits"), [(1.0, True), (0.25, False)])
+def test_of_a_shared_gpu_a_data_set_takes_no_more_than_its_part(
+    monkeypatch: pytest.MonkeyPatch, share: float, fits: bool
+) -> None:
+    samples = zoo.MlpTask().data().train
+    size = samples.x.nbytes + samples.y.nbytes
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (3 * size, 3 * size))
+    monkeypatch.setattr("torch.cuda.get_per_process_memory_fraction", lambda _: share)
+    opened: list[bool] = []
+    monkeypatch.setattr(source, "ArraySource", lambda *_, resident: opened.append(resident))
+    source.open_source(samples, torch.device("cuda"), torch.float32)
+    assert opened == [fits]
+
+
 @each_device
 def test_paused_on_one_device_it_goes_on_on_the_cpu(device: torch.device) -> None:
     task = zoo.MlpTask()
