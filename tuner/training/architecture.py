@@ -83,7 +83,7 @@ def build(task: Task, config: Config, seed: int, dtype: torch.dtype) -> nn.Modul
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = task.model(config)
+        model = _uncompiled(task.model(config))
     for module in model.modules():
         # As a buffer the rate becomes a number of the trial, so a population may mix rates.
         if type(module) is nn.Dropout and "p" not in module._buffers:
@@ -91,6 +91,17 @@ def build(task: Task, config: Config, seed: int, dtype: torch.dtype) -> nn.Modul
             del module.p
             module.register_buffer("p", torch.tensor(rate))
     return model.to(dtype).train()
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The model without ``torch.compile``, which sees one slot and names parts otherwise."""
+    model = model._modules.get("_orig_mod") or model
+    for module in model.modules():
+        vars(module).pop("_compiled_call_impl", None)  # of ``module.compile()``
+        for name, child in module._modules.items():
+            if child is not None and "_orig_mod" in child._modules:
+                module._modules[name] = child._modules["_orig_mod"]
+    return model
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:

@@ -672,6 +672,38 @@ def test_a_model_of_which_nothing_trains_is_refused() -> None:
         population(FrozenTask(""))
 
 
+def _whole_compiled(model: nn.Module) -> nn.Module:
+    made: Any = torch.compile(model)
+    return made
+
+
+def _parts_compiled(model: nn.Module) -> nn.Module:
+    for name, part in list(model.named_children()):
+        setattr(model, name, torch.compile(part))
+    return model
+
+
+def _compiled_in_place(model: nn.Module) -> nn.Module:
+    model.compile()
+    return model
+
+
+@pytest.mark.parametrize("wrap", [_whole_compiled, _parts_compiled, _compiled_in_place])
+def test_a_model_that_comes_compiled_trains_as_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, wrap: Any
+) -> None:
+    expected = plain_loop(zoo.MlpTask(), CONFIGS[0], 1)
+    plain = zoo.MlpTask.model
+    monkeypatch.setattr(zoo.MlpTask, "model", lambda self, config: wrap(plain(self, config)))
+    pop = population(zoo.MlpTask(), 2)
+    for slot in range(2):
+        pop.load(slot, CONFIGS[0], seed=1, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    for slot in range(2):
+        assert_same(params(pop, slot), expected, 1e-12)
+    assert pop.engine.verdict.fused
+
+
 @pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
 def test_a_hook_on_a_parameter_is_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     def model(self: Task, config: Any) -> nn.Module:
