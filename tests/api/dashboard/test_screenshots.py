@@ -239,11 +239,11 @@ def test_a_printed_study_is_light_and_bare(
                 const canvas = document.querySelector("#history canvas");
                 const data = canvas.getContext("2d")
                     .getImageData(0, 0, canvas.width, canvas.height).data;
-                const blues = [];
+                const greens = [];
                 for (let i = 0; i < data.length; i += 4) {
-                    if (data[i + 3] === 255) blues.push(data.slice(i, i + 3).join());
+                    if (data[i + 3] === 255) greens.push(data.slice(i, i + 3).join());
                 }
-                return blues.includes("0,114,178");
+                return greens.includes("0,158,115");
             }"""
         )
         assert ink
