@@ -29,7 +29,7 @@ GROUP = 20
 """Tensors of one model that a kernel takes at once; a smaller number is filled up. With 8 each step
 of 20 million parameters took 4 % longer, and compiling once 8 s instead of 11."""
 
-SHARED_FROM = 1 << 18
+SHARED_FROM = 1 << 17
 """Elements from which the threads of a CPU share a kernel's loops; to wake them for less takes
 longer than they save. Not by how many there are: a worker that takes fewer of them when others want
 the cores would compile another kernel just then."""
