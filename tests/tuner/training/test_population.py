@@ -149,6 +149,15 @@ def population(task: Task, slots: int = 4, **options: Any) -> Population:
     return Population(task, CONFIGS[0], slots, **{"dtype": torch.float64, **options})
 
 
+def two_trained(task: Task, engine: Any) -> Population:
+    """Two slots with configurations of their own, trained to the end."""
+    pop = population(task, 2, engine=engine)
+    for slot in range(2):
+        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
+    pop.train(EPOCHS * zoo.TRAIN)
+    return pop
+
+
 @pytest.mark.parametrize("engine", ["fused", "looped"])
 @pytest.mark.parametrize("kind", VMAPPABLE, ids=lambda kind: kind.__name__)
 def test_a_slot_is_a_plain_loop(kind: type[Task], engine: Any) -> None:
@@ -965,10 +974,7 @@ def test_a_model_that_computes_again_has_the_same_gradients(
 ) -> None:
     expected = [plain_loop(CheckpointedTask(), CONFIGS[slot], slot) for slot in range(2)]
     monkeypatch.setattr(CheckpointedTask, "reentrant", reentrant)
-    pop = population(CheckpointedTask(), 2, engine=engine)
-    for slot in range(2):
-        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
-    pop.train(EPOCHS * zoo.TRAIN)
+    pop = two_trained(CheckpointedTask(), engine)
     for slot in range(2):
         assert_same(params(pop, slot), expected[slot], 1e-12)
     assert pop.engine.verdict.fused == (engine == "fused")
@@ -1007,10 +1013,7 @@ def test_embeddings_of_sparse_gradients_train_as_dense_ones(
 ) -> None:
     expected = [plain_loop(LookupTask(), CONFIGS[slot], slot) for slot in range(2)]
     monkeypatch.setattr(LookupTask, "sparse", True)
-    pop = population(LookupTask(), 2, engine=engine)
-    for slot in range(2):
-        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
-    pop.train(EPOCHS * zoo.TRAIN)
+    pop = two_trained(LookupTask(), engine)
     for slot in range(2):
         assert_same(params(pop, slot), expected[slot], 1e-12)
 
@@ -1037,10 +1040,7 @@ class CentredTask(zoo.MlpTask):
 
 @pytest.mark.parametrize("engine", ["fused", "looped"])
 def test_a_buffer_that_is_replaced_is_kept(engine: Any) -> None:
-    pop = population(CentredTask(), 2, engine=engine)
-    for slot in range(2):
-        pop.load(slot, CONFIGS[slot], seed=slot, epochs=EPOCHS, data_seed=5)
-    pop.train(EPOCHS * zoo.TRAIN)
+    pop = two_trained(CentredTask(), engine)
     for slot in range(2):
         model = plain_loop(CentredTask(), CONFIGS[slot], slot)
         assert_same(params(pop, slot), model, 1e-12)
