@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +18,6 @@ from tuner.cli.signals import stopping
 from tuner.cli.task import load
 from tuner.errors import Forbidden, InvalidInput, TunerError, Unauthorized
 from tuner.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 class Engine(StrEnum):
