@@ -429,6 +429,8 @@ def test_curves_that_could_not_be_read_come_with_the_next_news(
         page.route("**/curves?**", lambda route: route.fulfill(status=502, body="<html>"))
         train(server.context, study.id, 1)
         expect(caption).to_contain_text("cannot be read: the answer was 502.")
+        page.locator("#log").check()  # draws those at hand again
+        expect(caption).to_contain_text("cannot be read: the answer was 502.")
         page.unroute("**/curves?**")
         train(server.context, study.id, 1)
         expect(caption).to_have_text("4 curves.")

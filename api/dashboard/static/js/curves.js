@@ -29,6 +29,7 @@ export class Curves {
     this.whole = true;
     this.trials = 0;
     this.shown = null; // what the curves at hand are of
+    this.trouble = ""; // why the last ones could not be read; it stands until some are
     this.fetch = throttled(() => this.read(), 1000);
   }
 
@@ -78,6 +79,7 @@ export class Curves {
       if (metric !== this.options.metric || x !== this.options.x) return; // chosen anew meanwhile
       if (all) this.known.clear();
       this.shown = { metric, x };
+      this.trouble = "";
       this.trials = found.trials;
       for (const curve of found.curves) {
         this.numbers.set(curve.trial_id, curve.number);
@@ -87,7 +89,8 @@ export class Curves {
       this.draw();
     } catch (error) {
       this.whole = true; // so that the next news brings what this one lost
-      this.chart.say(`The curves cannot be read: ${error.message}. Reload the page to try again.`);
+      this.trouble = `The curves cannot be read: ${error.message}. Reload the page to try again.`;
+      this.chart.say(this.trouble);
     }
   }
 
@@ -106,7 +109,7 @@ export class Curves {
     }));
     this.chart.set({ series, x: { label: UNITS[x], integer: x === "step" },
       y: { label: metric, kind: log ? "log" : "linear" } });
-    this.chart.say(this.words(series.length));
+    this.chart.say(this.trouble || this.words(series.length));
   }
 
   words(shown) {
