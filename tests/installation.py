@@ -17,7 +17,8 @@ from typing import Any
 
 import httpx
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 600
+"""Far more than anything takes, also where six processes share one slow core."""
 
 
 _asked = itertools.count()
@@ -140,14 +141,19 @@ class Installation:
             process.wait()
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
-    """Waits until ``condition`` gives something true; gives it."""
+def until(
+    condition: Callable[[], Any],
+    what: str,
+    seconds: float = PATIENCE_SECONDS,
+    pause_seconds: float = 0.05,
+) -> Any:
+    """Waits until ``condition``, asked after each pause, gives something true; gives it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
-        time.sleep(0.05)
+        time.sleep(pause_seconds)
     raise AssertionError(f"waited {seconds} s for {what}")
 
 

@@ -8,19 +8,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.installation import PATIENCE_SECONDS, Installation, installation, until
+from tests.installation import PATIENCE_SECONDS, Installation, installation
+from tests.installation import until as asked_until
 from tests.tuner.worker.ray.clusters import Cluster, running
 from tuner.cli import main
 
-STEPS, EVAL_EVERY = 40, 5
+STEPS, EVAL_EVERY = 20, 5
 """Seconds of training, so that all nodes are seen at it also where that is quick."""
 SLOTS, WORKERS = 2, 3
+
+until = partial(asked_until, pause_seconds=0.3)
+"""A cluster leaves its machine little: answers 20 times a second would take half a core of it."""
 
 
 @pytest.fixture(scope="module")
