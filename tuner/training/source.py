@@ -108,7 +108,8 @@ def open_source(samples: Samples, device: torch.device, dtype: torch.dtype) -> S
         size = samples.x.nbytes + samples.y.nbytes
         free, whole = torch.cuda.mem_get_info(device)
         # Of a GPU that several processes share, this one may take its part.
-        own = whole * torch.cuda.get_per_process_memory_fraction(device)
+        # By index: this one refuses a device that names none, which means the present one.
+        own = whole * torch.cuda.get_per_process_memory_fraction(device.index)
         resident = size < DEVICE_SHARE * min(free, own)
     return ArraySource(samples, device, dtype, resident=resident)
 

@@ -116,17 +116,21 @@ def test_data_that_does_not_fit_the_device_is_sent_to_it(
     trained_as_plain_loops(task, pop)
 
 
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 @pytest.mark.parametrize(("share", "fits"), [(1.0, True), (0.25, False)])
 def test_of_a_shared_gpu_a_data_set_takes_no_more_than_its_part(
-    monkeypatch: pytest.MonkeyPatch, share: float, fits: bool
+    monkeypatch: pytest.MonkeyPatch, share: float, fits: bool, name: str
 ) -> None:
     samples = zoo.MlpTask().data().train
     size = samples.x.nbytes + samples.y.nbytes
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (3 * size, 3 * size))
-    monkeypatch.setattr("torch.cuda.get_per_process_memory_fraction", lambda _: share)
+    # Below torch's own function, which is particular about what names a device.
+    monkeypatch.setattr("torch.cuda.memory._lazy_init", lambda: None)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch._C._cuda_getMemoryFraction", lambda _: share, raising=False)
     opened: list[bool] = []
     monkeypatch.setattr(source, "ArraySource", lambda *_, resident: opened.append(resident))
-    source.open_source(samples, torch.device("cuda"), torch.float32)
+    source.open_source(samples, torch.device(name), torch.float32)
     assert opened == [fits]
 
 
