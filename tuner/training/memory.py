@@ -131,6 +131,8 @@ def _allocated(
         alone = Population(
             task, sized, 1, device=device, dtype=dtype, engine="looped", data=data, check=False
         )
+        # CUDA graphs have memory of their own, which these few steps would be over before.
+        alone.programs.hot = 1
         trial = alone.load(0, sized, 0, epochs=float(config.get("epochs", 1.0)))
         for _ in range(STEPS):
             alone.train(min(trial.batch_size, trial.train_size - trial.position))

@@ -67,6 +67,8 @@ class Programs:
         self._spans = [(slice(s.start, s.stop), s.shape) for s in one.architecture.spans]
         self.refused = ""
         """Why a program could not be recorded, and runs eagerly; empty when none was refused."""
+        self.hot = HOT
+        """As the constant says; fewer where records themselves are what is looked at."""
         self._runners: dict[tuple[Any, ...], Runner] = {}
         self._calls: Counter[tuple[Any, ...]] = Counter()
 
@@ -148,7 +150,7 @@ class Programs:
         leaves = (params, x, y, *buffers.values(), *numbers.values())
         with torch.no_grad(), _refusals(form.fused):
             key = ("evaluate", form, settings, params.dtype, *_layouts(leaves))
-            run = self._runner(key, body, leaves, form.backend, (), HOT)
+            run = self._runner(key, body, leaves, form.backend, (), self.hot)
             if isinstance(run, _Eager) and not form.fused:
                 zero = torch.zeros((), dtype=torch.int32, device=x.device)
                 with own_generators(zero, zero):
@@ -266,7 +268,7 @@ class Programs:
             *batch.numbers.values(),
         )
         key = (form, batch.shared, numbers, params.dtype, *_layouts(leaves))
-        hot = 1 if at_once else HOT
+        hot = 1 if at_once else self.hot
         run = self._runner(key, body, leaves, form.backend, self._spans, hot)
         if isinstance(run, _Eager) and not form.fused:
             with own_generators(batch.seed[0], batch.offset[0]):

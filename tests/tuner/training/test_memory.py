@@ -13,9 +13,10 @@ from torch import nn
 from tests.tuner.tasks import zoo
 from tuner import optimizers, tasks
 from tuner.advisor.memory import Footprint
-from tuner.tasks import Config, Task
-from tuner.training import Population, TrainingData
-from tuner.training.memory import SlotMemory, measure
+from tuner.tasks import Arrays, Config, Splits, Task
+from tuner.training import Population, TrainingData, program
+from tuner.training.memory import SlotMemory, _allocated, measure
+from tuner.training.tape import recorded
 
 CPU = torch.device("cpu")
 ZOO = [
@@ -138,6 +139,35 @@ def test_a_batch_too_large_is_cut() -> None:
     assert memory.fit(11_500.0, 8, 4096) == (1, 100)
     assert memory.fit(11_500.0, 8, 8) == (5, 8)
     assert memory.fit(500.0, 8, 8) == (1, 1)
+
+
+@pytest.mark.parametrize("samples", [96, 40], ids=["whole batches", "an epoch of one batch"])
+def test_peaks_on_a_gpu_are_taken_of_graphs(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
+    """Whose memory is their own, and held all the time: here they are records of the CPU."""
+    sizes: list[int] = []
+
+    def made(function: Any, leaves: Any, spans: Any) -> Any:
+        sizes.append(len(leaves[1]))
+        return recorded(function, leaves, spans)
+
+    class Few(zoo.MlpTask):
+        def data(self) -> Splits:
+            train = zoo.vectors().train
+            assert isinstance(train, Arrays)
+            return Splits(Arrays(train.x[:samples], train.y[:samples]), zoo.vectors().valid)
+
+    monkeypatch.setattr(program, "_MAKERS", {**program._MAKERS, "recorded": made})
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 0)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda _: 2 * sum(sizes))
+    task = Few()
+    data = TrainingData(task, CPU, torch.float32)
+    peaks = _allocated(task, {"optimizer": "adamw"}, [8, 32], CPU, torch.float32, data)
+    # Each of the first batches is taken in halves, to measure its noise.
+    assert {4, 8, 16} <= set(sizes)
+    assert (32 in sizes) == (samples > 2 * 32)
+    assert peaks[1] > peaks[0] > 0
 
 
 @pytest.mark.gpu
