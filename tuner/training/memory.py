@@ -67,7 +67,7 @@ class SlotMemory:
         if self.peaks.per_sample <= 0:
             return count, batch_size
         left = budget / count - self.peaks.fixed
-        return count, max(1, int(min(left / self.peaks.per_sample, LARGEST)))
+        return count, int(min(max(left / self.peaks.per_sample, 1.0), LARGEST))
 
 
 def measure(

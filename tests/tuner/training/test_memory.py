@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from typing import Any
 
@@ -139,6 +140,8 @@ def test_a_batch_too_large_is_cut() -> None:
     assert memory.fit(11_500.0, 8, 4096) == (1, 100)
     assert memory.fit(11_500.0, 8, 8) == (5, 8)
     assert memory.fit(500.0, 8, 8) == (1, 1)
+    least = math.ulp(0.0)
+    assert SlotMemory(1000.0, Footprint(1500.0, least)).fit(500.0, 8, 8) == (1, 1)
 
 
 @pytest.mark.parametrize("samples", [96, 40], ids=["whole batches", "an epoch of one batch"])
