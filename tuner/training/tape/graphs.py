@@ -146,10 +146,14 @@ class _Graphed:
         side = _side_stream(device)
         with torch.cuda.device(device):
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side), _errors_on_waiting():
-                for _ in range(WARM_RUNS):
-                    self._program(arguments, into)
-            torch.cuda.current_stream().wait_stream(side)
+            try:
+                with torch.cuda.stream(side), _errors_on_waiting():
+                    for _ in range(WARM_RUNS):
+                        self._program(arguments, into)
+            finally:
+                # Also where it is refused: what runs instead writes to the same gradients, and
+                # takes the memory of these arguments.
+                torch.cuda.current_stream().wait_stream(side)
             self._pool = _pools.get(device) or _Pool()
             _pools[device] = self._pool  # which holds it only while somebody else does
             graph = torch.cuda.CUDAGraph()

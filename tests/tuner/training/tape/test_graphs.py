@@ -96,21 +96,27 @@ def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture)
     assert caplog.text.count("no CUDA graph: operation not permitted") == 1
 
 
-def test_graphs_of_a_device_share_a_pool_and_begin_with_free_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What CUDA is asked for, in order, where there is none: no capture takes cached memory."""
+class _Stream:
+    def __init__(self, name: str, asked: list[Any]) -> None:
+        self.name = name
+        self.asked = asked
+
+    def wait_stream(self, other: _Stream) -> None:
+        self.asked.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What CUDA is asked for, in order, where there is none."""
     asked: list[Any] = []
     handles = iter(range(1, 9))
-    stream = SimpleNamespace(wait_stream=lambda _: None)
     graph = SimpleNamespace(
         capture_begin=lambda pool: asked.append(("begin", pool)),
         capture_end=lambda: asked.append("end"),
     )
     fakes = {
         "graph_pool_handle": lambda: next(handles),
-        "Stream": lambda _: stream,
-        "current_stream": lambda: stream,
+        "current_stream": lambda: _Stream("main", asked),
         "stream": nullcontext,
         "device": nullcontext,
         "CUDAGraph": lambda: graph,
@@ -121,14 +127,39 @@ def test_graphs_of_a_device_share_a_pool_and_begin_with_free_memory(
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(graphs, "_side_stream", lambda _: stream)
+    monkeypatch.setattr(graphs, "_side_stream", lambda _: _Stream("side", asked))
+    return asked
+
+
+def test_graphs_of_a_device_share_a_pool_and_begin_with_free_memory(asked: list[Any]) -> None:
+    """No capture takes cached memory."""
     weights = torch.ones(2, 3)
     tape, _ = record(lambda p: [2 * p], [weights])
     several = [_Graphed(Program(tape)) for _ in range(2)]
     for each in several:
         _, results = each._capture([weights], None)
         torch.testing.assert_close(results[0].clone(), 2 * weights)
-    assert asked == ["empty", ("begin", 1), "end"] * 2
+    warm = ["side waits for main", "main waits for side"]
+    assert asked == [*warm, "empty", ("begin", 1), "end"] * 2
     several.clear()
     del each
     assert not graphs._pools
+
+
+def test_what_a_refused_program_has_begun_is_waited_for(asked: list[Any]) -> None:
+    """It goes on while the program runs as it is, on the stream that is current."""
+
+    class Waiting(Program):
+        runs = 0
+
+        def __call__(self, *arguments: Any) -> list[Tensor]:
+            self.runs += 1
+            if self.runs == 2:
+                raise RuntimeError("called a synchronizing CUDA operation")
+            asked.append("runs")
+            return super().__call__(*arguments)
+
+    weights = torch.ones(2, 3)
+    tape, _ = record(lambda p: [2 * p], [weights])
+    torch.testing.assert_close(_Graphed(Waiting(tape))([weights])[0], 2 * weights)
+    assert asked == ["side waits for main", "runs", "main waits for side", "runs"]
