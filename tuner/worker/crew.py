@@ -43,6 +43,10 @@ AUTOCAST: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat
 SAVE_SECONDS = 60.0
 """How often a trial is saved though nobody decides about it."""
 
+FULL = (OutOfMemory, torch.OutOfMemoryError)
+"""Errors that say that memory is full: also for data, a new trial or a step of the optimizer, which
+no smaller block would help."""
+
 PopulationKey = tuple[Any, ...]
 
 
@@ -131,7 +135,7 @@ class Crew:
         except (NoRoom, Unavailable) as error:
             log.info("trial %s is handed back: %s", leased.trial_id, error)
             return SlotReport(trial_id=leased.trial_id, token=leased.token, outcome="returned")
-        except OutOfMemory as error:
+        except FULL as error:
             return failed(leased, _reason("oom", error))
         except Exception as error:  # a task's own code may raise any: the trial, not we, fails
             log.exception("trial %s cannot start", leased.trial_id)
@@ -296,7 +300,7 @@ class Crew:
                 finished = self._train(self.populations[key], mine, interrupted)
                 if finished:
                     self._evaluate(self.populations[key], mine)
-            except OutOfMemory as error:
+            except FULL as error:
                 self._fail(mine, "oom", error)
             except Exception as error:  # as in take()
                 study, ids = mine[0].leased.study_id, [held.leased.trial_id for held in mine]

@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable
 
 from tuner.advisor import range_test
-from tuner.errors import OutOfMemory
 from tuner.protocol import Probe, ProbeReport
 from tuner.training.architecture import build, mixing_modules
 from tuner.training.program import first_line
 from tuner.training.range_test import sweep
-from tuner.worker.crew import Crew
+from tuner.worker.crew import FULL, Crew
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def run_probe(crew: Crew, probe: Probe, interrupted: Callable[[], bool]) -> Prob
             max_micro_batch=micro_batch,
             interrupted=interrupted,
         )
-    except OutOfMemory:
+    except FULL:
         return ProbeReport(**said, outcome="failed", reason="oom")
     except Exception as error:  # a task's own code may raise any: the study goes on without a range
         log.exception("the range test of study %s failed", probe.study_id)

@@ -115,6 +115,24 @@ def test_a_checkpoint_stays_until_the_next_one_is_known(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("place", ["tuner.training.steps.apply_", "tuner.training.rows.Rows.start"])
+def test_memory_that_is_full_is_told_apart_from_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Wherever it is: in a step, or for a new trial. The service tries it once more."""
+    mine = crew(tmp_path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(place, full)
+    refused = mine.take(leased(1, 12))
+    if refused is None:
+        mine.round(lambda: False)
+        (refused,) = mine.reports()
+    assert (refused.outcome, refused.reason) == ("fail", "oom")
+
+
 def test_data_that_no_trial_needs_is_let_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,17 @@ def test_a_task_that_breaks_fails_the_probe_and_not_the_worker(
     assert not crew.lost
 
 
+def test_memory_that_is_full_is_told_apart_from_errors(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tuner.training.steps.apply_", full)
+    said = run_probe(crew, probe(), lambda: False)
+    assert (said.outcome, said.reason) == ("failed", "oom")
+
+
 def test_a_probe_that_breaks_the_device_ends_its_worker(
     crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
