@@ -123,7 +123,14 @@ def keep_constants(tape: Tape) -> None:
 
 def _is_fixed(call: Call, tape: Tape, fixed: dict[int, Tensor], written: set[int]) -> bool:
     results = [tape.values[r] for r in call.results if r is not None]
-    if call.writes or any(v.storage in written or v.nbytes > CONSTANT_BYTES for v in results):
+    if call.writes or any(v.storage in written for v in results):
+        return False
+    # What is made on the host for a GPU is kept, whatever its size: to send it over in each run,
+    # the device would be waited for, and there would be no CUDA graph.
+    home = tape.values[0].device
+    copied = [tape.values[i] for i in call.uses] if call.target is aten._to_copy.default else []
+    sent = any(v.device != home for v in (*results, *copied))
+    if not sent and any(v.nbytes > CONSTANT_BYTES for v in results):
         return False
     return call.target in _OF_SHAPE_ONLY or all(index in fixed for index in call.uses)
 

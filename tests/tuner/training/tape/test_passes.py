@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tuner.training.tape import calls, recorded
 from tuner.training.tape.calls import Tape
-from tuner.training.tape.passes import tidy
+from tuner.training.tape.passes import CONSTANT_BYTES, tidy
 from tuner.training.tape.recorder import record
 
 aten = torch.ops.aten
@@ -32,6 +32,21 @@ def test_what_changes_nothing_is_taken_out() -> None:
         return [torch.mul(turned, 1) + 1]
 
     assert list(counts(tidied(function, (torch.randn(2, 3),)))) == [aten.add.Tensor]
+
+
+def test_what_is_made_on_the_host_for_a_device_is_sent_once() -> None:
+    """Whatever its size: the copy would wait in each run, and end a capture."""
+
+    def function(x: Tensor) -> list[Tensor]:
+        mask = torch.full((600, 600), -1.0).triu(1)
+        return [x + mask.to(x.device)]
+
+    assert CONSTANT_BYTES < 4 * 600 * 600
+    tape = tidied(function, (torch.empty(600, 600, device="meta"),))
+    assert list(counts(tape)) == [aten.add.Tensor]
+    assert [t.device.type for t in tape.constants.values()] == ["meta"]
+    there = tidied(lambda x: [x + torch.full((600, 600), -1.0)], (torch.empty(600, 600),))
+    assert aten.full.default in counts(there)
 
 
 def test_a_deep_program_is_tidied_call_by_call(monkeypatch: pytest.MonkeyPatch) -> None:
