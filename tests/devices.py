@@ -20,3 +20,4 @@ DEVICES = [
     ),
 ]
 each_device = pytest.mark.parametrize("device", DEVICES)
+each_gpu = pytest.mark.parametrize("device", DEVICES[1:])

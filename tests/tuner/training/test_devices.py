@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.devices import CPU, each_device
+from tests.devices import CPU, each_device, each_gpu
 from tests.tuner.tasks import zoo
 from tests.tuner.training.test_population import (
     CONFIGS,
@@ -147,6 +147,34 @@ def test_paused_on_one_device_it_goes_on_on_the_cpu(device: torch.device) -> Non
     for slot in (3, 1):
         expected = plain_loop(task, CONFIGS[slot], slot)
         assert_same(params(second, slot // 3), expected, 1e-9)
+
+
+def come_and_gone(task: Task, device: torch.device) -> torch.Tensor:
+    """All parameters after slots were refilled, copied, put back, and trained by other lengths."""
+    pop = population(task, device)
+    load_all(pop)
+    pop.train(37)
+    pop.evict(1)
+    pop.train(20)
+    pop.load(1, {**CONFIGS[2], "optimizer": "shampoo"}, seed=9, epochs=EPOCHS, data_seed=6)
+    pop.train({0: 30, 1: 41, 3: 7})
+    kept = pop.state_dict(3)
+    pop.copy(2, 0, {**CONFIGS[0], "optimizer": "sophia_g", "batch_size": 12})
+    pop.train(25)
+    pop.evict(0)
+    pop.load_state_dict(kept, 0)
+    pop.train(33)
+    return torch.cat([t.flatten() for slot in pop.active for t in params(pop, slot).values()])
+
+
+@each_gpu
+@pytest.mark.parametrize(
+    "kind", [zoo.MlpTask, zoo.DropoutTask, zoo.LstmTask], ids=lambda kind: kind.__name__
+)
+def test_slots_come_and_go_as_on_the_cpu(device: torch.device, kind: type[Task]) -> None:
+    expected = come_and_gone(kind(), CPU)
+    error = (come_and_gone(kind(), device) - expected).norm() / expected.norm()
+    assert error <= 1e-9, f"{float(error):.2e}"
 
 
 @each_device
