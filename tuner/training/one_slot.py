@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from tuner.errors import InvalidInput
@@ -102,7 +102,7 @@ class OneSlot:
         finally:
             self.architecture.template.train()
 
-    def gauss_newton_bartlett(
+    def loss_of_drawn(
         self,
         params: Tensors,
         buffers: Tensors,
@@ -112,58 +112,29 @@ class OneSlot:
         scale: Tensor,
         seed: Tensor,
         offset: Tensor,
-        origin: Tensor,
-    ) -> Tensors:
-        """The gradient under labels drawn from the model: of the scaled sum, as in :meth:`loss`.
+    ) -> Tensor:
+        """The scaled sum, as in :meth:`loss`, under labels drawn from the model.
 
-        Added up over a batch of B it is g, and ``B g^2`` the estimate. Liu et al. 2023,
-        https://arxiv.org/abs/2305.14342, algorithm 2.
+        Added up over a batch of B its gradient is g, and ``B g^2`` the Gauss-Newton-Bartlett
+        estimate. Liu et al. 2023, https://arxiv.org/abs/2305.14342, algorithm 2.
         """
+        copies = {name: value.clone() for name, value in buffers.items()}
+        with slot_functions(seed, offset, len(x)):
+            output = self._forward({**params, **copies}, x)
+            drawn = drawn_targets(output, y, uniform(seed, offset, DRAWS, y.shape))
+            return _total(self.task.loss(output, drawn, {**self.names, **numbers})) * scale
 
-        def loss(params: Tensors) -> Tensor:
-            copies = {name: value.clone() for name, value in buffers.items()}
-            with slot_functions(seed, offset, len(x)):
-                output = self._forward({**params, **copies}, x)
-                drawn = drawn_targets(output, y, uniform(seed, offset, DRAWS, y.shape))
-                return _total(self.task.loss(output, drawn, {**self.names, **numbers})) * scale
+    def signs(self, params: Tensors, seed: Tensor, origin: Tensor) -> Tensors:
+        """Hutchinson's v: a random sign for each number of ``params``.
 
-        found: Tensors = grad(loss)(params)
+        ``v * (H v)``, with H of the scaled sum of :meth:`loss`, adds up over a batch to the
+        estimate: v goes by ``origin``, where the batch begins.
+        """
+        found: Tensors = {}
+        for i, (name, p) in enumerate(params.items()):
+            draws = uniform(seed, origin, DRAWS + i, p.shape or (1,)).reshape(p.shape)
+            found[name] = 1.0 - 2.0 * (draws < 0.5).to(p.dtype)
         return found
-
-    def hutchinson(
-        self,
-        params: Tensors,
-        buffers: Tensors,
-        x: Tensor,
-        y: Tensor,
-        numbers: Tensors,
-        scale: Tensor,
-        seed: Tensor,
-        offset: Tensor,
-        origin: Tensor,
-    ) -> Tensors:
-        """``v * (H v)``, with v of random signs and H of the scaled sum, as in :meth:`loss`.
-
-        Added up over a batch it is the estimate: v goes by ``origin``, where the batch begins.
-        """
-        signs = {
-            name: 1.0 - 2.0 * (uniform(seed, origin, DRAWS + i, p.shape or (1,)) < 0.5).to(p.dtype)
-            for i, (name, p) in enumerate(params.items())
-        }
-        signs = {name: v.reshape(params[name].shape) for name, v in signs.items()}
-
-        def loss(params: Tensors) -> Tensor:
-            copies = {name: value.clone() for name, value in buffers.items()}
-            with slot_functions(seed, offset, len(x)):
-                output = self._forward({**params, **copies}, x)
-                return _total(self.task.loss(output, y, {**self.names, **numbers})) * scale
-
-        def slope(params: Tensors) -> Tensor:
-            gradients = grad(loss)(params)
-            return torch.stack([(gradients[name] * v).sum() for name, v in signs.items()]).sum()
-
-        # Reverse over reverse: more operations have it than forward mode.
-        return {name: signs[name] * hv for name, hv in grad(slope)(params).items()}
 
     def _check(self, what: str, values: Tensor, y: Tensor) -> None:
         """A mean, which only looks like a value a sample, would be added up and divided again."""

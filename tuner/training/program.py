@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from tuner.errors import NotVmappable
 from tuner.training.batch import Batch, Gradients, Tensors
@@ -180,40 +181,43 @@ class Programs:
         Raises:
             NotVmappable: ``fused``, and ``vmap`` refuses the model.
         """
-        one = {"gnb": self.one.gauss_newton_bartlett, "hutchinson": self.one.hutchinson}[kind]
-        views, spans = self.architecture.views, self.architecture.spans
-        if fused:
-            data = None if batch.shared else 0
-            with _refusals(fused):
-                found = vmap(one, in_dims=(0, 0, data, data, 0, 0, 0, 0, 0))(
-                    views(params),
-                    buffers,
-                    batch.x,
-                    batch.y,
-                    batch.numbers,
-                    batch.scale,
-                    batch.seed,
-                    batch.offset,
-                    origin,
+        if not fused and len(params) > 1:
+            found = []
+            for k in range(len(params)):
+                at = slice(k, k + 1)
+                own = {name: value[at] for name, value in buffers.items()}
+                rest = (batch.rows(at), origin[at])
+                found.append(self.curvature(params[at], own, *rest, kind=kind, fused=fused))
+            return torch.cat(found)
+        leaves = self._leaves(params)
+        weights = list(leaves.values())
+        with (
+            torch.enable_grad(),
+            _refusals(fused),
+            nullcontext() if fused else own_generators(batch.seed[0], batch.offset[0]),
+            image_functions(batched=fused, last=False),
+        ):
+            if kind == "gnb":
+                scaled = _of_rows(self.one.loss_of_drawn, leaves, buffers, batch, fused=fused)
+                parts = torch.autograd.grad(scaled.sum(), weights, materialize_grads=True)
+            else:
+                scaled, *_ = _of_rows(self.one.loss, leaves, buffers, batch, fused=fused)
+                signs = list(vmap(self.one.signs)(leaves, batch.seed, origin).values())
+                slope = torch.autograd.grad(
+                    scaled.sum(), weights, create_graph=True, materialize_grads=True
                 )
-            return torch.cat([found[span.name].unsqueeze(-1).flatten(1) for span in spans], 1)
-        flat = []
-        for k in range(len(params)):
-            row = batch.rows(slice(k, k + 1))
-            with own_generators(row.seed[0], row.offset[0]):
-                found = one(
-                    views(params[k]),
-                    {name: value[k] for name, value in buffers.items()},
-                    row.x if row.shared else row.x[0],
-                    row.y if row.shared else row.y[0],
-                    _only(row.numbers),
-                    row.scale[0],
-                    row.seed[0],
-                    row.offset[0],
-                    origin[k],
-                )
-            flat.append(torch.cat([found[span.name].reshape(-1) for span in spans]))
-        return torch.stack(flat)
+                # Reverse over reverse: more operations have it than forward mode.
+                along = torch.stack([(g * v).sum() for g, v in zip(slope, signs, strict=True)])
+                if not along.requires_grad:  # the loss is linear
+                    return torch.zeros_like(params)
+                products = torch.autograd.grad(along.sum(), weights, materialize_grads=True)
+                parts = tuple(hv * v for hv, v in zip(products, signs, strict=True))
+        return torch.cat([part.unsqueeze(-1).flatten(1) for part in parts], 1)
+
+    def _leaves(self, params: Tensor) -> Tensors:
+        """The parameters by name, as what gradients are taken of."""
+        views = self.architecture.views(params)
+        return {name: view.detach().requires_grad_() for name, view in views.items()}
 
     def forget(self) -> None:
         """Lets go of every record, with the memory that CUDA graphs hold."""
@@ -232,26 +236,15 @@ class Programs:
         """Writes the gradients; the losses, and new buffers."""
         names, numbers = tuple(buffers), tuple(batch.numbers)
         moving = [name for name in names if name not in self.architecture.constant]
-        data = None if batch.shared else 0
 
         def body(params: Tensor, x: Tensor, y: Tensor, *rest: Tensor) -> list[Tensor]:
             scale, seed, offset, *values = rest
             own = dict(zip(names, values, strict=False))
             given = dict(zip(numbers, values[len(names) :], strict=True))
-            leaves = {
-                name: view.detach().requires_grad_()
-                for name, view in self.architecture.views(params).items()
-            }
+            leaves = self._leaves(params)
+            here = Batch(x, y, batch.shared, given, scale, seed, offset)
             with torch.enable_grad(), image_functions(batched=form.fused, last=form.channels_last):
-                if form.fused:
-                    one = vmap(self.one.loss, (0, 0, data, data, 0, 0, 0, 0), randomness="error")
-                    scaled, loss, new = one(leaves, own, x, y, given, scale, seed, offset)
-                else:
-                    if not batch.shared:
-                        x, y = x[0], y[0]
-                    rows = (_only(leaves), _only(own), x, y, _only(given))
-                    scaled, loss, new = self.one.loss(*rows, scale[0], seed[0], offset[0])
-                    loss, new = loss[None], {name: value[None] for name, value in new.items()}
+                scaled, loss, new = _of_rows(self.one.loss, leaves, own, here, fused=form.fused)
                 gradients = torch.autograd.grad(
                     scaled.sum(), list(leaves.values()), materialize_grads=True
                 )
@@ -325,6 +318,27 @@ class _Eager:
             rows = [g.unsqueeze(-1).flatten(1) for g in results[: self.placed]]
             torch.cat(rows, 1, out=into)
         return results[self.placed :]
+
+
+def _of_rows(
+    function: Callable[..., Any], params: Tensors, buffers: Tensors, batch: Batch, *, fused: bool
+) -> Any:
+    """What a function of one slot gives for each row, ``[R, ...]``; for the only one unless fused.
+
+    Autograd works outside of it: within ``vmap`` it would see operations whole, such as a product
+    with a bias, which come in pieces there, under autocast of other types.
+    """
+    own = (batch.numbers, batch.scale, batch.seed, batch.offset)
+    if fused:
+        data = None if batch.shared else 0
+        axes = (0, 0, data, data, 0, 0, 0, 0)
+        return vmap(function, axes, randomness="error")(params, buffers, batch.x, batch.y, *own)
+    x, y = (batch.x, batch.y) if batch.shared else (batch.x[0], batch.y[0])
+    numbers, *rest = own
+    found = function(
+        _only(params), _only(buffers), x, y, _only(numbers), *(value[0] for value in rest)
+    )
+    return tree_map(lambda value: value[None], found)
 
 
 def _only(tensors: Tensors) -> Tensors:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tuner.errors import InvalidInput, OutOfMemory
 from tuner.optimizers import Rule
+from tuner.optimizers.kernels import working_dtype
 from tuner.training.architecture import Architecture
 
 ALIGNED = {"cuda": 16}
@@ -43,7 +44,8 @@ class Rows:
         architecture: Gives the layout.
         capacity: Rows to hold.
         device: Where they live.
-        dtype: Of parameters, gradients and, unless a rule says otherwise, state.
+        dtype: Of parameters and gradients. State is float32 where that is of 16 bits, in which
+            averages of a long memory would stand still.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class Rows:
         places: list[StatePlace] = []
         taken: dict[tuple[object, ...], int] = {}
         # Not on the meta device, whose kernels import a second of symbolic mathematics.
-        sample = torch.empty(1, self.architecture.size, dtype=self.dtype)
+        sample = torch.empty(1, self.architecture.size, dtype=working_dtype(self.dtype))
         for unit, dims in self.units(rule):
             for name, tensor in rule.init(self.view(sample, unit), dims).items():
                 kind = (unit, *tensor.shape[1:], tensor.dtype)
@@ -127,8 +129,9 @@ class Rows:
         for name, value in buffers.items():
             self.buffers[name][row].copy_(value)
         state = self.state(rule, at)
+        wide = self.params[at].to(working_dtype(self.dtype))
         for unit, dims in self.units(rule):
-            for name, value in rule.init(self.view(self.params[at], unit), dims).items():
+            for name, value in rule.init(self.view(wide, unit), dims).items():
                 state[unit][name].copy_(value)
 
     def everything(self) -> Iterator[Tensor]:

@@ -203,7 +203,8 @@ class Run:
         """Writes the weights to evaluate into ``[R, P]``."""
         for part in self.parts:
             c = {name: values[0] for name, values in part.table.items()}
-            new = self.rule.eval_params(part.params, part.state, c)
+            wide = part.params.to(working_dtype(part.params.dtype))
+            new = self.rule.eval_params(wide, part.state, c)
             target[:, part.columns].copy_(new.reshape(len(target), -1))
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tuner.errors import NotVmappable, OutOfMemory
+from tuner.optimizers.kernels import working_dtype
 from tuner.training.batch import Batch, Gradients
 from tuner.training.engine import Engine, Mode
 from tuner.training.program import Form, Programs
@@ -278,7 +279,8 @@ class Trainer:
         rows = slice(run.rows.start + at.start, run.rows.start + at.stop)
         buffers = {name: value[rows] for name, value in self.rows.buffers.items()}
         origin: Tensor | None = None
-        total = torch.zeros_like(self.rows.params[rows])
+        # A square of 16 bits may be nothing.
+        total = torch.zeros_like(self.rows.params[rows], dtype=working_dtype(self.rows.dtype))
         for part in parts:
             origin = part.offset[at] if origin is None else origin
             total += self.programs.curvature(

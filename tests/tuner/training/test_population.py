@@ -886,6 +886,32 @@ def test_curvature_is_that_of_the_batch_however_it_was_cut(name: str, engine: An
             torch.testing.assert_close(other[key], value, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["sophia_g", "sophia_h", "schedule_free_adamw"])
+def test_half_precision_takes_what_is_computed_beside_the_step(
+    name: str, dtype: torch.dtype
+) -> None:
+    """Curvature and the weights to evaluate: fused too, with state in single precision."""
+    results = []
+    for engine in ("fused", "looped"):
+        pop = population(zoo.MlpTask(), 2, engine=engine, dtype=dtype, autocast=torch.bfloat16)
+        for slot in range(2):
+            config = {"optimizer": name, "lr": 1e-3, "batch_size": 10 + 10 * slot}
+            pop.load(slot, config, seed=slot, epochs=EPOCHS, data_seed=5)
+        pop.train(2 * zoo.TRAIN)
+        losses = [metrics["val_loss"] for metrics in pop.evaluate().values()]
+        results.append((losses, [params(pop, slot) for slot in range(2)]))
+        assert pop.engine.verdict.fused == (engine == "fused")
+        tensors = pop.state_dict(0)["tensors"]
+        states = [value for key, value in tensors.items() if key.startswith("state.")]
+        assert {value.dtype for value in states} == {torch.float32}
+    (fused_losses, fused), (looped_losses, looped) = results
+    assert fused_losses == pytest.approx(looped_losses, rel=0.02)
+    for one, other in zip(fused, looped, strict=True):
+        for key, value in other.items():
+            torch.testing.assert_close(one[key], value, rtol=0.02, atol=0.02)
+
+
 class _Noisy(nn.Module):
     """Draws from torch's own generator, in training as in validation."""
 
