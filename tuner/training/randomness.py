@@ -67,7 +67,8 @@ def own_generators(seed: Tensor, offset: Tensor) -> Iterator[None]:
         offset: int32 ``[]``, samples seen before this micro-batch.
     """
     cuda = seed.device.type == "cuda"
-    drawn = int(seed) * 2654435761 + int(offset)
+    of_trial, begun = torch.stack((seed, offset)).tolist()  # a GPU is waited for once
+    drawn = of_trial * 2654435761 + begun
     with torch.random.fork_rng(devices=[seed.device] if cuda else []):
         torch.default_generator.manual_seed(drawn)
         if cuda:
