@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tuner import optimizers
 from tuner.errors import InvalidInput
@@ -80,17 +82,35 @@ def build(task: Task, config: Config, seed: int, dtype: torch.dtype) -> nn.Modul
     """The model of a configuration, initialised from ``seed`` on the CPU, the same on any device.
 
     PyTorch's generator of the CPU is borrowed and put back, since that is what modules draw from.
+
+    Raises:
+        InvalidInput: A shape is not known yet.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = _uncompiled(task.model(config))
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise InvalidInput(
+                f"task {task.name}",
+                f"model() leaves the shape of {name} to its first batch; give the sizes, or call "
+                "the model once before it is returned",
+            )
     for module in model.modules():
         # As a buffer the rate becomes a number of the trial, so a population may mix rates.
         if type(module) is nn.Dropout and "p" not in module._buffers:
             rate = float(module.p)
             del module.p
             module.register_buffer("p", torch.tensor(rate))
-    return model.to(dtype).train()
+
+    def cast(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    # Not by ``to``, which makes of complex numbers their real parts.
+    model._apply(cast)  # type: ignore[no-untyped-call]  # torch has no types here
+    return model.train()
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:
@@ -124,7 +144,7 @@ def describe(model: nn.Module, task: Task) -> Architecture:
     """The structure of a model that :func:`build` made.
 
     Raises:
-        InvalidInput: Nothing in it trains, or a parameter has a hook.
+        InvalidInput: Nothing in it trains, or a parameter that does is complex or has a hook.
     """
     spans: list[Span] = []
     start = 0
@@ -134,6 +154,12 @@ def describe(model: nn.Module, task: Task) -> Architecture:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
+        if parameter.is_complex():
+            raise InvalidInput(
+                f"task {task.name}",
+                f"model() has the complex parameter {name}, which no optimizer here trains; keep "
+                "its real and imaginary parts and join them in forward() by torch.view_as_complex",
+            )
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise InvalidInput(
                 f"task {task.name}",

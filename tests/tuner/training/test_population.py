@@ -725,6 +725,54 @@ def test_a_hook_on_a_parameter_is_refused(monkeypatch: pytest.MonkeyPatch, kind:
         population(zoo.MlpTask())
 
 
+def test_a_complex_parameter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(self: Task, config: Any) -> nn.Module:
+        made = nn.Sequential(nn.Linear(8, zoo.CLASSES))
+        made.register_parameter("turn", nn.Parameter(torch.ones(3, dtype=torch.complex64)))
+        return made
+
+    monkeypatch.setattr(zoo.MlpTask, "model", model)
+    with pytest.raises(InvalidInput, match=r"model\(\) has the complex parameter turn"):
+        population(zoo.MlpTask())
+
+
+def test_a_shape_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(self: Task, config: Any) -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(zoo.CLASSES))
+
+    monkeypatch.setattr(zoo.MlpTask, "model", model)
+    with pytest.raises(InvalidInput, match=r"leaves the shape of 0\.weight to its first batch"):
+        population(zoo.MlpTask())
+
+
+class _Turning(nn.Module):
+    """Turns pairs of numbers by fixed angles, as rotary embeddings do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("turn", torch.polar(torch.ones(4), torch.arange(4.0)))
+        self.last = nn.Linear(8, zoo.CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pairs = torch.view_as_complex(x.reshape(len(x), 4, 2)) * self.turn
+        out: torch.Tensor = self.last(torch.view_as_real(pairs).flatten(1))
+        return out
+
+
+class TurningTask(zoo.MlpTask):
+    def model(self, config: Any) -> nn.Module:
+        return _Turning()
+
+
+@pytest.mark.parametrize("engine", ["fused", "looped"])
+def test_complex_numbers_that_do_not_train_stay_complex(engine: Any) -> None:
+    pop = two_trained(TurningTask(), engine)
+    for slot in range(2):
+        assert_same(params(pop, slot), plain_loop(TurningTask(), CONFIGS[slot], slot), 1e-12)
+        turn = pop.state_dict(slot)["tensors"]["buffer.turn"]
+        assert torch.equal(turn, _Turning().get_buffer("turn").to(torch.complex128))
+
+
 def test_what_is_frozen_is_of_the_structure() -> None:
     keys = set()
     for frozen in ("embedding", "mix"):
