@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from tuner.pruners import CONTINUE, Board, Decision, Pruner, Track, register
-from tuner.pruners.pruner import next_interval
+from tuner.pruners.pruner import next_interval, told
 from tuner.spaces import Option
 
 COMMON = {
@@ -54,9 +54,10 @@ class PercentilePruner(Pruner):
         best = track.best(track.step)
         if best <= bound:
             return CONTINUE
-        return Decision(
-            "stop", f"best {best:.6g} is above the {self.percentile:g} % mark {bound:.6g}"
-        )
+        # in the metric's own sense, where the board's is that less is better
+        value, mark = told(self.sign * best, self.sign * bound)
+        side = "above" if self.sign > 0 else "below"
+        return Decision("stop", f"best {value} is {side} the {self.percentile:g} % mark {mark}")
 
     @property
     def percentile(self) -> float:

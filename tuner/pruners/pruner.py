@@ -123,3 +123,15 @@ def next_interval(step: int, warmup: int, interval: int, max_step: int) -> int:
     if step < first:
         return min(first, max_step)
     return min(first + ((step - first) // interval + 1) * interval, max_step)
+
+
+def told(value: float, bound: float) -> tuple[str, str]:
+    """A value and the bound it passed, with as many digits: four, or what tells them apart.
+
+    Up to a million without an exponent.
+    """
+    for digits in range(4, 18):
+        texts = f"{value:.{digits}g}", f"{bound:.{digits}g}"
+        if texts[0] != texts[1] and (digits > 6 or "e+" not in texts[0] + texts[1]):
+            break
+    return texts

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from tuner.errors import InvalidInput
 from tuner.pruners import CONTINUE, Board, Decision, Pruner, Track, register
 from tuner.pruners.percentile import COMMON
-from tuner.pruners.pruner import next_interval
+from tuner.pruners.pruner import next_interval, told
 from tuner.spaces import Option, Space
 
 
@@ -42,7 +42,7 @@ class ThresholdPruner(Pruner):
         value = self.sign * track.curve[track.step]
         lower, upper = self.settings["lower"], self.settings["upper"]
         if upper is not None and value > upper:
-            return Decision("stop", f"{value:.6g} is above {upper:g}")
+            return Decision("stop", "{} is above {}".format(*told(value, upper)))
         if lower is not None and value < lower:
-            return Decision("stop", f"{value:.6g} is below {lower:g}")
+            return Decision("stop", "{} is below {}".format(*told(value, lower)))
         return CONTINUE

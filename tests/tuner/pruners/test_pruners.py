@@ -142,6 +142,24 @@ def test_percentile_keeps_its_share() -> None:
         assert abs(len(stays) - kept) <= 1
 
 
+@pytest.mark.parametrize(
+    ("sign", "values", "reason"),
+    [
+        (1.0, [0.12, 0.123456789], "best 0.1235 is above the 50 % mark 0.12"),
+        (1.0, [0.1234567, 0.1234568], "best 0.1234568 is above the 50 % mark 0.1234567"),
+        (1.0, [12345.6, 123456.7], "best 123457 is above the 50 % mark 12345.6"),
+        (1.0, [1e-9, 2.5e12], "best 2.5e+12 is above the 50 % mark 1e-09"),
+        (-1.0, [-0.95, -0.9], "best 0.9 is below the 50 % mark 0.95"),  # accuracies
+    ],
+)
+def test_the_reason_is_told_in_the_metrics_own_sense_with_as_many_digits_on_both_sides(
+    sign: float, values: list[float], reason: str
+) -> None:
+    b = board(*[[value] for value in values])
+    median = make("median", sign=sign, n_startup_trials=1)
+    assert median.decide(b, b.tracks[1], False).reason == reason
+
+
 def test_warmup_and_interval() -> None:
     pruner = make("median", max_step=20, n_warmup_steps=4, interval_steps=5)
     assert [pruner.next_stop(s, 0) for s in (0, 3, 4, 8, 9, 14, 19)] == [4, 4, 9, 9, 14, 19, 20]
@@ -149,7 +167,8 @@ def test_warmup_and_interval() -> None:
 
 def test_threshold_in_the_metrics_own_sense() -> None:
     b = board([1.0, 11.0], [5.0])
-    assert make("threshold", upper=10).decide(b, b.tracks[0], False).action == "stop"
+    stopped = make("threshold", upper=10).decide(b, b.tracks[0], False)
+    assert (stopped.action, stopped.reason) == ("stop", "11 is above 10")
     assert make("threshold", upper=10).decide(b, b.tracks[1], False).action == "continue"
     b = board([-0.05], [-0.8])  # accuracies 0.05 and 0.8, as the board holds them
     pruner = make("threshold", sign=-1.0, upper=1.0, lower=0.1)

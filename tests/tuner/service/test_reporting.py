@@ -448,7 +448,7 @@ def test_out_of_memory_where_a_trial_was_to_stop_anyway_is_no_reason_to_try_agai
     report = trainer.next_report()
     slots = [slot.model_copy(update={"outcome": "fail", "reason": "oom"}) for slot in report.slots]
     (verdict,) = trainer.deliver(report.model_copy(update={"slots": slots})).verdicts
-    assert (verdict.action, verdict.reason) == ("stop", "1.03001 is above 0")
+    assert (verdict.action, verdict.reason) == ("stop", "1.03 is above 0")
     trainer.work()
     assert service.show_study(ctx, study.id).counts.pruned == 8
 
