@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from api.dashboard.formats import num, telling
 from api.dashboard.render import Viewer, render, render_pieces, root_of
 from api.dashboard.views import Shown, StudySummary, device_words
 from api.routers.parameters import Cursor, StudyState
@@ -48,6 +49,8 @@ class Listed:
     """A study in the list."""
 
     study: StudySummary
+    digits: int
+    """Of its best value: what tells it from those that were the best before it."""
     spark: Spark | None
     """None where there is nothing to draw yet, or no best: several objectives have a front."""
     device: str
@@ -123,13 +126,14 @@ def show_studies(
 def listed(study: StudySummary, sketch: Sketch | None) -> Listed:
     """A study with its sketch, as the template draws it."""
     if sketch is None:
-        return Listed(study, None, "")
+        return Listed(study, 4, None, "")
+    digits = telling([value for _, value in sketch.best], 4)
     devices = dict.fromkeys(device_words(device) for device in sketch.devices)
-    drawn = spark(sketch, study.metric) if study.objectives == 1 else None
-    return Listed(study, drawn, ", ".join(devices))
+    drawn = spark(sketch, study.metric, digits) if study.objectives == 1 else None
+    return Listed(study, digits, drawn, ", ".join(devices))
 
 
-def spark(sketch: Sketch, metric: str) -> Spark | None:
+def spark(sketch: Sketch, metric: str, digits: int) -> Spark | None:
     """The course of the best value; by its logarithm where that is all above 0."""
     if len(sketch.best) < 2:
         return None
@@ -148,5 +152,5 @@ def spark(sketch: Sketch, metric: str) -> Spark | None:
         x, y = place(number, value)
         path += [(x, path[-1][1]), (x, y)] if path else [(x, y)]
     path.append((100.0, path[-1][1]))
-    text = f"best {metric} from {values[0]:.3g} to {values[-1]:.3g}"
+    text = f"best {metric} from {num(values[0], digits)} to {num(values[-1], digits)}"
     return Spark(" ".join(f"{x:g},{y:g}" for x, y in path), text)

@@ -39,6 +39,8 @@ class StudyPage(Shown):
 
     study: StudySummary
     best: TrialView | None
+    digits: int
+    """Of values of the first objective, wherever the page says one; see :class:`TrialsTable`."""
     front: Sequence[TrialView]
     """The Pareto front, where there are several objectives, or the first of it."""
     front_size: int
@@ -178,6 +180,7 @@ def _page(
         who=who,
         study=StudySummary.of(study),
         best=study.best,
+        digits=rows.digits,
         front=front[:MOST_ON_FRONT],
         front_size=len(front),
         table=rows,

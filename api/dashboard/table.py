@@ -37,7 +37,7 @@ class Column:
 
 
 def columns_of(
-    study: StudyView, trials: Iterable[TrialView], workers: Mapping[int, str]
+    study: StudyView, trials: Iterable[TrialView], workers: Mapping[int, str], digits: int
 ) -> list[Column]:
     """Every column that this study's trials can fill, in the order of the table.
 
@@ -45,6 +45,7 @@ def columns_of(
         study: The study.
         trials: Those shown, whose measured metrics become columns.
         workers: Names of workers by id.
+        digits: Of the first objective's values.
     """
     trials = list(trials)
     objectives = [one.metric for one in study.objective] or ["value"]
@@ -55,7 +56,7 @@ def columns_of(
             Column(
                 f"value.{i}",
                 name,
-                _numbers(trials, partial(_objective, i), 4),
+                _numbers(trials, partial(_objective, i), 4) if i else _value(digits),
                 "value" if i == 0 else f"value.{i}",
                 number=True,
                 standard=True,
@@ -107,6 +108,10 @@ def columns_of(
 def _objective(which: int, trial: TrialView) -> float | None:
     values = trial.values or ()
     return values[which] if which < len(values) else None
+
+
+def _value(digits: int) -> Text:
+    return lambda trial: num(_objective(0, trial), digits)
 
 
 def _numbers(
@@ -190,6 +195,8 @@ class TrialsTable:
     best_id: int | None
     next_cursor: str | None
     total: int
+    digits: int
+    """How many tell the values of the first objective apart, the best of the study among them."""
 
     @classmethod
     def of(
@@ -203,7 +210,9 @@ class TrialsTable:
         workers: Mapping[int, str],
     ) -> TrialsTable:
         """The table of these trials of a study."""
-        every = columns_of(study, trials, workers)
+        values = [_objective(0, trial) for trial in (*trials, *filter(None, [study.best]))]
+        digits = telling(values, 4)
+        every = columns_of(study, trials, workers, digits)
         wanted = None if asked.columns is None else set(asked.columns)
         chosen = [(c, c.standard if wanted is None else c.key in wanted) for c in every]
         counts = study.counts
@@ -217,6 +226,7 @@ class TrialsTable:
             best_id=study.best.id if study.best else None,
             next_cursor=next_cursor,
             total=getattr(counts, asked.state) if asked.state else counts.total,
+            digits=digits,
         )
 
     @property

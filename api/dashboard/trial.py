@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from api.dashboard.formats import telling
 from api.dashboard.render import Viewer, render, render_pieces
 from api.dashboard.views import Shown, StudySummary
 from api.routers.parameters import TrialId
@@ -44,6 +45,11 @@ class TrialPage(Shown):
     last_event: int
     log: str | None
     """The address of what its script prints, below the root; None where it has none."""
+
+    @property
+    def digits(self) -> int:
+        """Of what it measured: as many as tell its value from the best of the study."""
+        return telling([self.trial.value, self.study.best_value], 4)
 
     @property
     def noise_text(self) -> str:

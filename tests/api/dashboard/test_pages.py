@@ -498,10 +498,26 @@ def test_close_values_look_different_in_tables(server: Server, client: httpx.Cli
         service.report_trial(server.context, asked.trial_id, asked.token, measured)
         service.tell(server.context, asked.trial_id, asked.token)
     table = client.get(f"/studies/{study.id}?columns=value.0,metrics.other").text
+    head = client.get(f"/studies/{study.id}?fragment=head,table").text
+    second = client.get("/trials/2").text
     compared = client.get(f"/studies/{study.id}/compare?trials=1,2").text
     for html in (table, compared):
         for text in ("0.100012", "0.100045", "7.100012", "7.100045"):
             assert f'<td class="number">{text}</td>' in html
+    # Alone it has as many digits as beside the others.
+    assert '<dd title="0.100012">0.100012</dd>' in table
+    assert '<dd title="0.100012">0.100012</dd>' in head
+    assert "<dd>0.100045</dd>" in second
+
+
+def test_the_list_tells_the_best_from_those_before_it(server: Server, client: httpx.Client) -> None:
+    study = submitted(server.context, OWN, pruner="none")
+    for value in (1234569.5, 1234567.25):
+        (asked,) = service.ask(server.context, study.id)
+        service.tell(server.context, asked.trial_id, asked.token, values=[value])
+    listed = client.get("/").text
+    assert '<span class="num nowrap">1234567.25</span>' in listed
+    assert 'aria-label="best loss from 1234569.5 to 1234567.25"' in listed
 
 
 def test_a_metric_has_as_many_digits_wherever_it_stands(

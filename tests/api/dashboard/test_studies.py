@@ -20,7 +20,7 @@ Spec = dict[str, Any]
 
 
 def test_a_course_without_a_height_is_drawn_flat() -> None:
-    drawn = spark(Sketch(best=[(0, 0.5), (1, 0.5)], trials=2, devices=[]), "val_loss")
+    drawn = spark(Sketch(best=[(0, 0.5), (1, 0.5)], trials=2, devices=[]), "val_loss", 4)
     assert drawn is not None
     assert drawn.points.endswith("100,22")
 

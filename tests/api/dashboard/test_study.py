@@ -153,7 +153,7 @@ def test_values_that_differ_late_are_told_apart(
     browser: Browser, server: Server, spec: Spec
 ) -> None:
     study = submitted(server.context, spec)
-    losses = [1234567.25, 1234568.5, 1234570.75, 1234567.125]
+    losses = [1234567.25, 1234568.5, 1234570.75, 1234567.21]
     for loss in losses:
         (asked,) = service.ask(server.context, study.id, 1, actor="loop")
         for step in (1, 2, 3):
@@ -164,7 +164,8 @@ def test_values_that_differ_late_are_told_apart(
         .then((ticks) => [ticks(1234567.1, 1234570.8, 4), ticks(0.25, 0.57, 3), ticks(0, 1, 5)])"""
     with window(browser) as page:
         opened(page, server, study.id)
-        expect(page.locator("#history figcaption")).to_contain_text("best so far is 1234567.125.")
+        expect(page.locator("#history figcaption")).to_contain_text("best so far is 1234567.21.")
+        expect(page.locator("[aria-label='Best trial'] dd").first).to_have_text("1234567.21")
         page.locator("#curves .top-layer").focus()
         page.keyboard.press("ArrowRight")
         expect(page.locator("#curves .tip")).to_contain_text("val_loss 1234567.25 at step 1")

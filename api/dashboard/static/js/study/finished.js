@@ -2,7 +2,6 @@
 
 import { counted, number } from "../numbers.js";
 import { json } from "../pieces.js";
-import { apart, spread } from "../scale.js";
 
 const MOST = 2000; // trials that the server picks
 const beats = (a, b, minimize) => (minimize ? a < b : a > b);
@@ -63,10 +62,9 @@ export class Finished {
     return new Map(order.map((row, index) => [row.id, index / last]));
   }
 
-  // A value of the first objective with as many digits as tell it from the others.
+  // A value of the first objective with as many digits as the page's head and table have.
   said(value) {
-    const ends = spread(this.complete.map((row) => row.values[0]));
-    return number(value, ends ? apart(ends, 3) : 4);
+    return number(value, Number(document.querySelector("[data-digits]").dataset.digits));
   }
 
   get thinned() {
