@@ -65,6 +65,8 @@ class StudiesPage(Shown):
     """What the filter of states offers."""
     sorts: Sequence[tuple[str, str]]
     """What the order offers: key and words."""
+    drawn: bool
+    """Whether every study's course was there; asking again brings more of them."""
     text: str
     state: str
     tag: str
@@ -112,6 +114,7 @@ def show_studies(
         studies=[listed(StudySummary.of(study), sketches.get(study.id)) for study in found.items],
         states=get_args(StudyState),
         sorts=SORTS,
+        drawn=all(study.id in sketches for study in found.items),
         text=text,
         state=state,
         tag=tag,

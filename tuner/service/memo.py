@@ -39,6 +39,12 @@ class Memo:
         self._lock = threading.Lock()
         self._answers: OrderedDict[Hashable, _Answer] = OrderedDict()
 
+    def last(self, key: Hashable) -> tuple[Hashable, Any] | None:
+        """The version and the value of the last answer to ``key``, if there is one; no waiting."""
+        with self._lock:
+            answer = self._answers.get(key)
+        return None if answer is None or answer.at is None else (answer.version, answer.value)
+
     def get(
         self,
         key: Hashable,

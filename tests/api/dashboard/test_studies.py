@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from playwright.sync_api import Browser, expect
+import pytest
+from playwright.sync_api import Browser, Route, expect
 
 from api.dashboard.studies import spark
 from tests.api.conftest import Server
 from tests.api.dashboard.browsers import enter, window
-from tests.api.loops import submitted
+from tests.api.loops import submitted, train
 from tuner import service
 from tuner.protocol import PoolBeat
 from tuner.service import Sketch, StudyView, pools
@@ -102,6 +104,27 @@ def test_the_list_refreshes_itself(browser: Browser, server: Server, spec: Spec)
         page.keyboard.press("Escape")
         expect(page.locator("details.menu[open]")).to_have_count(0)
         assert page.evaluate("window.mark") == 1
+
+
+def test_a_list_whose_courses_take_long_is_filled_up_at_once(
+    browser: Browser, server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two", "three"):
+        train(server.context, submitted(server.context, spec, name=name).id)
+    one_a_look = partial(service.sketches, seconds=-1.0)
+    monkeypatch.setattr(service, "sketches", one_a_look)
+
+    def once(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(
+            response=answer, body=answer.text().replace('data-every="3"', 'data-every="9999"')
+        )
+
+    with window(browser) as page:
+        page.route(f"{server.url}/", once)
+        enter(page, server)
+        expect(page.locator("tbody polyline")).to_have_count(3)
+        expect(page.locator("[data-more]")).to_have_count(0)
 
 
 def test_a_pool_of_workers_is_scaled(browser: Browser, server: Server) -> None:

@@ -27,6 +27,13 @@ def test_an_answer_holds_for_its_version() -> None:
     assert memo.get("b", 2, work) == 3
 
 
+def test_the_last_answer_is_there_without_work() -> None:
+    memo, work = Memo(Clock()), Counter()
+    assert memo.last("a") is None
+    memo.get("a", 7, work)
+    assert memo.last("a") == (7, 1)
+
+
 def test_a_young_answer_is_good_enough() -> None:
     clock, work = Clock(), Counter()
     memo = Memo(clock)

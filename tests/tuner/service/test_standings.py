@@ -67,3 +67,13 @@ def test_a_study_in_a_few_points(ctx: Context, clock: Clock, monkeypatch: Any) -
     # A study that has not moved is not read again, however short the time.
     monkeypatch.setattr(pictures, "outcomes", None)
     assert service.sketches(ctx, [study.id], seconds=0.0) == {study.id: sketch}
+
+
+def test_sketches_are_drawn_in_the_order_asked_for_and_stay_until_drawn_anew(ctx: Context) -> None:
+    first, second, third = [submit(ctx, name) for name in ("one", "two", "three")]
+    ids = [third.id, first.id, second.id]
+    looks = [list(service.sketches(ctx, ids, seconds=-1.0)) for _ in ids]
+    assert looks == [[third.id], [third.id, first.id], ids]  # one a look, none again
+    Trainer(ctx, slots=4).work()
+    found = service.sketches(ctx, ids, seconds=-1.0)
+    assert [bool(found[study_id].best) for study_id in ids] == [True, False, False]

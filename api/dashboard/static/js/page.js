@@ -79,6 +79,16 @@ for (const piece of document.querySelectorAll("[data-live][data-every]")) {
   setInterval(() => {
     if (!document.hidden) swap(piece);
   }, 1000 * Number(piece.dataset.every));
+  filledUp(piece);
+}
+
+// A piece that says there is more of it is asked for at once, as long as that brings something.
+async function filledUp(piece) {
+  let before = null;
+  while (piece.querySelector("[data-more]") && piece.innerHTML !== before) {
+    before = piece.innerHTML;
+    await swap(piece);
+  }
 }
 
 function localTimes(root) {
