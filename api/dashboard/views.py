@@ -20,6 +20,9 @@ ENDS = {
 }
 
 
+NO_BEST = {"completed": "ended", "cancelled": "was cancelled", "failed": "failed"}
+
+
 @dataclass(frozen=True)
 class Who(Principal):
     """Who looks: the name on top of the page, and which buttons make sense."""
@@ -89,6 +92,14 @@ class StudySummary:
         if self.state == "completed":
             return ENDS.get(self.reason, self.reason)
         return self.reason
+
+    @property
+    def no_best(self) -> str:
+        """Why there is no best trial, in words."""
+        if dict(self.parts)["complete"]:
+            return "No complete trial keeps the constraint."
+        end = NO_BEST.get(self.state)
+        return f"The study {end} without a complete trial." if end else "No trial is complete yet."
 
     @classmethod
     def of(cls, study: StudyView) -> StudySummary:

@@ -330,6 +330,35 @@ def test_empty_pages_say_what_to_do(client: httpx.Client) -> None:
     assert "Nothing matches" in client.get("/?text=none").text
 
 
+def test_a_study_without_a_best_trial_says_why(server: Server, client: httpx.Client) -> None:
+    def head(study: StudyView) -> str:
+        return client.get(f"/studies/{study.id}").text
+
+    asking = submitted(server.context, OWN)
+    assert "No trial is complete yet." in head(asking)
+    service.cancel_study(server.context, asking.id)
+    assert "The study was cancelled without a complete trial." in head(asking)
+    assert "The study ended before one began." in head(asking)
+    failing = submitted(server.context, {**OWN, "name": "failing", "pruner": "none"})
+    pruned = submitted(server.context, {**OWN, "name": "pruned", "pruner": "none"})
+    for study, state in ((failing, "fail"), (pruned, "pruned")):
+        while asked := service.ask(server.context, study.id):
+            (one,) = asked
+            measured = Measured(step=1, metrics={"loss": 0.5})
+            service.report_trial(server.context, one.trial_id, one.token, measured)
+            service.tell(server.context, one.trial_id, one.token, state=state, reason="mine")
+    assert "The study failed without a complete trial." in head(failing)
+    assert "The study ended without a complete trial." in head(pruned)
+    bound = {"metric": "size", "max": 1.0}
+    large = submitted(
+        server.context, {**OWN, "name": "large", "pruner": "none", "constraint": bound}
+    )
+    for one in service.ask(server.context, large.id, 3):
+        measured = Measured(step=2, metrics={"loss": 0.5, "size": 2.0})
+        service.report_trial(server.context, one.trial_id, one.token, measured)
+    assert "No complete trial keeps the constraint." in head(large)
+
+
 def test_buttons_change_the_study_and_come_back(
     client: httpx.Client, evil_study: StudyView
 ) -> None:

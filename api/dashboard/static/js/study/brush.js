@@ -38,6 +38,6 @@ export function brush(card, filtered) {
       row.values[0]]);
     parallel.figure.dataset.empty = "";
     parallel.set([...axes, { label: finished.metric }], rows, finished.minimize[0]);
-    parallel.say(rows.length ? `${counted(rows.length, "complete trial")}. ${HELP}` : "No trial is complete yet.");
+    parallel.say(rows.length ? `${counted(rows.length, "complete trial")}. ${HELP}` : "No trial is complete.");
   };
 }

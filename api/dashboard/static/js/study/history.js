@@ -25,8 +25,9 @@ export function history(figure) {
     chart.set({ series: [drawn("pruned", { dim: true, level: -1 }), drawn("complete", { tone: 2 }),
       { kind: "step", key: "best", label: "best so far", tone: 1, width: 2, points: best, mute: true }],
     y: { label: finished.metric } });
-    chart.say(finished.count ? `${finished.thinned}; the best so far is `
-      + `${best.length ? finished.said(best.at(-1)[1]) : "not there yet"}.`
+    const found = best.length ? `the best so far is ${finished.said(best.at(-1)[1])}`
+      : `none ${finished.complete.length ? "of the complete ones keeps the constraint" : "is complete"}`;
+    chart.say(finished.count ? `${finished.thinned}; ${found}.`
       + `${chart.beyond ? ` ${counted(chart.beyond, "point")} far off beyond the frame.` : ""}` : "");
   };
 }
