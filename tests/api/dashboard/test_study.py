@@ -437,6 +437,59 @@ def test_curves_that_could_not_be_read_come_with_the_next_news(
         expect(caption).to_have_text("4 curves.")
 
 
+def test_figures_that_could_not_be_read_say_so_until_they_are(
+    browser: Browser, server: Server, trained: Trained
+) -> None:
+    study = trained(4, budget={"trials": 12, "epochs": 3})
+    broken = re.compile(r"/\d+/(overview|timeline|importances|landscape)")
+    with window(browser, forgive="status of 502") as page:
+        page.route(broken, lambda route: route.fulfill(status=502, body="<html>"))
+        enter(page, server, f"/studies/{study.id}")
+        expect(page.locator("#live")).to_have_text("live")
+        said = "cannot be read: the answer was 502."
+        for figure in ("#history", "#parallel", "#pair", "#timeline"):
+            page.locator(figure).scroll_into_view_if_needed()
+            expect(page.locator(f"{figure} figcaption")).to_contain_text(said)
+        page.locator("#importance").scroll_into_view_if_needed()
+        expect(page.locator("#importance")).to_contain_text("the answer was 502.")
+        page.unroute(broken)
+        work(server.context, study.id, 1)
+        expect(page.locator("#history figcaption")).to_contain_text("5 finished trials")
+        expect(page.locator("#parallel figcaption")).to_contain_text("5 complete trials")
+        expect(page.locator("#pair figcaption")).to_contain_text("over 5 complete trials")
+        expect(page.locator("#timeline figcaption")).to_contain_text("5 leases")
+        expect(page.locator("#importance .bars")).to_be_visible()
+
+        page.route(broken, lambda route: route.fulfill(status=502, body="<html>"))
+        work(server.context, study.id, 1)
+        expect(page.locator("#pair figcaption")).to_contain_text(said)
+        page.locator("#pair-kind").select_option("rank")  # draws those at hand
+        page.locator("#parallel .top-layer").focus()
+        for key in ("ArrowRight", "ArrowDown"):
+            page.keyboard.press(key)
+        expect(page).to_have_url(re.compile("filter=lr"))
+        for figure in ("#history", "#parallel", "#pair"):
+            expect(page.locator(f"{figure} figcaption")).to_contain_text(said)
+
+
+def test_a_head_and_a_table_that_could_not_be_read_are_asked_for_again(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id, 5)
+    pieces = re.compile("fragment=head")
+    with window(browser, forgive="status of 502") as page:
+        opened(page, server, study.id)
+        expect(page.locator("#live")).to_have_text("live")
+        page.route(pieces, lambda route: route.fulfill(status=502, body="<html>"))
+        with page.expect_response(pieces):
+            train(server.context, study.id, 1)
+        expect(page.locator("#live")).to_have_text("")  # no further news will come
+        page.unroute(pieces)
+        expect(page.locator(".page-head .chip.completed")).to_be_visible()
+        expect(page.locator("#trials td .chip.complete")).to_have_count(6)
+
+
 def test_a_page_whose_token_is_revoked_asks_for_another(
     browser: Browser, server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,28 @@ def test_a_running_trial_grows_and_is_stopped(browser: Browser, server: Server, 
     assert service.show_trial(server.context, asked.trial_id).state == "pruned"
 
 
+def test_curves_that_could_not_be_read_say_so_until_they_are(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    (asked,) = service.ask(server.context, study.id)
+    measure(server.context, asked, 1)
+    with window(browser, forgive="status of 502") as page:
+        enter(page, server, f"/trials/{asked.trial_id}")
+        expect(titles(page).first).to_have_text("loss")
+        expect(page.locator("#live")).to_have_text("live")
+        page.route("**/measurements?**", lambda route: route.fulfill(status=502, body="<html>"))
+        measure(server.context, asked, 2)
+        told = page.locator("#no-curves")
+        expect(told).to_contain_text("cannot be read: the answer was 502.")
+        page.locator("#log").check()  # draws those at hand again
+        page.locator("#unit").select_option("samples")
+        expect(told).to_contain_text("cannot be read: the answer was 502.")
+        page.unroute("**/measurements?**")
+        measure(server.context, asked, 3)
+        expect(told).to_be_hidden()
+
+
 def test_a_traceback_keeps_its_lines_and_leaves_room(
     browser: Browser, server: Server, spec: Spec
 ) -> None:

@@ -12,6 +12,7 @@ const ask = throttled(async () => {
   try {
     const response = await fetch(url, { headers: { accept: "text/html" } });
     if (response.ok) place.innerHTML = await response.text(); // escaped by the server's templates
+    else place.textContent = `The advisor cannot be asked: the answer was ${response.status}. Ask again later.`;
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     place.textContent = "The server cannot be reached. Ask again later.";

@@ -57,4 +57,13 @@ function show() {
 }
 
 document.addEventListener("swapped", show);
+document.addEventListener("missed", ({ detail }) => {
+  const text = `The advisor cannot be asked: ${detail.why}. What is below answers the form of before.`;
+  if (answer.firstChild?.textContent === text) return;
+  const notice = document.createElement("div");
+  notice.className = "notice";
+  notice.setAttribute("role", "alert");
+  notice.textContent = text;
+  answer.prepend(notice);
+});
 show();

@@ -87,6 +87,7 @@ export class Chart extends Surface {
       this.box = null;
       pen.fillStyle = this.color("muted");
       pen.textAlign = "center";
+      if (!this.ends || this.figure.dataset.trouble) return; // nobody knows yet what there is
       const text = this.placeless ? "No value is above 0, where a logarithmic axis begins."
         : this.figure.dataset.empty || "Nothing to show yet.";
       wrapped(pen, text, this.width - 24).forEach((part, index) =>

@@ -3,6 +3,7 @@
 import { Chart } from "./chart.js";
 import { counted, number } from "./numbers.js";
 import { json, throttled } from "./pieces.js";
+import { trouble } from "./surface.js";
 
 const root = document.body.dataset.root;
 const MOST = 300; // curves that the server picks
@@ -29,7 +30,6 @@ export class Curves {
     this.whole = true;
     this.trials = 0;
     this.shown = null; // what the curves at hand are of
-    this.trouble = ""; // why the last ones could not be read; it stands until some are
     this.fetch = throttled(() => this.read(), 1000);
   }
 
@@ -79,7 +79,7 @@ export class Curves {
       if (metric !== this.options.metric || x !== this.options.x) return; // chosen anew meanwhile
       if (all) this.known.clear();
       this.shown = { metric, x };
-      this.trouble = "";
+      trouble(this.chart.figure, "");
       this.trials = found.trials;
       for (const curve of found.curves) {
         this.numbers.set(curve.trial_id, curve.number);
@@ -89,8 +89,8 @@ export class Curves {
       this.draw();
     } catch (error) {
       this.whole = true; // so that the next news brings what this one lost
-      this.trouble = `The curves cannot be read: ${error.message}. Reload the page to try again.`;
-      this.chart.say(this.trouble);
+      trouble(this.chart.figure,
+        `The curves cannot be read: ${error.message}. Reload the page to try again.`);
     }
   }
 
@@ -109,7 +109,7 @@ export class Curves {
     }));
     this.chart.set({ series, x: { label: UNITS[x], integer: x === "step" },
       y: { label: metric, kind: log ? "log" : "linear" } });
-    this.chart.say(this.trouble || this.words(series.length));
+    this.chart.say(this.words(series.length));
   }
 
   words(shown) {

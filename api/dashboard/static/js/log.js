@@ -4,6 +4,7 @@ import { json, throttled } from "./pieces.js";
 
 const LINES = 500; // at first; a button brings all that is kept
 const PAUSE = 2000;
+const AGAIN = 5000; // after a failure
 const MOST = 2000; // pieces on the page; a run may print for days
 const COLOURS = /\x1b\[[0-9;]*[A-Za-z]/g; // as terminals know them
 
@@ -54,6 +55,7 @@ export function follow(card) {
       written(found);
     } catch (error) {
       note.textContent = `The log cannot be read: ${error.message}.`;
+      setTimeout(more, AGAIN);
       return;
     }
     if (!ended && !document.hidden) more();

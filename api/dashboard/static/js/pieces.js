@@ -6,6 +6,20 @@ import { forms } from "./snippets.js";
 const root = document.body.dataset.root;
 const due = new Set();
 let fetching = false;
+const lost = new Set();
+let retry = null;
+
+// What could not be fetched is asked for again: there may be no further news.
+function missed(pieces, why) {
+  pieces.forEach((piece) => {
+    lost.add(piece);
+    document.dispatchEvent(new CustomEvent("missed", { detail: { piece, why } }));
+  });
+  retry ??= setTimeout(() => {
+    retry = null;
+    swap(...lost);
+  }, 5000);
+}
 
 // Fetches ?fragment=NAME,NAME of the present address and puts the differences in place. Calls that
 // come while one is under way become one more.
@@ -32,19 +46,22 @@ async function fetched(pieces) {
     if (response.redirected) location.reload(); // logged out meanwhile: the login page
     if (!response.ok) {
       const told = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("main p");
-      if (response.status < 500) toast(`This cannot be shown: ${told?.textContent ?? response.statusText}`);
+      if (response.status >= 500) missed(pieces, `the answer was ${response.status}`);
+      else toast(`This cannot be shown: ${told?.textContent ?? response.statusText}`);
       return;
     }
     const fresh = document.createElement("div");
     fresh.innerHTML = await response.text(); // escaped by the server's templates
     for (const piece of pieces) {
+      lost.delete(piece);
       const wanted = fresh.querySelector(`[data-live="${piece.dataset.live}"]`);
       if (!wanted) continue;
       patch(piece, wanted);
       document.dispatchEvent(new CustomEvent("swapped", { detail: piece }));
     }
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error; // the server is away; the next event tries again
+    if (!(error instanceof TypeError)) throw error;
+    missed(pieces, "the server is away");
   }
 }
 

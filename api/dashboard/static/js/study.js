@@ -7,6 +7,7 @@ import { announce, copies, json, near, swap, throttled } from "./pieces.js";
 import { Finished } from "./study/finished.js";
 import { history } from "./study/history.js";
 import { columns, picks } from "./study/table.js";
+import { trouble } from "./surface.js";
 
 const page = document.getElementById("study");
 const id = page.dataset.study;
@@ -40,15 +41,18 @@ at("unit").addEventListener("change", () => {
 // Finished trials, in many pictures
 
 const finished = new Finished(id);
+const figures = page.querySelectorAll("#history, #parallel, #pair, #front");
 const drawings = [history(at("history"))];
 const fetchFinished = throttled(async () => {
   try {
     await finished.fetch();
-    drawings.forEach((draw) => draw(finished));
   } catch (error) {
-    page.querySelector("#history figcaption").textContent = `Cannot be read: ${error.message}. `
-      + "Reload the page to try again.";
+    const text = `The trials cannot be read: ${error.message}. Reload the page to try again.`;
+    figures.forEach((figure) => trouble(figure, text));
+    return;
   }
+  figures.forEach((figure) => trouble(figure, ""));
+  drawings.forEach((draw) => draw(finished));
 }, 1000);
 
 // Adds a picture once its card comes near; it is drawn with what is known by then.

@@ -135,8 +135,16 @@ export class Surface extends EventTarget {
   }
 
   say(text) {
-    if (this.caption && this.caption.textContent !== text) this.caption.textContent = text;
+    const told = this.figure.dataset.trouble || text;
+    if (this.caption && this.caption.textContent !== told) this.caption.textContent = told;
   }
+}
+
+// Why a figure's numbers could not be read. Its caption says so, whatever is drawn meanwhile, until
+// some are: then the trouble is "", and the caption takes what is said next.
+export function trouble(figure, text) {
+  figure.dataset.trouble = text;
+  if (text) figure.querySelector("figcaption").textContent = text;
 }
 
 export function line(pen, path) {

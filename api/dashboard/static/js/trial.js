@@ -11,6 +11,8 @@ const id = page.dataset.trial;
 const at = (name) => document.getElementById(name);
 const charts = new Map(); // title -> chart
 const points = []; // measurements, in order
+const nothing = at("no-curves").textContent;
+let trouble = ""; // why the last ones could not be read; it stands until some are
 const UNITS = { step: "step", epochs: "epochs", samples: "samples", seconds: "device seconds" };
 const ORDER = ["loss", "accuracy", "lr", "grad_norm", "noise_scale"];
 const TITLES = { lr: "learning rate", grad_norm: "gradient norm", noise_scale: "gradient noise scale" };
@@ -72,7 +74,8 @@ function drawn(base, names, bands) {
 function draw() {
   const names = [...new Set(points.flatMap((point) => Object.keys(point.metrics)))]
     .filter((name) => name !== "epoch");
-  at("no-curves").hidden = points.length > 0;
+  at("no-curves").textContent = trouble || nothing;
+  at("no-curves").hidden = points.length > 0 && !trouble;
   const bands = banded(names);
   const ends = new Set(bands.flatMap((name) => ENDS.map((end) => `${name}_${end}`)));
   for (const [base, group] of grouped(names.filter((name) => !ends.has(name)))) {
@@ -84,11 +87,11 @@ const more = throttled(async () => {
   try {
     const found = await json(`/api/v1/trials/${id}/measurements?after_step=${points.at(-1)?.step ?? 0}`);
     points.push(...found);
-    draw();
+    trouble = "";
   } catch (error) {
-    at("no-curves").hidden = false;
-    at("no-curves").textContent = `The curves cannot be read: ${error.message}. Reload the page to try again.`;
+    trouble = `The curves cannot be read: ${error.message}. Reload the page to try again.`;
   }
+  draw();
 }, 700);
 
 for (const control of ["unit", "log"]) at(control).addEventListener("change", draw);

@@ -37,7 +37,7 @@ export function importance(card, study) {
       if (asked !== evaluator.value) return;
       const entries = Object.entries(found.importances);
       if (!entries.length) {
-        place.replaceChildren(text("p", `Nothing to say yet: ${found.reason}.`, "muted"));
+        place.replaceChildren(text("p", `Nothing to say: ${found.reason}.`, "muted"));
         return;
       }
       const of = found.trials < found.complete ? `a sample of ${found.trials} of ${found.complete}`
@@ -55,6 +55,7 @@ export function importance(card, study) {
       place.append(text("p", found.meaning, "small"),
         text("p", `${found.title} over ${of} complete trials.`, "small muted"));
     } catch (error) {
+      if (asked !== evaluator.value) return;
       place.replaceChildren(text("p", `The importances cannot be computed: ${error.message}.`, "muted"));
     }
   }

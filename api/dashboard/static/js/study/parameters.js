@@ -85,11 +85,12 @@ export function pair(card, study) {
         chart.say(found.trials ? `Colours: the mean of ${known.metric} around each place, from `
           + `${known.said(found.worst)} or worse to ${known.said(found.best)}, over `
           + `${counted(found.trials, "complete trial")}; blank where none is near. Dots: trials; the large one is the best.`
-          : "No trial is complete yet.");
+          : "No trial is complete.");
       } catch (error) {
+        if (across !== x.value || up !== y.value || kind.value !== "contour") return;
         chart.say(`The contour cannot be read: ${error.message}.`);
       }
-    } else if (!rows.length) chart.say("No trial is complete yet.");
+    } else if (!rows.length) chart.say("No trial is complete.");
     else {
       chart.say(`Each dot is a trial, coloured by its rank among ${rows.length}; the large one is the best.`);
     }

@@ -3,6 +3,7 @@
 import { Chart } from "../chart.js";
 import { clock, counted, duration } from "../numbers.js";
 import { json } from "../pieces.js";
+import { trouble } from "../surface.js";
 
 const root = document.body.dataset.root;
 const TONES = { running: 0, complete: 2, pruned: 7, fail: 1, paused: 4 };
@@ -29,9 +30,10 @@ export function timeline(figure, study) {
     try {
       found = await json(`/api/v1/studies/${study}/timeline`);
     } catch (error) {
-      chart.say(`The timeline cannot be read: ${error.message}.`);
+      trouble(figure, `The timeline cannot be read: ${error.message}.`);
       return;
     }
+    trouble(figure, "");
     const now = Date.now() / 1000;
     const { workers, placed } = lanes(found.spans, now);
     const name = (id) => (id === null ? "own loop" : found.workers[id] ?? `worker ${id}`);
