@@ -272,6 +272,8 @@ def test_many_hyperparameters_are_folded_and_scrolled_and_a_finger_keeps_a_range
         figure = page.locator("#parallel .top-layer")
         figure.scroll_into_view_if_needed()
         expect(page.locator("#parallel figcaption")).to_contain_text("5 complete trials")
+        # What lies above it and is still to grow would move the page, a finger or not.
+        expect(page.locator("#importance .bars").first).to_be_visible()
         box = figure.bounding_box()
         assert box is not None
         assert box["width"] > 30 * 60
@@ -606,6 +608,31 @@ def test_actions_ask_before_they_act(browser: Browser, server: Server, spec: Spe
         page.get_by_role("button", name="Delete").click()
         page.get_by_role("button", name="Do it").click()
         expect(page.get_by_role("heading", name="No studies yet")).to_be_visible()
+
+
+def test_a_study_without_javascript_says_so_and_waits_for_nothing(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    study = submitted(server.context, spec)
+    train(server.context, study.id)
+    best = service.best(server.context, study.id)[0]
+    with window(browser, scripts=False) as page:
+        enter(page, server, f"/studies/{study.id}")
+        expect(page.locator("noscript p")).to_contain_text("figures need JavaScript")
+        assert "Loading…" not in page.locator("main").inner_text()
+        expect(page.locator("[aria-label='Best trial']")).to_contain_text(f"trial {best.number}")
+        rows = page.locator("#trials tbody tr")
+        expect(rows).to_have_count(6)
+        page.locator("#trials").get_by_role("link", name="val_loss").click()
+        expect(rows.first).to_have_class("best")
+        page.get_by_label("at most").fill(str(best.value))
+        page.get_by_role("button", name="Filter", exact=True).click()
+        expect(rows).to_have_count(1)
+        rows.get_by_role("link").click()
+        expect(page.locator("noscript p")).to_contain_text("figures need JavaScript")
+        page.goto(f"{server.url}/studies/{study.id}/compare?trials={best.id}")
+        expect(page.locator("noscript p")).to_contain_text("figures need JavaScript")
+        expect(page.locator("#curves")).to_be_hidden()
 
 
 def test_actions_ask_before_they_act_without_javascript_too(
