@@ -140,12 +140,15 @@ def _answer(context: Context, question: Question) -> Answer:
     refused = next((one.refused for one in advice.alternatives if one.rule == "trials"), "")
     if fit is not None and refused not in ("", fit.why):
         fit, unfit = None, refused  # whatever it tells, it is the answer to another question
+    # What a caution says in full needs no second and third place.
+    cautioned = refused != "" and any(refused in caution for caution in advice.cautions)
     return Answer(
         advice=advice,
+        others=[o for o in advice.alternatives if not (cautioned and o.rule == "trials")],
         changed=_changed(advice),
         trials=len(observed),
         fit=fit if fit is not None and fit.identified else None,
-        unfit=unfit,
+        unfit="" if cautioned and unfit == refused else unfit,
         noise="" if known is None or noise is not None else str(known),
         picture=service.picture(observed, fit, advice, known),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from api.dashboard.views import Shown
 from tuner.advisor import Advice, Fit
+from tuner.advisor.advice import Alternative
 from tuner.advisor.plan import Plan
 
 
@@ -27,6 +28,8 @@ class Answer:
     """What the advisor says to a form that holds."""
 
     advice: Advice
+    others: Sequence[Alternative]
+    """What every other source says, but for what a caution says already."""
     changed: Sequence[Changed]
     trials: int
     """Finished trials that are evidence."""
