@@ -299,6 +299,40 @@ def test_many_hyperparameters_are_folded_and_scrolled_and_a_finger_keeps_a_range
         assert abs(page.evaluate("scrollY") - before) < 50  # the finger went 120
 
 
+def test_long_names_wrap_in_the_table_and_do_not_overlap_over_axes(
+    browser: Browser, server: Server, spec: Spec
+) -> None:
+    names = [f"parameter_{i}_" * 5 for i in range(4)]
+    unit = {"type": "float", "low": 0.0, "high": 1.0}
+    lr = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
+    space = {**dict.fromkeys(names, unit), "lr": lr}
+    study = submitted(server.context, {**spec, "task": None, "space": space})
+    train(server.context, study.id)
+    told = """() => {
+        const fill = CanvasRenderingContext2D.prototype.fillText;
+        window.labels = [];
+        CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+            const width = this.measureText(text).width;
+            const left = x - { left: 0, center: width / 2, right: width }[this.textAlign];
+            if (y === 12 && this.canvas.closest("#parallel")) {
+                window.labels.push([left, left + width]);
+            }
+            fill.call(this, text, x, y);
+        };
+    }"""
+    with window(browser) as page:
+        page.add_init_script(f"({told})()")
+        opened(page, server, study.id)
+        scrolled(page, "#parallel")
+        labels = page.evaluate("window.labels.slice(-6)")
+        assert len(labels) == 6
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(labels)), labels
+        head = page.locator("#trials thead th").filter(has_text="parameter_0_")
+        box = head.bounding_box()
+        assert box is not None
+        assert box["width"] < 300
+
+
 def test_what_has_no_place_on_a_log_axis_is_told(
     browser: Browser, server: Server, spec: Spec
 ) -> None:

@@ -109,7 +109,9 @@ export class Parallel extends Surface {
     const low = index % 2 && this.step < 90; // names of neighbours take turns in height
     pen.textAlign = index === 0 ? "left" : index === this.axes.length - 1 ? "right" : "center";
     const edge = index === 0 ? 0 : index === this.axes.length - 1 ? this.width : x;
-    pen.fillText(fitted(pen, axis.label, this.step * (low || this.step < 90 ? 1.7 : 1) - 6), edge,
+    // Half of its own room at each side of its axis; of the outer ones one side ends at the edge.
+    const own = this.step * (this.step < 90 ? 1.7 : 1);
+    pen.fillText(fitted(pen, axis.label, (edge === x ? own : PAD.left + own / 2) - 6), edge,
       low ? 26 : 12);
     pen.fillStyle = this.color("muted");
     pen.strokeStyle = this.color("surface");
