@@ -121,6 +121,11 @@ def configure(level: str = "info", *, as_json: bool = False, stream: TextIO | No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # Loaded later it would set a handler and a level of its own, over those below.
+    from optuna import logging as of_optuna  # noqa: PLC0415  (slow to load, and only needed here)
+
+    of_optuna.disable_default_handler()
+    of_optuna.enable_propagation()
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):

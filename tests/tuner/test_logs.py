@@ -1,6 +1,8 @@
 import io
 import json
 import logging
+import subprocess
+import sys
 from datetime import datetime
 
 import pytest
@@ -69,3 +71,21 @@ def test_what_many_would_say_is_said_now_and_then_and_counted() -> None:
     assert [seldom.due("away") for _ in range(4)] == [0, None, None, 2]
     assert seldom.due("locked") == 0
     assert seldom.due("away") == 0
+
+
+def test_no_line_of_optuna_is_beside_the_log() -> None:
+    """It brings a handler and a level of its own, whenever it is loaded first."""
+    script = """
+import sys
+from tuner import logs
+logs.configure(as_json=True)
+import optuna
+storage = optuna.storages.InMemoryStorage()
+storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "history")
+optuna.logging.get_logger("optuna.samplers").warning("it falls back")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    (line,) = (json.loads(line) for line in ran.stderr.splitlines())
+    assert (line["logger"], line["message"]) == ("optuna.samplers", "it falls back")
