@@ -134,7 +134,8 @@ def test_workers_come_in_pages_that_heartbeats_do_not_shuffle(
 def test_trials_that_are_set_aside_are_listed_apart(
     server: Server, client: httpx.Client, spec: Spec
 ) -> None:
-    study = submitted(server.context, spec, pruner={"name": "pbt", "interval_steps": 1})
+    pruner = {"name": "pbt", "interval_steps": 1, "population": 2}
+    study = submitted(server.context, spec, pruner=pruner)
     first, _ = service.ask(server.context, study.id, 2)
     told = {"token": first.token, "step": 1, "metrics": {"val_loss": 1.0}}
     assert post(client, f"trials/{first.trial_id}/report", told)["action"] == "pause"

@@ -244,6 +244,21 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "pruner.name",
         "several objectives",
     ),
+    (
+        change(task=None, pruner={"name": "pbt", "population": 2}, budget={"trials": 9}),
+        "pruner.name",
+        "a loop of your own",
+    ),
+    (
+        change(pruner={"name": "pbt", "population": 8}, budget={"trials": 8}),
+        "budget.trials",
+        "leaves none for copies",
+    ),
+    (
+        change(pruner="pbt", budget={"trials": 99, "epochs": 1}),
+        "pruner.interval_steps",
+        "no exchange before a training's end",
+    ),
     # Budget
     (change(budget={"trials": 0}), "budget.trials", "greater than or equal to 1"),
     (change(budget={"trials": 2.5}), "budget.trials", "integer"),

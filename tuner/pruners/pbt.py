@@ -35,7 +35,14 @@ class PbtPruner(Pruner):
     summary = "Population-based training: the worst copy the best and change their settings."
     copies = True
     options: ClassVar[Mapping[str, Option]] = {
-        "population": Option(16, "int", low=2, high=10_000, doc="Trials that train side by side."),
+        "population": Option(
+            16,
+            "int",
+            low=2,
+            high=10_000,
+            doc="Trials that train side by side. Each copy is one more trial of the budget: "
+            "`quantile` of these at every exchange.",
+        ),
         "interval_steps": Option(
             None,
             "int",
@@ -60,6 +67,21 @@ class PbtPruner(Pruner):
         super().__init__(settings, max_step, space, seed)
         self.interval = self.settings["interval_steps"] or max(1, round(max_step / 10))
         self.population = int(self.settings["population"])
+
+    def idle(self, trials: int | None) -> tuple[str, str] | None:
+        """Copies are trials too, and none is made at the last step."""
+        if trials is not None and trials <= self.population:
+            return (
+                "budget.trials",
+                f"{trials} leaves none for copies, which are trials too: the population alone is "
+                f"{self.population} (pruner.population)",
+            )
+        if self.interval >= self.max_step:
+            return (
+                "pruner.interval_steps",
+                f"{self.interval} leaves no exchange before a training's end, step {self.max_step}",
+            )
+        return None
 
     def next_stop(self, step: int, lane: int) -> int:
         """The next multiple of the interval."""

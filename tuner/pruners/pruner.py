@@ -72,6 +72,14 @@ class Pruner(ABC):
         self.sign = 1.0
         """Times a value on the board: the metric in the user's own sense. Set by :func:`create`."""
 
+    def idle(self, trials: int | None) -> tuple[str, str] | None:
+        """The field to blame, and why, where it could never do anything in a study.
+
+        Args:
+            trials: At most so many are in it, copies among them.
+        """
+        return None
+
     def enter(self, draw: int) -> dict[str, Any]:
         """What the ``draw``-th sampled trial is to remember, such as its bracket."""
         return {}

@@ -199,7 +199,7 @@ def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) 
     checked = resolve(spec, form, locate)
     _check_end(checked)
     if spec.task is None:
-        pass
+        _check_copies(checked)
     elif form is None:
         task, params = tasks.get(spec.task.name), freeze(locate(spec.task.params))
         known = facts(spec.task.name, params)
@@ -215,8 +215,21 @@ def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) 
             scripts.check(checked.space, checked.spec.pruner)
         else:
             _check_names(checked, form.settings, form.metrics or (), None)
-    checked.search()
+    idle = checked.search().pruner.idle(checked.budget.trials)
+    if idle is not None:
+        raise InvalidInput(*idle)
     return checked
+
+
+def _check_copies(checked: Checked) -> None:
+    """A loop of one's own is told no trial to copy."""
+    pruner = checked.spec.pruner
+    if pruner is not None and pruners.get(pruner.name).copies:
+        raise InvalidInput(
+            "pruner.name",
+            f"{pruner.name} starts trials from the checkpoints of others, and a loop of your own "
+            "keeps its own; try asha",
+        )
 
 
 def _check_metrics(checked: Checked, known: Sequence[str]) -> None:

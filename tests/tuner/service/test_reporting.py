@@ -545,7 +545,7 @@ def test_a_trial_at_the_end_of_its_own_training_is_complete_however_bad(
         space=space,
         sampler="manual",
         pruner={"name": pruner, **settings[pruner]},
-        budget={"trials": 4, "epochs": 8},
+        budget={"trials": 5, "epochs": 8},
     )
     long = [{"lr": 1e-3, "batch_size": 16, "epochs": 8}] * 3
     service.enqueue(ctx, study.id, [*long, {"lr": 1e-1, "batch_size": 16, "epochs": 2}])
