@@ -203,7 +203,11 @@ def _wrong(
         )
     for name, values in measured.items():
         if values.shape != (len(x),):
-            yield f"metric {name} has the shape {list(values.shape)}: return one number a sample"
+            yield (
+                f"metric {name} has the shape {list(values.shape)}: return one number a sample, "
+                "which are averaged; what needs all samples at once, such as an AUC, a script or a "
+                "loop of your own can report"
+            )
 
 
 def _mixing(task: Task, model: nn.Module) -> Iterator[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from tuner.errors import InvalidInput
 from tuner.tasks.weights import Weights
@@ -76,7 +76,7 @@ def splits_of(task: Task) -> Splits:
     """What ``data()`` gives.
 
     Raises:
-        TypeError: It is something else than ``Splits``.
+        TypeError: It is something else than ``Splits``, or samples can only be iterated.
     """
     splits = task.data()
     if not isinstance(splits, Splits):
@@ -84,6 +84,15 @@ def splits_of(task: Task) -> Splits:
             f"data() of task {task.name} gives a {type(splits).__name__}: "
             "give Splits(train=Arrays(x, y), valid=Arrays(x, y))"
         )
+    for name in ("train", "valid", "test"):
+        samples = getattr(splits, name)
+        if samples is not None and (
+            isinstance(samples, IterableDataset) or not hasattr(samples, "__len__")
+        ):
+            raise TypeError(
+                f"the {name} samples of task {task.name} can only be iterated: give Arrays, or a "
+                "Dataset with __len__ and __getitem__, which may read each sample from a file"
+            )
     return splits
 
 

@@ -93,7 +93,7 @@ class ItemSource:
         fetch = getattr(self.items, "__getitems__", None)
         numbers = distinct.tolist()
         items = fetch(numbers) if fetch else [self.items[i] for i in numbers]
-        x, y = _pair(default_collate(items))
+        x, y = _pair(_collated(items))
         x = _cast(x, self.dtype)[where].to(self.device, non_blocking=True)
         y = _cast(y, self.dtype)[where].to(self.device, non_blocking=True)
         return x.reshape(*index.shape, *x.shape[1:]), y.reshape(*index.shape, *y.shape[1:])
@@ -134,6 +134,25 @@ class TrainingData:
         self.valid: Source = open_source(splits.valid, device, dtype)
 
 
+def _collated(items: list[Any]) -> object:
+    """As a ``DataLoader`` puts items together.
+
+    Raises:
+        TypeError: They differ in shape.
+    """
+    try:
+        return default_collate(items)
+    except RuntimeError as error:
+        for values in zip(*items, strict=False):
+            shapes = sorted({tuple(v.shape) for v in values if isinstance(v, Tensor)})
+            if len(shapes) > 1:
+                raise TypeError(
+                    f"samples differ in shape, such as {list(shapes[0])} and {list(shapes[-1])}: "
+                    "pad them to one, with a value that model and loss know"
+                ) from error
+        raise
+
+
 def _pair(collated: object) -> tuple[Tensor, Tensor]:
     """Inputs and targets of collated items.
 
@@ -145,7 +164,10 @@ def _pair(collated: object) -> tuple[Tensor, Tensor]:
     for what, values in zip(("input", "target"), collated, strict=True):
         if not isinstance(values, Tensor):
             kind = type(values).__name__
-            raise TypeError(f"the {what} of a sample must be one tensor or number, not a {kind}")
+            raise TypeError(
+                f"the {what} of a sample must be one tensor or number, not a {kind}: put several "
+                "into one, and take them apart in model or loss"
+            )
     return collated[0], collated[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from tests.tuner.tasks import zoo
 from tuner.cli import main
@@ -201,6 +202,28 @@ class Named(Good):
         return Splits(samples, samples)
 
 
+class Streamed(Good):
+    """Samples that come one after another."""
+
+    def data(self) -> Splits:
+        class Stream(IterableDataset[tuple[Tensor, int]]):
+            def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+                return iter([(torch.zeros(8), 0)] * 16)
+
+            def __len__(self) -> int:
+                return 16
+
+        return Splits(Stream(), Stream())  # type: ignore[arg-type]  # as people write it
+
+
+class Ragged(Good):
+    """Sequences of several lengths."""
+
+    def data(self) -> Splits:
+        samples: Any = [(torch.zeros(2 + i % 3), i % 2) for i in range(16)]
+        return Splits(samples, samples)
+
+
 class Mistyped(Good):
     """A model that does not fit the data."""
 
@@ -265,6 +288,10 @@ def test_a_task_that_cannot_be_fused_is_told_why() -> None:
         (Paired(), "data() of task good gives a tuple: give Splits("),
         (Numeric(), "x of Arrays is a ndarray: give torch.as_tensor(x)"),
         (Told(), "the target of a sample must be one tensor or number, not a dict"),
+        (Folded(), "such as an AUC, a script or a loop of your own can report"),
+        (Told(), "put several into one, and take them apart in model or loss"),
+        (Streamed(), "the train samples of task good can only be iterated: give Arrays, or"),
+        (Ragged(), "samples differ in shape, such as [2] and [4]: pad them to one"),
         (Named(), "a sample of a data set must be a pair, an input and its target"),
         (Mistyped(), "raises RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
     ],
