@@ -67,6 +67,9 @@ EXAMPLES: Mapping[type[errors.TunerError], errors.TunerError] = {
     errors.Unavailable: errors.Unavailable("the database cannot be reached now"),
 }
 
+MOST_ERRORS = 1000
+"""Nobody reads more, and all of them would be many times as long as the body."""
+
 
 class FieldProblem(BaseModel):
     """One wrong value of a request."""
@@ -85,7 +88,10 @@ class Problem(BaseModel):
     code: str = Field(description="Never changes once released.", examples=["not_found"])
     field: str | None = Field(default=None, description="The dotted path of the wrong value.")
     facts: dict[str, Any] = Field(default_factory=dict, description="What a program acts on.")
-    errors: list[FieldProblem] = Field(default_factory=list, description="All wrong values.")
+    errors: list[FieldProblem] = Field(
+        default_factory=list,
+        description=f"The wrong values, of which the first {MOST_ERRORS} are told.",
+    )
 
 
 def status_of(kind: type[errors.TunerError]) -> HTTPStatus:
@@ -241,7 +247,7 @@ def _with_cause(error: errors.TunerError) -> str:
 def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in error.errors():
+    for entry in error.errors()[:MOST_ERRORS]:
         found.setdefault(_path(entry, error.body), []).append(entry)
     fields = [FieldProblem(field=field, message=_told(told)) for field, told in found.items()]
     first = fields[0]

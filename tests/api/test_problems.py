@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from api import problems
+from api.text import LARGE_BYTES
 from tuner import errors
 
 SEEN = {"lr": 0.1, "batch_size": 1, "loss": 1.0}
@@ -86,11 +87,13 @@ def test_what_is_not_json_says_so(client: httpx.Client) -> None:
     assert "not JSON" in answer.json()["detail"]
 
 
-def test_a_body_says_nothing_twice(client: httpx.Client) -> None:
+@pytest.mark.parametrize("spaces", [0, LARGE_BYTES], ids=["small", "large"])
+def test_a_body_says_nothing_twice(client: httpx.Client, spaces: int) -> None:
     """As no study file in YAML may: the last of two ranges would be taken without a word."""
+    body = b'{"name": "a", "space": {"lr": {"low": 1e-5, "high": 1e-3, "low": 1e-4}}}'
     answer = client.post(
         "/api/v1/studies",
-        content=b'{"name": "a", "space": {"lr": {"low": 1e-5, "high": 1e-3, "low": 1e-4}}}',
+        content=body + b" " * spaces,
         headers={"content-type": "application/json"},
     )
     assert (answer.status_code, answer.json()["field"]) == (422, "body")
@@ -196,3 +199,27 @@ def test_half_a_surrogate_pair_is_refused(client: httpx.Client) -> None:
         "/api/v1/workers", content=half, headers={"content-type": "application/json"}
     )
     assert (answer.status_code, answer.json()["field"]) == (422, "body")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("workers/1/report", {"slots": [{}] * 5000}),
+        (
+            "workers/1/report",
+            {"slots": [{"trial_id": 1, "token": "x", "measurements": [1] * 5000}]},
+        ),
+        ("workers/1/heartbeat", {"held": {str(i): 1 for i in range(1, 5000)}}),
+        ("studies", {"name": "s", "warm_start": ["x"] * 5000}),
+        ("studies", {"name": "s", "tags": [1] * 5000}),
+        ("studies", {"name": "s", **{f"n{i}": 1 for i in range(5000)}}),
+    ],
+    ids=["slots", "measurements", "held", "warm_start", "tags", "unknown"],
+)
+def test_of_very_many_wrong_values_some_are_told(
+    client: httpx.Client, path: str, body: dict[str, object]
+) -> None:
+    answer = client.post(f"/api/v1/{path}", json=body)
+    assert answer.status_code == 422
+    assert 1 <= len(answer.json()["errors"]) <= problems.MOST_ERRORS
+    assert answer.json()["errors"][0]["field"] == answer.json()["field"]

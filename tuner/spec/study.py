@@ -107,11 +107,14 @@ class StudySpec(Part):
     priority: int = Field(0, ge=-1000, le=1000, description="Higher ones are served first.")
     max_concurrent: int | None = Field(None, ge=1, le=65536, description="Trials at once.")
     tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
-        (), max_length=50, description="To find studies by."
+        (), max_length=50, fail_fast=True, description="To find studies by."
     )
     description: str = Field("", max_length=10_000, description="For people.")
     warm_start: tuple[Annotated[int, Field(ge=1, lt=2**31)], ...] = Field(
-        (), max_length=20, description="Ids of studies whose finished trials inform the sampler."
+        (),
+        max_length=20,
+        fail_fast=True,
+        description="Ids of studies whose finished trials inform the sampler.",
     )
     constraint: ConstraintSpec | None = Field(None, description="A bound that good trials keep.")
     eval_every: float = Field(1.0, gt=0, le=10**6, description="Epochs between evaluations.")

@@ -40,13 +40,13 @@ class TaskForm(Part):
     name: Name
     kind: Literal["task", "script"] = "task"
     summary: str = Field("", max_length=2000)
-    params: tuple[Parameter, ...] = Field((), max_length=MOST)
+    params: tuple[Parameter, ...] = Field((), max_length=MOST, fail_fast=True)
     settings: dict[Name, Setting] = Field(default_factory=dict, max_length=MOST)
     metrics: tuple[Name, ...] | None = Field(
         None, max_length=MOST, description="What it measures; null: whatever its script reports."
     )
     objective: tuple[Name, Direction] = ("val_loss", "minimize")
-    files: tuple[Name, ...] = Field((), max_length=MOST)
+    files: tuple[Name, ...] = Field((), max_length=MOST, fail_fast=True)
     """Parameters that name files."""
 
     @model_validator(mode="after")
