@@ -55,21 +55,21 @@ def export(ctx: Context, study_id: int, format: str = "csv") -> bytes:
         sink = io.BytesIO()
         frame.to_parquet(sink, index=False)
         return sink.getvalue()
-    records = [
-        {name: _plain(value) for name, value in record.items()}
-        for record in frame.to_dict(orient="records")
+    columns = [map(_plain, frame[name].tolist()) for name in frame.columns]
+    # A line a trial: what indents is Python's own encoder, many times as slow.
+    lines = [
+        json.dumps(dict(zip(frame.columns, row, strict=True)), allow_nan=False)
+        for row in zip(*columns, strict=True)
     ]
-    return json.dumps(records, allow_nan=False, indent=1).encode()
+    return ("[" + ",\n ".join(lines) + "]").encode()
 
 
 def _plain(value: Any) -> Any:
     """A cell as JSON: missing is null, an infinity its name, a time its ISO form."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    import pandas as pd  # noqa: PLC0415  (as below)
-
-    if value is pd.NaT:
+    if value != value:  # noqa: PLR0124  (NaN, and what pandas has for no time)
         return None
+    if isinstance(value, float) and math.isinf(value):
+        return str(value)
     return value.isoformat() if isinstance(value, datetime) else value
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Table, bindparam, case, exists, func, select
+from sqlalchemy import ColumnElement, Table, bindparam, case, exists, select
 from sqlalchemy.orm import Session
 
 from tuner.storage.models import Measurement, Trial
@@ -153,24 +153,33 @@ def of_trial(session: Session, trial_id: int, after_step: int = 0) -> list[Point
 
 def last(session: Session, trial_ids: Collection[int]) -> dict[int, Point]:
     """The last point of each trial that has one."""
-    return _last(session, _table.c.trial_id.in_(trial_ids))
+    return _last(session, _trials.c.id.in_(trial_ids))
 
 
 def last_of_study(session: Session, study_id: int) -> dict[int, Point]:
     """The last point of each of a study's trials that has one."""
-    mine = select(Trial.id).where(Trial.study_id == study_id)
-    return _last(session, _table.c.trial_id.in_(mine))
+    return _last(session, _trials.c.study_id == study_id)
 
 
 def _last(session: Session, which: ColumnElement[bool]) -> dict[int, Point]:
-    place = func.row_number().over(
-        partition_by=_table.c.trial_id,
-        order_by=(_table.c.attempt.desc(), _table.c.step.desc()),
+    # Two looks into the key a trial: ranking whole curves reads and sorts every point.
+    mine = _table.alias()
+    newest = (
+        select(mine.c.attempt, mine.c.step)
+        .where(mine.c.trial_id == _trials.c.id)
+        .order_by(mine.c.attempt.desc(), mine.c.step.desc())
+        .limit(1)
     )
-    inner = select(_table, place.label("place")).where(which).subquery()
-    columns = [inner.c[column.name] for column in _table.columns]
-    rows = session.execute(select(*columns).where(inner.c.place == 1))
-    return {row.trial_id: Point(**row._mapping) for row in rows}
+    rows = session.connection().execute(
+        select(*(_table.c[column.name] for column in fields(Point)))
+        .join(_trials, _trials.c.id == _table.c.trial_id)
+        .where(
+            which,
+            _table.c.attempt == newest.with_only_columns(mine.c.attempt).scalar_subquery(),
+            _table.c.step == newest.with_only_columns(mine.c.step).scalar_subquery(),
+        )
+    )
+    return {point.trial_id: point for point in (Point(*row) for row in rows)}
 
 
 def finite(value: float | None) -> float | None:
