@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,13 +17,13 @@ from tuner.advisor.plan import Plan, plan
 from tuner.advisor.rules import Fixed
 from tuner.errors import InvalidInput, NotFound
 from tuner.service.context import Context
-from tuner.service.evidence import setting_of
+from tuner.service.evidence import Setting, setting_of
 from tuner.service.reporting import DIVERGED
 from tuner.service.studies import best
 from tuner.service.trials import show_trial
 from tuner.service.views import TrialView
 from tuner.spec.names import DEFAULT_OPTIMIZER
-from tuner.storage import measurements, studies, trials
+from tuner.storage import measurements, pictures, studies, trials
 
 MOST_OBSERVATIONS = 10_000
 """More trials move no optimum, and the bootstrap pays for each."""
@@ -177,11 +178,10 @@ def observed(ctx: Context, study_ids: Sequence[int]) -> list[tuple[Seen, Observa
     Raises:
         NotFound: No such study.
     """
-    found: list[tuple[Seen, Observation]] = []
     with ctx.db.session() as session:
-        for study_id in dict.fromkeys(study_ids):
-            found += _of_study(ctx, session, study_id)
-    return found[:MOST_OBSERVATIONS]
+        settings = {i: setting_of(ctx, session, i) for i in study_ids}
+        every = (_of_study(session, *item) for item in settings.items())
+        return [*islice(chain.from_iterable(every), MOST_OBSERVATIONS)]
 
 
 def _nothing(ctx: Context, study_ids: Sequence[int]) -> str:
@@ -189,16 +189,16 @@ def _nothing(ctx: Context, study_ids: Sequence[int]) -> str:
     with ctx.db.session() as session:
         for study_id in study_ids:
             setting = setting_of(ctx, session, study_id)
-            done = trials.of_study(session, study_id, states=("complete",))
+            done = trials.each_of_study(session, study_id, states=("complete",))
             if any(not setting.cut_short(row) for row in done):
                 return "no finished trial has both lr and batch_size"
     return "there is no finished trial to fit"
 
 
-def _of_study(ctx: Context, session: Session, study_id: int) -> list[tuple[Seen, Observation]]:
-    setting = setting_of(ctx, session, study_id)
-    found = []
-    for row in trials.of_study(session, study_id, states=("complete", "fail")):
+def _of_study(
+    session: Session, study_id: int, setting: Setting
+) -> Iterator[tuple[Seen, Observation]]:
+    for row in trials.each_of_study(session, study_id, states=("complete", "fail")):
         diverged = row.state == "fail" and row.reason == DIVERGED
         if not diverged and (row.state == "fail" or row.values is None):
             continue  # it ended for a reason that says nothing of its learning rate
@@ -213,8 +213,7 @@ def _of_study(ctx: Context, session: Session, study_id: int) -> list[tuple[Seen,
         except InvalidInput:
             continue
         value = None if loss is None else setting.sign * loss
-        found.append((Seen(row.id, row.number, study_id, value), observation))
-    return found
+        yield Seen(row.id, row.number, study_id, value), observation
 
 
 def noise_beside(
@@ -228,11 +227,11 @@ def noise_beside(
     with ctx.db.session() as session:
         for study_id in dict.fromkeys(study_ids):
             setting = setting_of(ctx, session, study_id)
-            for row in trials.of_study(session, study_id, states=("complete",)):
-                tried = setting.config(row.params)
+            for trial_id, params in pictures.params_of_complete(session, study_id).items():
+                tried = setting.config(params)
                 rate = tried.get("lr")
                 if tried.get("batch_size") == size and isinstance(rate, int | float) and rate > 0:
-                    near.append((abs(math.log(rate / lr)), row.id))
+                    near.append((abs(math.log(rate / lr)), trial_id))
         if not near:
             return None
         _, trial_id = min(near)

@@ -13,7 +13,7 @@ from tests.tuner.service.simulation import Trainer, submit
 from tuner import service
 from tuner.errors import InvalidInput, NotFound, Refusal
 from tuner.protocol import Measured
-from tuner.service import Context, StudyView
+from tuner.service import Context, StudyView, advice
 from tuner.spec import StudySpec
 
 GRID: dict[str, Any] = {
@@ -216,3 +216,17 @@ def test_trials_that_broke_a_constraint_count(ctx: Context) -> None:
     study = submit(ctx, "bound", constraint=constraint, budget={"trials": 2, "epochs": 1})
     Trainer(ctx).work()
     assert len(service.advice.observations(ctx, [study.id])) == 2
+
+
+def test_of_very_many_trials_the_first_are_evidence_and_no_study_goes_unseen(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ran(ctx), ran(ctx, "second")
+    every = service.observed(ctx, [first.id, second.id])
+    assert len(every) == 104
+    monkeypatch.setattr(advice, "MOST_OBSERVATIONS", 60)
+    assert service.observed(ctx, [first.id, second.id]) == every[:60]
+    monkeypatch.setattr(advice, "MOST_OBSERVATIONS", 20)
+    assert service.observed(ctx, [first.id, second.id]) == every[:20]
+    with pytest.raises(NotFound):
+        service.observed(ctx, [first.id, 999])
