@@ -11,6 +11,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -162,7 +163,7 @@ class Live:
             raise InvalidInput("study", "was made through Optuna, which searches by itself")
         checked = self.plan(study)
         if self.search is None or self.searched != checked:
-            known = warm_start(session, checked)
+            known = warm_start(session, checked, study.created_at)
             with searching(study.id):
                 self.search = checked.search(known)
             self.searched = checked
@@ -250,8 +251,11 @@ def record(row: TrialRow, curve: dict[int, float]) -> Record:
     )
 
 
-def warm_start(session: Session, checked: Checked) -> list[Record]:
+def warm_start(session: Session, checked: Checked, created_at: datetime) -> list[Record]:
     """Finished trials of the studies named to start from, where they are points of this space.
+
+    Those that finished by ``created_at``, when this study was submitted: so a server that starts
+    later, or beside the first one, reads the same.
 
     Steps of another length, or of a training of another length, are not this study's: then only
     what trials came to in the end counts. A violation of another constraint says nothing.
@@ -268,7 +272,8 @@ def warm_start(session: Session, checked: Checked) -> list[Record]:
             curves = measurements.curves(session, study_id)
         bound = study.spec.get("constraint") == mine.get("constraint")
         for row in trials.of_study(session, study_id, states=states):
-            if checked.space.contains(row.params):
+            early = row.finished_at is not None and row.finished_at <= created_at
+            if early and checked.space.contains(row.params):
                 known = record(row, curves.get(row.id, {}))
                 out.append(known if bound else replace(known, constraint=None))
     return out

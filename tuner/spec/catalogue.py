@@ -119,9 +119,9 @@ devices. A trial whose worker dies is tried again, $attempts times in all unless
 otherwise (`TUNER_MAX_ATTEMPTS`); one that fails by itself is not.
 
 `warm_start` names earlier studies by their ids, with the same objectives in the same order. Their
-finished trials inform the sampler where they are points of this study's space, and count for
-nothing else. Of a study with other `epochs` or another `eval_every` only the results of complete
-trials are taken, as the steps of its curves are not the same.
+trials that had finished when this study was submitted inform the sampler where they are points of
+its space, and count for nothing else. Of a study with other `epochs` or another `eval_every` only
+the results of complete trials are taken, as the steps of its curves are not the same.
 
 A study whose sampler or pruner raises an error fails, with that as its reason and the traceback in
 the server's log; other studies go on. Once it is mended, more `budget` lets that study go on too.

@@ -442,6 +442,25 @@ def test_warm_start_reads_earlier_studies(ctx: Context) -> None:
     assert caught.value.field == "warm_start[1]"
 
 
+def test_warm_start_reads_what_had_finished_when_the_study_was_submitted(
+    ctx: Context, clock: Clock
+) -> None:
+    """A server that starts later, or beside the first one, suggests by the same trials."""
+    first = submit(ctx, "first", budget={"trials": 6, "epochs": 1})
+    trainer = Trainer(ctx, slots=3)
+    trainer.lease(3)
+    trainer.round()
+    done = len(service.list_trials(ctx, first.id, state="complete").items)
+    study = submit(ctx, "second", warm_start=[first.id])
+    clock.advance(1)
+    trainer.work()
+    with ctx.db.session() as session:
+        row = studies.get(session, study.id)
+        known = searches.warm_start(session, ctx.searches.plans.of(row), row.created_at)
+    assert [record.number for record in known] == list(range(3))
+    assert done == 3 < len(service.list_trials(ctx, first.id, state="complete").items)
+
+
 LATER: list[dict[str, Any]] = [
     {"objective": {"metric": "val_accuracy", "direction": "minimize"}},
     {"objective": {"metric": "val_loss", "direction": "maximize"}},
@@ -470,8 +489,10 @@ def test_warm_start_from_steps_of_another_length_takes_results_only(ctx: Context
         spec = {"budget": {"trials": 2, "epochs": epochs}, "warm_start": [first.id]}
         study = submit(ctx, f"later-{epochs}", **spec)
         with ctx.db.session() as session:
-            plan = ctx.searches.plans.of(studies.get(session, study.id))
-            learned[epochs] = searches.warm_start(session, plan)
+            row = studies.get(session, study.id)
+            learned[epochs] = searches.warm_start(
+                session, ctx.searches.plans.of(row), row.created_at
+            )
     assert sorted({r.state for r in learned[4]}) == ["complete", "pruned"]
     assert all(record.curve for record in learned[4])
     complete = [record for record in learned[4] if record.state == "complete"]
@@ -492,8 +513,10 @@ def test_warm_start_reads_no_violation_of_another_constraint(ctx: Context) -> No
             constraint=constraint,
         )
         with ctx.db.session() as session:
-            plan = ctx.searches.plans.of(studies.get(session, study.id))
-            learned[name] = [r.constraint for r in searches.warm_start(session, plan)]
+            row = studies.get(session, study.id)
+            plan = ctx.searches.plans.of(row)
+            known = searches.warm_start(session, plan, row.created_at)
+            learned[name] = [r.constraint for r in known]
     assert learned == {"same": [pytest.approx(0.1)] * 2, "none": [None] * 2}
 
 
