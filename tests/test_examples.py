@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.installation import PATIENCE_SECONDS
 from tests.test_readme import README, commands
 from tuner import service
 from tuner.cli.serving import serving
@@ -40,7 +41,7 @@ def python(
         env={**clean, "OMP_NUM_THREADS": "1", "TUNER_HOME": str(home), **variables},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

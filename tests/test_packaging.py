@@ -20,6 +20,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.installation import PATIENCE_SECONDS
 from tuner import __version__
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +53,9 @@ def test_every_package_is_pinned_as_it_is_installed() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=120)
+    subprocess.run(
+        [*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=PATIENCE_SECONDS
+    )
     (built,) = folder.glob("*.whl")
     return built
 
@@ -67,11 +70,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     ).stdout.strip()
     target = ["--target", here, "--no-deps", "--quiet", "--no-compile"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *target, str(wheel)], check=True, timeout=120
+        [sys.executable, "-m", "pip", "install", *target, str(wheel)],
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     # Behind the environment's own packages: the other environment's editable install comes last.
     (Path(here) / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -92,7 +97,7 @@ def run(installed: Path, *arguments: str, **environment: str) -> subprocess.Comp
         env={**clean, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -120,7 +125,7 @@ def test_the_installed_package_is_the_wheels(installed: Path) -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     ).stdout.split()
     assert all(Path(path).is_relative_to(installed) for path in found)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+from tests.installation import PATIENCE_SECONDS
 from tests.programs import needed
 from tuner import trial
 from tuner.cli.main import app
@@ -66,7 +67,7 @@ def test_the_curl_lines_submit_and_read_a_study(
                 check=True,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=PATIENCE_SECONDS,
             ).stdout.split("\n")
             assert [study.name for study in client.studies()] == ["first", "demo"]
     assert json.loads(answers[1])["name"] == "first"

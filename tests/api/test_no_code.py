@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import Server, running
-from tests.tuner.worker.scripts.processes import until
+from tests.installation import until
 from tuner.transport import Transport
 from tuner.worker.http import HttpGateway
 from tuner.worker.loop import run_worker

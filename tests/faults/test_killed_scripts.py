@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installation import Installation, installation, until
+from tests.installation import PATIENCE_SECONDS, Installation, installation, until
 from tests.tuner.worker.scripts.processes import alive
 
 SCRIPT = """
@@ -102,7 +102,7 @@ def test_a_study_without_a_server_leaves_no_script_either(
         # Its own processes are the only ones whose working directory is the home folder.
         running = until(lambda: _sleeping_in(tmp_path), "the script to run")
         alone.send_signal(how)
-        alone.wait(timeout=60)
+        alone.wait(timeout=PATIENCE_SECONDS)
         until(lambda: not any(alive(pid) for pid in running), "nothing to be left")
         until(lambda: not _in(tmp_path), "no worker process to be left")
 

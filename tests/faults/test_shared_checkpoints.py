@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.installation import Installation, installation, until
+from tests.installation import PATIENCE_SECONDS, Installation, installation, until
 
 TRIALS, EPOCHS = 10, 12
 
@@ -40,15 +40,15 @@ def test_a_worker_elsewhere_goes_on_where_checkpoints_are_shared(tmp_path: Path)
         study = here.submit()
         until(lambda: under_way(here, study), "trials under way")
         first.terminate()
-        assert first.wait(timeout=60) == 0
+        assert first.wait(timeout=PATIENCE_SECONDS) == 0
         assert list((tmp_path / "bucket").rglob("*.safetensors"))
         second = here.start(*options, "--home", str(tmp_path / "two"))
         until(lambda: finished(here, study), "the study to finish")
         assert_accounted(here, study)
         second.terminate()
-        assert second.wait(timeout=60) == 0
+        assert second.wait(timeout=PATIENCE_SECONDS) == 0
         log = here.log(here.processes.index(second)).read_text()
         assert "from scratch" not in log
         until(lambda: not list((tmp_path / "bucket").rglob("*.safetensors")), "the files to go")
         wrong = here.start(*options[:-1], "nothing://x")
-        assert wrong.wait(timeout=60) == 2
+        assert wrong.wait(timeout=PATIENCE_SECONDS) == 2

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.installation import PATIENCE_SECONDS
 from tests.tuner.worker.scripts.processes import listening
 from tuner import trial
 from tuner.errors import InvalidInput
@@ -99,7 +100,7 @@ def test_many_processes_of_one_script_may_report(tmp_path: Path) -> None:
             )
             for _ in range(3)
         ]
-        assert [rank.communicate(timeout=60)[0] for rank in ranks] == [b"False\n"] * 3
+        assert [rank.communicate(timeout=PATIENCE_SECONDS)[0] for rank in ranks] == [b"False\n"] * 3
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["it ends meanwhile", "it was gone"])

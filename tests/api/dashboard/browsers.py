@@ -23,6 +23,7 @@ from playwright.sync_api import (
 
 from api.security import COOKIE
 from tests.api.conftest import Server
+from tests.installation import PATIENCE_SECONDS
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = [
@@ -38,7 +39,7 @@ SIZES = {"desktop": (1920, 1080), "mobile": (390, 844)}
 SCHEMES = ("light", "dark")
 BOTH = pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("mobile", "dark")])
 """Two widths and both colour schemes, in two windows."""
-PATIENCE_MS = 60_000
+PATIENCE_MS = PATIENCE_SECONDS * 1000
 """Machines that build and test at once stall for seconds; a hang still fails."""
 
 expect.set_options(timeout=PATIENCE_MS)

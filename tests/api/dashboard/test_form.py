@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.api.conftest import Server
 from tests.api.dashboard.browsers import BOTH, enter, inked, log_in, until, window
 from tests.api.loops import submitted, train
+from tests.installation import PATIENCE_SECONDS
 from tests.programs import needed
 from tuner import service
 from tuner.protocol import WorkerHello
@@ -286,7 +287,7 @@ def test_what_is_copied_makes_the_same_study(browser: Browser, server: Server) -
         ["bash", "-c", f"{as_curl.strip()} --silent --fail-with-body --noproxy '*'"],
         env=environment,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.installation import Installation, installation, until
+from tests.installation import PATIENCE_SECONDS, Installation, installation, until
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SCRIPT = """
@@ -39,7 +39,7 @@ def tuner(here: Installation, *arguments: str) -> subprocess.CompletedProcess[st
         env=here.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.installation import steady_port
+from tests.installation import PATIENCE_SECONDS, steady_port
 from tuner.cli import main
 from tuner.transport import Transport
 
@@ -48,8 +48,8 @@ def write(folder: Path, **values: Any) -> Path:
     return file
 
 
-def eventually(check: Callable[[], bool], seconds: float = 90.0) -> bool:
-    deadline = time.monotonic() + seconds
+def eventually(check: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if check():
             return True
@@ -122,14 +122,14 @@ def test_a_server_with_a_worker_runs_a_study_and_stops_in_order(
             env=environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr + log.read_text()
         answer = json.loads(done.stdout)
         assert (answer["state"], answer["counts"]["complete"]) == ("completed", 4)
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0, log.read_text()
+        assert server.wait(PATIENCE_SECONDS) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     assert states(tmp_path / "home") == ["complete"] * 4
 
@@ -167,7 +167,7 @@ def test_a_demo_tunes_tells_and_finds_a_free_name_the_next_time(
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -197,7 +197,7 @@ def test_a_server_honours_its_environment(environment: dict[str, str], tmp_path:
             answer = httpx.post(f"{url}/api/v1/studies", content=body, trust_env=False)
             assert answer.status_code == status, answer.text
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
+        assert server.wait(PATIENCE_SECONDS) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert lines
     assert all({"time", "level", "message"} <= set(line) for line in lines)
@@ -222,12 +222,12 @@ def test_a_run_is_interrupted_and_goes_on(
     study = write(tmp_path, name="run", trials=2, epochs=600)
     home = tmp_path / "home"
     with started(["run", str(study)], environment, log) as process:
-        assert eventually(
-            lambda: (home / "tuner.sqlite").exists() and "running" in safely(home), seconds=90
-        ), log.read_text()
+        assert eventually(lambda: (home / "tuner.sqlite").exists() and "running" in safely(home)), (
+            log.read_text()
+        )
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130, log.read_text()
+        assert process.wait(PATIENCE_SECONDS) == 130, log.read_text()
     assert "goes on from here" in log.read_text()
     assert "Traceback" not in log.read_text()
     done = subprocess.run(
@@ -235,7 +235,7 @@ def test_a_run_is_interrupted_and_goes_on(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -269,7 +269,7 @@ def test_a_worker_waits_for_its_server(environment: dict[str, str], tmp_path: Pa
             )
             http.close()
             early.send_signal(signal.SIGTERM)
-            assert early.wait(60) == 0
+            assert early.wait(PATIENCE_SECONDS) == 0
     assert "waiting" not in log.read_text().replace("waiting for 300 s", "", 1)
 
 
@@ -307,7 +307,7 @@ def test_a_worker_of_two_devices_is_two_processes_that_end_with_it(
             os.kill(before["here-1"], signal.SIGKILL)
             assert eventually(lambda: pids().get("here-1") not in (None, before["here-1"]))
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(60) == 0, log.read_text()
+            assert worker.wait(PATIENCE_SECONDS) == 0, log.read_text()
             assert pids() == {}
         assert "Traceback" not in log.read_text()
         http.close()
@@ -322,11 +322,11 @@ def test_a_worker_with_a_wrong_token_does_not_wait(
         url = address(tmp_path / "log", server)
         worker = ["worker", "--device", "cpu", "--url", url, "--token", "wrong"]
         with started(worker, environment, tmp_path / "worker.log") as wrong:
-            assert wrong.wait(120) == 1
+            assert wrong.wait(PATIENCE_SECONDS) == 1
         both = tmp_path / "both.log"
         worker = ["worker", "--url", url, "--token", "wrong"]
         with started(worker, environment, both, program=["-c", OF_TWO_DEVICES]) as wrong:
-            assert wrong.wait(120) == 1
+            assert wrong.wait(PATIENCE_SECONDS) == 1
     assert "token" in (tmp_path / "worker.log").read_text()
     (line,) = both.read_text().splitlines()
     assert "refuses the token" in line

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import make_url
 
+from tests.installation import PATIENCE_SECONDS
 from tuner import logs
 from tuner.cli.serving import bound, running, serving
 from tuner.client import Client
@@ -167,7 +168,11 @@ print("left", flush=True)
 def test_what_hangs_keeps_no_process_alive() -> None:
     """A request and a chore that wait for what will never come."""
     ended = subprocess.run(
-        [sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-c", HANGS],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "left\n"

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.installation import PATIENCE_SECONDS
 from tuner.cli.serving import serving
 from tuner.settings import Settings
 
@@ -50,7 +51,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 def test_a_study_in_a_notebook(url: str) -> None:
     cells = [nbformat.v4.new_code_cell(cell.replace("URL", repr(url))) for cell in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=PATIENCE_SECONDS, kernel_name="python3").execute()
     outputs: list[list[dict[str, Any]]] = [
         [output.get("data", {}) for output in cell.outputs] for cell in notebook.cells
     ]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.installation import PATIENCE_SECONDS
+
 TASK = """
 from tests.tuner.tasks import zoo
 
@@ -42,7 +44,7 @@ def test_an_entry_point_is_a_task_and_a_broken_one_is_left_out(site: Path) -> No
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), root])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=True,
     )
     found = {task["name"]: task for task in json.loads(done.stdout)}

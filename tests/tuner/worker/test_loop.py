@@ -15,6 +15,7 @@ import fsspec
 import pytest
 import torch
 
+from tests.installation import PATIENCE_SECONDS
 from tests.tuner.tasks import zoo
 from tuner import logs, service, tasks
 from tuner.errors import (
@@ -49,8 +50,6 @@ from tuner.worker.device import MEMORY_SHARE, memory_to_plan_on
 from tuner.worker.direct import DirectGateway
 from tuner.worker.local import run_study
 from tuner.worker.loop import load_task, run_worker
-
-PATIENCE_SECONDS = 120
 
 
 @pytest.fixture

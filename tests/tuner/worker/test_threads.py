@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.installation import PATIENCE_SECONDS
 from tuner.worker.threads import AGAIN_SECONDS, JUDGED_SECONDS, Threads
 
 
@@ -119,7 +120,7 @@ def test_two_threads_on_one_core_become_one() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
         check=True,
     )
     assert told.stdout.split() == ["1", "1"]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.installation import PATIENCE_SECONDS
 from tuner.cli import main
 from tuner.errors import InvalidInput
 from tuner.worker.ray import kind_of
@@ -23,7 +24,7 @@ def test_without_ray_it_says_how_to_get_it(
 
 def test_nothing_imports_ray_before_it_is_asked_for() -> None:
     program = "import sys, tuner.worker.ray, tuner.cli.main; sys.exit('ray' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "tpu", ""])

@@ -1,17 +1,13 @@
-"""Processes and threads of these tests: waited for, looked for, listened to."""
+"""Processes and threads of these tests: looked for, listened to."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tuner.worker.scripts.channel import Channel, Said
-
-PATIENCE_SECONDS = 60.0
 
 
 def alive(pid: int) -> bool:
@@ -21,17 +17,6 @@ def alive(pid: int) -> bool:
     except OSError:
         return False
     return words[0] not in (b"Z", b"X")
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Waits until ``condition`` gives something true; gives it."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"waited {PATIENCE_SECONDS} s for {what}")
 
 
 @contextmanager

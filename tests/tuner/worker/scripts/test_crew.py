@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.tuner.worker.scripts.processes import alive, until
+from tests.installation import until
+from tests.tuner.worker.scripts.processes import alive
 from tests.tuner.worker.test_loop import Tearing, trials, work_until
 from tuner import service
 from tuner.protocol import LeaseAnswer, LeaseRequest, Report, ReportAnswer

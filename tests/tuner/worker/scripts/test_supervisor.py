@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.tuner.worker.scripts.processes import alive, until
+from tests.installation import PATIENCE_SECONDS, until
+from tests.tuner.worker.scripts.processes import alive
 from tuner.worker.scripts import supervisor
 from tuner.worker.scripts.output import Output
 
@@ -37,7 +38,7 @@ class Watched:
     pids: list[int] = field(default_factory=list)
 
     def ended(self) -> dict[str, Any]:
-        assert self.process.wait(timeout=60) == 0
+        assert self.process.wait(timeout=PATIENCE_SECONDS) == 0
         found: dict[str, Any] = json.loads((self.folder / supervisor.ENDED).read_text())
         return found
 
@@ -89,7 +90,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for watched in started:
         watched.stop()
-        watched.process.wait(timeout=60)
+        watched.process.wait(timeout=PATIENCE_SECONDS)
 
 
 def test_output_and_exit_code_are_kept(start: Start) -> None:
@@ -275,7 +276,7 @@ def test_a_folder_that_nobody_will_read_is_removed(start: Start, tmp_path: Path)
     folder = tmp_path / "own"
     folder.mkdir()
     watched = start("print('nobody')", folder=str(folder), worker=1)
-    assert watched.process.wait(timeout=60) == 0
+    assert watched.process.wait(timeout=PATIENCE_SECONDS) == 0
     assert not folder.exists()
 
 
