@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
     # Half a minute by default until a node that is gone counts as such. One that is gone refuses at
     # once, while one of a busy machine answers late: only the first is to count soon.
     "RAY_health_check_period_ms": "500",
@@ -36,7 +37,14 @@ class Cluster:
         from ray.cluster_utils import Cluster as RayCluster  # noqa: PLC0415  (reads the environment)
 
         self._cluster = RayCluster()
-        self._cluster.add_node(num_cpus=0, object_store_memory=STORE_BYTES, include_dashboard=False)
+        self._cluster.add_node(
+            num_cpus=0,
+            object_store_memory=STORE_BYTES,
+            # What no test looks at: pages, the actors' logs at their driver, nodes in a cloud.
+            include_dashboard=False,
+            include_log_monitor=False,
+            no_monitor=True,
+        )
         self.address: str = self._cluster.address
 
     def add(self, **resources: int) -> Any:
