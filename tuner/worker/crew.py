@@ -431,7 +431,7 @@ class Crew:
         engines = [p.engine.explanation for p in self.populations.values() if p.active]
         return {
             "slots_in_use": len(self.held),
-            "samples_per_second": round(self.samples_per_second, 1),
+            "samples_per_second": round(self.samples_per_second, 1) if self.held else 0.0,
             "engine": "; ".join(dict.fromkeys(engines)),
         }
 

@@ -299,8 +299,7 @@ class _Worker:
 
     def _report(self) -> None:
         """Says all news, carries out the verdicts, and takes the refills."""
-        # The heart beats in a thread of its own, which must not read the crew while it changes.
-        self._status = {**self.team.status(), **devices.memory_status(self.device)}
+        self._status = self._look()
         printed = self.team.printed()
         report = Report(
             slots=[*self._failures, *self.team.reports()],
@@ -337,6 +336,11 @@ class _Worker:
             else:
                 self.team.drop(verdict.trial_id, forget=verdict.action in ("finish", "stop"))
         self._take(answer.leased)
+        self._status = self._look()  # what has ended since is no speed of now
+
+    def _look(self) -> dict[str, Any]:
+        """For the heart, which beats in a thread of its own: the crew may change as it reads."""
+        return {**self.team.status(), **devices.memory_status(self.device)}
 
     def _measure(self, probe: Probe) -> None:
         """Runs a study's range test at once; what the worker holds besides waits that long."""

@@ -552,6 +552,37 @@ def test_what_could_not_start_is_kept_until_that_is_told(
     assert both in beats[1:]
 
 
+def test_one_that_trains_nothing_says_no_speed(context: Context, tmp_path: Path) -> None:
+    """Its heart goes on beating; what it said last would stand for hours."""
+    stop = threading.Event()
+    told: list[float] = []
+    idle: list[float] = []
+
+    class Listening(DirectGateway):
+        def register(self, hello: WorkerHello) -> Registration:
+            return super().register(hello).model_copy(update={"heartbeat_seconds": 0.01})
+
+        def report(self, worker_id: int, report: Report) -> ReportAnswer:
+            told.append(report.status["samples_per_second"])
+            return super().report(worker_id, report)
+
+        def heartbeat(self, worker_id: int, beat: Heartbeat) -> HeartbeatAnswer:
+            if told and not beat.held:
+                idle.append(beat.status["samples_per_second"])
+            if len(idle) > 20:
+                stop.set()
+            return super().heartbeat(worker_id, beat)
+
+    service.submit(context, spec(budget={"trials": 4, "epochs": 1}))
+    patience = threading.Timer(PATIENCE_SECONDS, stop.set)
+    patience.start()
+    gateway = Listening(context)
+    run_worker(gateway, name="test", device="cpu", stop=stop, home=tmp_path, slots=4)
+    patience.cancel()
+    assert max(told) > 0
+    assert idle[-1] == 0
+
+
 def test_a_worker_whose_gpu_refuses_everything_ends_and_another_goes_on(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
