@@ -1,4 +1,4 @@
-"""A browser for all files, and a study that a worker trained, with all that it reports."""
+"""A browser for each file, and a study that a worker trained, with all that it reports."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from tuner import service
 from tuner.service import StudyView
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Of one file: as long as it is there, no other event loop can run in its thread."""
     with chromium() as launched:
         yield launched
 
