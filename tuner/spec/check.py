@@ -199,7 +199,10 @@ def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) 
     checked = resolve(spec, form, locate)
     _check_end(checked)
     if spec.task is None:
-        _check_copies(checked)
+        _check_copies(
+            checked,
+            "starts trials from the checkpoints of others, and a loop of your own keeps its own",
+        )
     elif form is None:
         task, params = tasks.get(spec.task.name), freeze(locate(spec.task.params))
         known = facts(spec.task.name, params)
@@ -212,7 +215,12 @@ def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) 
         if form.metrics is not None:
             _check_metrics(checked, form.metrics)
         if form.kind == "script":
-            scripts.check(checked.space, checked.spec.pruner)
+            scripts.check(checked.space)
+            _check_copies(
+                checked,
+                "copies checkpoints from trial to trial, and only a script knows what is in its "
+                "own",
+            )
         else:
             _check_names(checked, form.settings, form.metrics or (), None)
     idle = checked.search().pruner.idle(checked.budget.trials)
@@ -221,15 +229,11 @@ def check(spec: StudySpec, form: TaskForm | None = None, locate: Locate = dict) 
     return checked
 
 
-def _check_copies(checked: Checked) -> None:
-    """A loop of one's own is told no trial to copy."""
+def _check_copies(checked: Checked, why: str) -> None:
+    """Refuses a pruner that copies trials where their checkpoints are not ours."""
     pruner = checked.spec.pruner
     if pruner is not None and pruners.get(pruner.name).copies:
-        raise InvalidInput(
-            "pruner.name",
-            f"{pruner.name} starts trials from the checkpoints of others, and a loop of your own "
-            "keeps its own; try asha",
-        )
+        raise InvalidInput("pruner.name", f"{pruner.name} {why}; try asha")
 
 
 def _check_metrics(checked: Checked, known: Sequence[str]) -> None:

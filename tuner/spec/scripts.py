@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tuner import pruners
 from tuner.errors import InvalidInput
 from tuner.spaces import Float, Int, Space
 from tuner.spec.names import always
-from tuner.spec.study import PrunerSpec
 from tuner.trial import variable
 
 
@@ -30,8 +28,8 @@ def of_script(space: Space) -> Space:
     return Space(silent)
 
 
-def check(space: Space, pruner: PrunerSpec | None) -> None:
-    """Refuses what cannot be told to a script, or done with one.
+def check(space: Space) -> None:
+    """Refuses what cannot be told to a script.
 
     Raises:
         InvalidInput: Names the field.
@@ -44,9 +42,3 @@ def check(space: Space, pruner: PrunerSpec | None) -> None:
                 f"space.{name}",
                 f"a script could not tell it from {other}: both are {variable(name)}",
             )
-    if pruner is not None and pruners.get(pruner.name).copies:
-        raise InvalidInput(
-            "pruner.name",
-            f"{pruner.name} copies checkpoints from trial to trial, and only a script knows what "
-            "is in its own; try asha",
-        )
